@@ -1,0 +1,118 @@
+"""How a bundle comes into being: everything under temporaries, the index renamed last.
+
+`restore.md`, "Writing a checkpoint": a prefix exists when its `.index` does. The mark
+`<prefix>.ckptctl.json` is written before anything else, so that whatever a killed run left
+behind is known to be ours.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ckptctl.bundle.reader import index_path, shard_path
+from ckptctl.storage import FileInfo, Storage
+
+__all__ = ["MARK_SUFFIX", "PendingBundle"]
+
+MARK_SUFFIX = ".ckptctl.json"
+
+
+class PendingBundle:
+    """A bundle that is being written; it exists once `commit` returns.
+
+    Parameters
+    ----------
+    prefix
+        Where it will be.
+    num_shards
+        Number of data shards.
+    storage
+        Where the files lie.
+    like
+        A file whose mode, owner and group the result takes.
+    mark
+        Content of the mark; None leaves none (a trainer's own saves).
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        num_shards: int,
+        storage: Storage,
+        like: FileInfo | None = None,
+        mark: bytes | None = None,
+        temporary: str | None = None,
+    ) -> None:
+        self.prefix = prefix
+        self.num_shards = num_shards
+        self.storage = storage
+        self.like = like
+        self.mark = mark
+        self.temporary = temporary or f"{prefix}_temp_{os.urandom(16).hex()}"
+        self._extra: list[tuple[str, str]] = []
+        self._made_dirs: list[str] = []
+
+    def start(self, sizes: list[int]) -> None:
+        """Write the mark and create the data shards under the temporary, preallocated."""
+        if self.mark is not None:
+            self.storage.write_new(self.prefix + MARK_SUFFIX, self.mark)
+            self._attributes(self.prefix + MARK_SUFFIX)
+            self.storage.fsync_dir(os.path.dirname(self.prefix))
+        self.storage.mkdir(self.temporary)
+        for shard, size in enumerate(sizes):
+            self.storage.create(self.shard_temporary(shard), size)
+
+    def shard_temporary(self, shard: int) -> str:
+        """Return the path under which a data shard is written."""
+        return os.path.join(self.temporary, f"data-{shard:05d}-of-{self.num_shards:05d}")
+
+    def extra(self, suffix: str) -> str:
+        """Return where to write a side file that will be `<prefix><suffix>`."""
+        path = os.path.join(self.temporary, f"extra-{len(self._extra):05d}")
+        self._extra.append((path, suffix))
+        return path
+
+    def commit(self, index: bytes) -> None:
+        """Rename everything into place, the index last. Data must be fsynced before.
+
+        Raises
+        ------
+        ExistsError
+            Someone else wrote a file of that name meanwhile; nothing was replaced.
+        """
+        storage = self.storage
+        directory = os.path.dirname(self.prefix)
+        index_temporary = os.path.join(self.temporary, "index")
+        storage.write_new(index_temporary, index)
+        moves = [
+            (self.shard_temporary(shard), shard_path(self.prefix, shard, self.num_shards))
+            for shard in range(self.num_shards)
+        ]
+        moves += [(path, self.prefix + suffix) for path, suffix in self._extra]
+        for path, _ in [*moves, (index_temporary, "")]:
+            self._attributes(path)
+        for path, final in moves:
+            parent = os.path.dirname(final)
+            if parent != directory:  # SSDHASH: <prefix>-<name>-emb_files/
+                storage.mkdir(parent)
+            storage.rename_new(path, final)
+            if parent != directory:
+                storage.fsync_dir(parent)
+        storage.fsync_dir(directory)
+        storage.rename_new(index_temporary, index_path(self.prefix))
+        storage.fsync_dir(directory)
+        storage.rmdir(self.temporary)
+
+    def abort(self) -> None:
+        """Remove what was written, the mark last; nothing happens after a commit."""
+        storage = self.storage
+        if storage.stat(self.temporary, follow=False) is not None:
+            for info in storage.listdir(self.temporary):
+                storage.remove(os.path.join(self.temporary, info.name))
+            storage.rmdir(self.temporary)
+            if self.mark is not None and storage.stat(index_path(self.prefix)) is None:
+                storage.remove(self.prefix + MARK_SUFFIX)
+
+    def _attributes(self, path: str) -> None:
+        if self.like is not None:
+            self.storage.copy_attributes(path, self.like)

@@ -1,0 +1,343 @@
+"""Reading a bundle: the index at once, tensors by byte range."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ckptctl import knobs
+from ckptctl.bundle.checksum import crc32c, unmask
+from ckptctl.bundle.entry import BundleHeader, Entry
+from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
+from ckptctl.bundle.strings import check_strings, check_variants, iter_strings
+from ckptctl.bundle.table import IndexTable
+from ckptctl.errors import (
+    EntryBoundsError,
+    EntryError,
+    HeaderError,
+    MissingShardError,
+    NotFoundError,
+    RefusedError,
+    TensorChecksumError,
+)
+from ckptctl.storage import LOCAL, Readable, Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["BundleReader", "index_path", "shard_path"]
+
+
+def index_path(prefix: str) -> str:
+    """Return the path of a bundle's index."""
+    return f"{prefix}.index"
+
+
+def shard_path(prefix: str, shard: int, num_shards: int) -> str:
+    """Return the path of one of a bundle's data shards."""
+    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+class BundleReader:
+    """A TF V2 bundle, open for reading.
+
+    Opening reads the index and no data; `get` parses only the block that it needs. Data
+    shards are opened when first read and closed by `close` or with the reader.
+
+    Parameters
+    ----------
+    prefix
+        Path without `.index`.
+    storage
+        Where the files lie.
+
+    Raises
+    ------
+    NotFoundError
+        No such index.
+    DamageError
+        The index contradicts itself; each kind of damage has a class of its own.
+    """
+
+    def __init__(self, prefix: str, storage: Storage = LOCAL) -> None:
+        self.prefix = prefix
+        self.storage = storage
+        self.index_path = index_path(prefix)
+        self._table = IndexTable(self.index_path, storage)
+        raw = self._table.get(b"")
+        if raw is None:
+            raise HeaderError("bundle without its header", file=self.index_path)
+        self.header = BundleHeader.decode(raw, self.index_path)
+        self._files: dict[int, Readable] = {}
+
+    def __enter__(self) -> BundleReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the data shards."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def _decode(self, raw: bytes, name: str) -> Entry:
+        return Entry.decode(raw, self.index_path, name, self.header.num_shards)
+
+    @cached_property
+    def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
+        tensors: dict[str, Entry] = {}
+        slices: dict[bytes, Entry] = {}
+        for key, raw in self._table.items():
+            if key[:1] == b"\x00":
+                slices[key] = self._decode(raw, repr(key))
+            elif key:
+                name = _text(key)
+                tensors[name] = self._decode(raw, name)
+        return tensors, slices
+
+    @property
+    def tensors(self) -> dict[str, Entry]:
+        """Tensor name to entry, in key order, the data of slices left out."""
+        return self._parsed[0]
+
+    def get(self, name: str) -> Entry | None:
+        """Return the entry of a tensor, or None; does not parse the whole index."""
+        if "_parsed" in self.__dict__:
+            return self.tensors.get(name)
+        raw = self._table.get(_key(name)) if name else None
+        return None if raw is None else self._decode(raw, name)
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry of a tensor; raise `NotFoundError` without one."""
+        entry = self.get(name)
+        if entry is None:
+            raise NotFoundError("no such tensor", file=self.index_path, tensor=name)
+        return entry
+
+    def slice_entry(self, name: str, slice_: TensorSlice) -> Entry:
+        """Return the entry of a slice's data; raise `EntryError` without one."""
+        raw = self._table.get(encode_slice_key(_key(name), slice_))
+        if raw is None:
+            raise EntryError(
+                "slice listed, its data not in the index",
+                file=self.index_path,
+                tensor=name,
+                expected=f"an entry for slice {slice_}",
+                found="none",
+            )
+        entry = self._decode(raw, name)
+        full = self.entry(name)
+        if entry.shape != slice_.shape(full.shape) or entry.dtype != full.dtype:
+            raise EntryError(
+                "data of a slice does not fit its tensor",
+                file=self.index_path,
+                tensor=name,
+                expected=f"{full.dtype.name} {list(slice_.shape(full.shape))}",
+                found=f"{entry.dtype.name} {list(entry.shape)}",
+            )
+        return entry
+
+    def slice_keys(self) -> Iterator[tuple[bytes, str, TensorSlice, Entry]]:
+        """Return (key, tensor name, slice, entry) of the data of all slices, in key order."""
+        for key, entry in self._parsed[1].items():
+            try:
+                name, slice_ = decode_slice_key(key)
+            except ValueError as error:
+                raise EntryError(
+                    f"key of a slice: {error}", file=self.index_path, found=repr(key)
+                ) from None
+            yield key, _text(name), slice_, entry
+
+    def data_entries(self) -> Iterator[tuple[bytes, str, Entry]]:
+        """Return (key, tensor name, entry) of everything that owns bytes, in key order."""
+        for key, name, _, entry in self.slice_keys():
+            yield key, name, entry
+        for name, entry in self.tensors.items():
+            if entry.has_data:
+                yield _key(name), name, entry
+
+    def shard_path(self, shard: int) -> str:
+        """Return the path of a data shard."""
+        return shard_path(self.prefix, shard, self.header.num_shards)
+
+    def shard_needs(self) -> list[int]:
+        """Return the bytes that the entries need of each data shard."""
+        tensors, slices = self._parsed
+        needs = [0] * self.header.num_shards
+        for entries in (tensors, slices):
+            for entry in entries.values():
+                if not entry.slices and entry.end > needs[entry.shard] and entry.has_data:
+                    needs[entry.shard] = entry.end
+        return needs
+
+    def check_shards(self) -> None:
+        """Check that every data shard is there, with the bytes that its entries need.
+
+        Raises
+        ------
+        MissingShardError, EntryBoundsError
+        """
+        for shard, need in enumerate(self.shard_needs()):
+            path = self.shard_path(shard)
+            info = self.storage.stat(path)
+            if info is None:
+                raise MissingShardError(
+                    "data shard missing",
+                    file=path,
+                    expected=f"{self.header.num_shards} shards, this one of >= {need} bytes",
+                    found="no such file",
+                    remedy="restore the file or use another step",
+                )
+            if info.size < need:
+                key, name, entry = max(
+                    (item for item in self.data_entries() if item[2].shard == shard),
+                    key=lambda item: item[2].end,
+                )
+                raise self._past_end(name, entry, info.size)
+
+    def _past_end(self, name: str, entry: Entry, size: int) -> EntryBoundsError:
+        return EntryBoundsError(
+            "entry past the end of its data shard",
+            file=self.shard_path(entry.shard),
+            tensor=name,
+            offset=entry.offset,
+            expected=f">= {entry.end} bytes in the shard",
+            found=f"{size} bytes",
+            remedy="the shard was cut short: restore the file or use another step",
+        )
+
+    def file(self, shard: int) -> Readable:
+        """Return a data shard, open for ranged reads."""
+        file = self._files.get(shard)
+        if file is None:
+            try:
+                file = self._files[shard] = self.storage.open(self.shard_path(shard))
+            except NotFoundError:
+                raise MissingShardError(
+                    "data shard missing", file=self.shard_path(shard), found="no such file"
+                ) from None
+        return file
+
+    def data_file(self, name: str, entry: Entry) -> Readable:
+        """Return the open shard of an entry, once its bytes are known to lie inside."""
+        file = self.file(entry.shard)
+        if file.size < entry.end:
+            raise self._past_end(name, entry, file.size)
+        return file
+
+    def check_tensor(self, name: str, entry: Entry) -> None:
+        """Check the bytes of one entry against its crc32c, in pieces.
+
+        Raises
+        ------
+        TensorChecksumError, StringTensorError, EntryBoundsError, MissingShardError
+        """
+        file = self.data_file(name, entry)
+        path = self.shard_path(entry.shard)
+        if entry.dtype.name == "string":
+            check_strings(file, entry, path, name)
+        elif entry.dtype.name == "variant":
+            check_variants(file, entry, path, name)
+        else:
+            crc = 0
+            buffer = memoryview(bytearray(min(knobs.PIECE_BYTES, entry.size)))
+            for at in range(entry.offset, entry.end, len(buffer) or 1):
+                piece = buffer[: min(len(buffer), entry.end - at)]
+                if file.readinto(at, piece) != len(piece):
+                    raise self._past_end(name, entry, at)
+                crc = crc32c(piece, crc)
+            self.compare_crc(name, entry, crc)
+
+    def compare_crc(self, name: str, entry: Entry, crc: int) -> None:
+        """Raise `TensorChecksumError` unless `crc` is what the index says of the bytes."""
+        if unmask(entry.crc) != crc:
+            raise TensorChecksumError(
+                "tensor does not match its checksum",
+                file=self.shard_path(entry.shard),
+                tensor=name,
+                offset=entry.offset,
+                expected=f"crc32c {unmask(entry.crc):#010x} of {entry.size} bytes",
+                found=f"{crc:#010x}",
+                remedy="the data was damaged after it was written: restore the file or use another step",
+            )
+
+    def read_entry(self, name: str, entry: Entry) -> np.ndarray:  # type: ignore[type-arg]
+        """Return the whole data of one entry, checked, in its shape."""
+        import numpy as np
+
+        if entry.dtype.name == "variant":
+            raise RefusedError(
+                "variants are passed through, not decoded", file=self.index_path, tensor=name
+            )
+        if entry.dtype.name == "string":
+            items = list(self._strings(name, entry))
+            array = np.empty(entry.elements, dtype=object)
+            array[:] = items
+            return array.reshape(entry.shape)
+        data = self.data_file(name, entry).pread(entry.offset, entry.size)
+        self.compare_crc(name, entry, crc32c(data))
+        return np.frombuffer(data, entry.dtype.numpy).reshape(entry.shape)
+
+    def _strings(self, name: str, entry: Entry) -> Iterator[bytes]:
+        path = self.shard_path(entry.shard)
+        return iter_strings(self.data_file(name, entry), entry, path, name)
+
+    def read(self, name: str) -> np.ndarray:  # type: ignore[type-arg]
+        """Return a whole tensor, checked, its slices put together.
+
+        For tensors that fit in memory. bfloat16 and 8-bit floats come as unsigned integers
+        of their width, strings as an object array of bytes.
+        """
+        import numpy as np
+
+        entry = self.entry(name)
+        if entry.has_data:
+            return self.read_entry(name, entry)
+        if entry.is_hash_table:
+            raise RefusedError("a DeepRec hash table has no plain value", tensor=name)
+        kind = object if entry.dtype.size == 0 else entry.dtype.numpy
+        data = [(s, self.slice_entry(name, s)) for s in entry.slices]
+        if sum(part.elements for _, part in data) != entry.elements:
+            raise EntryError(
+                "slices do not cover their tensor",
+                file=self.index_path,
+                tensor=name,
+                expected=f"{entry.elements} elements",
+                found=f"{sum(part.elements for _, part in data)}",
+            )
+        for _, part in data:
+            self.data_file(name, part)  # before memory is taken for what may not be there
+        array = np.empty(entry.shape, dtype=kind)
+        for slice_, part in data:
+            box = tuple(slice(st, st + ln) for st, ln in slice_.resolve(entry.shape))
+            array[box] = self.read_entry(name, part)
+        return array
+
+    def read_scalar_string(self, name: str, limit: int = 1 << 20) -> bytes:
+        """Return a scalar string tensor of at most `limit` bytes, checked."""
+        entry = self.entry(name)
+        if entry.dtype.name != "string" or entry.shape or entry.size > limit:
+            raise EntryError(
+                "not a short scalar string",
+                file=self.index_path,
+                tensor=name,
+                expected=f"string [] of <= {limit} bytes",
+                found=f"{entry.dtype.name} {list(entry.shape)} of {entry.size} bytes",
+            )
+        items = list(self._strings(name, entry))
+        return items[0] if items else b""
+
+    def __repr__(self) -> str:
+        return f"BundleReader({os.fspath(self.prefix)!r})"

@@ -1,0 +1,114 @@
+"""The `checkpoint` state file: which checkpoints a Saver remembers.
+
+A text-format CheckpointState (tensorflow/python/training/checkpoint_state.proto), written
+by `update_checkpoint_state_internal` (tensorflow/python/training/checkpoint_management.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from ckptctl.bundle.proto import CheckpointStateProto
+from ckptctl.errors import NotFoundError, StateFileError
+from ckptctl.storage import LOCAL, Storage
+
+__all__ = ["CheckpointState", "read_state", "state_bytes"]
+
+#: Longer than any state file: 100,000 paths of 160 characters.
+MAX_STATE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """The content of a state file.
+
+    Attributes
+    ----------
+    path
+        Path of the state file.
+    latest
+        `model_checkpoint_path`, as written: absolute, or relative to the state file.
+    all_paths
+        `all_model_checkpoint_paths`, oldest first, as written.
+    timestamps
+        Seconds since the epoch, one for each of `all_paths`, or none at all.
+    last_preserved
+        Time of the last checkpoint that is kept for ever, or None.
+    """
+
+    path: str
+    latest: str
+    all_paths: tuple[str, ...] = ()
+    timestamps: tuple[float, ...] = ()
+    last_preserved: float | None = field(default=None)
+
+    def resolve(self, path: str) -> str:
+        """Return a path of this file as TensorFlow resolves it."""
+        return os.path.join(os.path.dirname(self.path), path)
+
+
+def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
+    """Return the state file at `path`, or None if there is none.
+
+    Raises
+    ------
+    StateFileError
+        It does not parse, names no checkpoint, or is absurdly long.
+    """
+    from google.protobuf import text_format
+
+    info = storage.stat(path)
+    if info is None or info.is_dir:
+        return None
+    if info.size > MAX_STATE_BYTES:
+        raise StateFileError(
+            "state file absurdly long",
+            file=path,
+            expected=f"<= {MAX_STATE_BYTES} bytes",
+            found=info.size,
+        )
+    try:
+        raw = storage.read_small(path, MAX_STATE_BYTES)
+    except NotFoundError:
+        return None
+    try:
+        message = text_format.Parse(raw.decode("utf-8"), CheckpointStateProto())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise StateFileError(
+            f"state file does not parse: {error}",
+            file=path,
+            remedy="remove it (steps then decide which checkpoint is newest) or write it anew",
+        ) from None
+    if not message.model_checkpoint_path:
+        raise StateFileError(
+            "state file names no checkpoint",
+            file=path,
+            expected="model_checkpoint_path",
+            found=f"{len(raw)} bytes without it",
+            remedy="remove it: TensorFlow raises on a state file that names nothing",
+        )
+    paths = tuple(message.all_model_checkpoint_paths) or (message.model_checkpoint_path,)
+    timestamps = tuple(message.all_model_checkpoint_timestamps)
+    return CheckpointState(
+        path,
+        message.model_checkpoint_path,
+        paths,
+        # TensorFlow ignores a list of another length.
+        timestamps if len(timestamps) == len(paths) else (),
+        message.last_preserved_timestamp or None,
+    )
+
+
+def state_bytes(state: CheckpointState) -> bytes:
+    """Return the content of a state file as TensorFlow writes it."""
+    from google.protobuf import text_format
+
+    message = CheckpointStateProto(
+        model_checkpoint_path=state.latest,
+        all_model_checkpoint_paths=state.all_paths,
+        all_model_checkpoint_timestamps=state.timestamps,
+    )
+    if state.last_preserved is not None:
+        message.last_preserved_timestamp = state.last_preserved
+    return text_format.MessageToString(message).encode("utf-8")

@@ -1,0 +1,373 @@
+"""The index file: a sorted table of key to value (leveldb's format, TensorFlow's fork).
+
+Byte map in `docs/bundle-format.md`. Sources: tensorflow/core/lib/io/{format,block,
+block_builder,table_builder}.cc; leveldb doc/table_format.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+from ckptctl import knobs
+from ckptctl.bundle.checksum import crc32c, mask, unmask
+from ckptctl.bundle.coding import decode_varint, encode_varint
+from ckptctl.errors import (
+    BlockChecksumError,
+    BlockFormatError,
+    CompressedBlockError,
+    DamageError,
+    FooterError,
+    KeyOrderError,
+    MagicError,
+)
+from ckptctl.storage.base import Storage
+
+__all__ = ["IndexTable", "build_table"]
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER_BYTES = 48  # two handles padded to 40 bytes, then the magic number
+HANDLES_BYTES = 40
+TRAILER_BYTES = 5  # compression type, masked crc32c of block and type
+RESTART_INTERVAL = 16
+BLOCK_BYTES = 262144  # tensorflow/core/lib/io/table_options.h
+_PLAIN, _SNAPPY = 0, 1
+
+_Pairs = tuple[list[bytes], list[bytes]]
+
+
+class IndexTable:
+    """One index file, open for look-ups; blocks are read, checked and parsed when needed.
+
+    Raises one of the `DamageError` family, naming file, offset, expected and found, for
+    every way in which the bytes can contradict themselves.
+    """
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self.path = path
+        file = storage.open(path)
+        try:
+            self.size = file.size
+            if self.size > knobs.MAX_INDEX_BYTES:
+                raise FooterError(
+                    "index absurdly long",
+                    file=path,
+                    expected=f"<= {knobs.MAX_INDEX_BYTES} bytes",
+                    found=self.size,
+                )
+            if self.size < FOOTER_BYTES:
+                raise FooterError(
+                    "index too short for its footer",
+                    file=path,
+                    offset=0,
+                    expected=f">= {FOOTER_BYTES} bytes",
+                    found=f"{self.size} bytes",
+                    remedy="the save was cut short or the copy truncated: restore this file or use another step",
+                )
+            self._data = file.pread(0, self.size)
+        finally:
+            file.close()
+        self._last_key = b""
+        index = self._block(self._read_footer())
+        self._separators = index[0]
+        self._handles = [self._handle(value, 0, self.size)[0] for value in index[1]]
+        self._blocks: dict[int, _Pairs] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, or None; parses one block, from one restart point."""
+        number = bisect_left(self._separators, key)
+        if number == len(self._separators):
+            return None
+        if number in self._blocks:
+            keys, values = self._blocks[number]
+            at = bisect_left(keys, key)
+            return values[at] if at < len(keys) and keys[at] == key else None
+        data, base = self._contents(self._handles[number])
+        restarts, end = self._restarts(data, base)
+        low, high = 0, len(restarts) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            first = next(self._entries(data, base, restarts[middle], end), None)
+            if first is not None and first[0] <= key:
+                low = middle
+            else:
+                high = middle - 1
+        for found, value in self._entries(data, base, restarts[low], end):
+            if found >= key:
+                return value if found == key else None
+        return None
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Return all keys and values in order, checking that the keys ascend."""
+        for number in range(len(self._handles)):
+            yield from zip(*self._pairs(number), strict=True)
+
+    def __len__(self) -> int:
+        return sum(len(self._pairs(number)[0]) for number in range(len(self._handles)))
+
+    def _pairs(self, number: int) -> _Pairs:
+        if number not in self._blocks:
+            pairs = self._block(self._handles[number])
+            keys = pairs[0]
+            if keys:
+                lower = self._separators[number - 1] if number else None
+                if (lower is not None and keys[0] <= lower) or keys[-1] > self._separators[number]:
+                    raise KeyOrderError(
+                        "keys of a block lie outside its separators",
+                        file=self.path,
+                        offset=self._handles[number][0],
+                        expected=f"in ({lower!r}, {self._separators[number]!r}]",
+                        found=f"{keys[0]!r} to {keys[-1]!r}",
+                    )
+            self._blocks[number] = pairs
+        return self._blocks[number]
+
+    def _read_footer(self) -> tuple[int, int]:
+        at = self.size - FOOTER_BYTES
+        footer = self._data[at:]
+        (magic,) = struct.unpack_from("<Q", footer, HANDLES_BYTES)
+        if magic != MAGIC:
+            raise MagicError(
+                "not a bundle index: bad magic number",
+                file=self.path,
+                offset=at + HANDLES_BYTES,
+                expected=f"{MAGIC:#018x}",
+                found=f"{magic:#018x}",
+            )
+        meta, used = self._handle(footer, 0, at)
+        index, used = self._handle(footer, used, at)
+        if any(footer[used:HANDLES_BYTES]):
+            raise FooterError(
+                "footer padding is not zero",
+                file=self.path,
+                offset=at + used,
+                expected="zeros",
+                found=footer[used:HANDLES_BYTES].hex(),
+            )
+        self._block(meta)
+        return index
+
+    def _handle(self, data: bytes, at: int, offset: int) -> tuple[tuple[int, int], int]:
+        try:
+            start, at = decode_varint(data, at)
+            length, at = decode_varint(data, at)
+        except ValueError as error:
+            raise FooterError(f"block handle: {error}", file=self.path, offset=offset) from None
+        limit = self.size - FOOTER_BYTES - TRAILER_BYTES
+        if start + length > limit:
+            raise FooterError(
+                "block handle points past the end of the index",
+                file=self.path,
+                offset=offset,
+                expected=f"<= {limit}",
+                found=start + length,
+            )
+        return (start, length), at
+
+    def _contents(self, handle: tuple[int, int]) -> tuple[bytes, int]:
+        start, length = handle
+        block = self._data[start : start + length]
+        kind = self._data[start + length]
+        (stored,) = struct.unpack_from("<I", self._data, start + length + 1)
+        actual = crc32c(self._data[start : start + length + 1])
+        if unmask(stored) != actual:
+            raise BlockChecksumError(
+                "index block does not match its checksum",
+                file=self.path,
+                offset=start,
+                expected=f"crc32c {unmask(stored):#010x}",
+                found=f"{actual:#010x}",
+                remedy="the file was damaged after it was written: restore this file or use another step",
+            )
+        if kind == _SNAPPY:
+            block = _decompress(block, self.path, start)
+        elif kind != _PLAIN:
+            raise CompressedBlockError(
+                "index block of unknown compression",
+                file=self.path,
+                offset=start + length,
+                expected="0 (none) or 1 (snappy)",
+                found=kind,
+            )
+        return block, start
+
+    def _block(self, handle: tuple[int, int]) -> _Pairs:
+        data, base = self._contents(handle)
+        restarts, end = self._restarts(data, base)
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        last = None
+        for key, value in self._entries(data, base, 0, end):
+            if last is not None and key <= last:
+                raise KeyOrderError(
+                    "duplicate key" if key == last else "keys do not ascend",
+                    file=self.path,
+                    tensor=key.decode("utf-8", "backslashreplace"),
+                    offset=base,
+                    expected=f"> {last!r}",
+                    found=repr(key),
+                )
+            last = key
+            keys.append(key)
+            values.append(value)
+        if restarts[0] != 0:
+            raise self._malformed("first restart point is not 0", base)
+        return keys, values
+
+    def _restarts(self, data: bytes, base: int) -> tuple[tuple[int, ...], int]:
+        if len(data) < 8:
+            raise self._malformed("block too short for its restart points", base)
+        (count,) = struct.unpack_from("<I", data, len(data) - 4)
+        end = len(data) - 4 - 4 * count
+        if count == 0 or end < 0:
+            raise self._malformed(f"block with {count} restart points", base)
+        restarts = struct.unpack_from(f"<{count}I", data, end)
+        if any(point > end for point in restarts):
+            raise self._malformed("restart point past the end of the block", base)
+        return restarts, end
+
+    def _entries(
+        self, data: bytes, base: int, at: int, end: int
+    ) -> Iterator[tuple[bytes, bytes]]:
+        key = b""
+        while at < end:
+            start = at
+            shared, fresh, length = data[at], data[at + 1], data[at + 2]
+            at += 3
+            if (shared | fresh | length) >= 0x80:
+                try:
+                    shared, at = decode_varint(data, start)
+                    fresh, at = decode_varint(data, at)
+                    length, at = decode_varint(data, at)
+                except ValueError as error:
+                    raise self._malformed(f"entry: {error}", base + start) from None
+            middle = at + fresh
+            if shared > len(key) or middle + length > end:
+                raise self._malformed("entry runs past the end of its block", base + start)
+            key = key[:shared] + data[at:middle]
+            at = middle + length
+            yield key, data[middle:at]
+
+    def _malformed(self, message: str, offset: int) -> DamageError:
+        return BlockFormatError(message, file=self.path, offset=offset)
+
+
+def _decompress(block: bytes, path: str, offset: int) -> bytes:
+    try:
+        import cramjam
+    except ImportError:
+        raise CompressedBlockError(
+            "index block compressed with snappy",
+            file=path,
+            offset=offset,
+            expected="an uncompressed block, as TensorFlow writes",
+            found="snappy",
+            remedy="pip install 'ckptctl[snappy]'",
+        ) from None
+    try:
+        length, _ = decode_varint(block, 0)
+        # Snappy cannot grow data more than about 22 times: more is a bomb or damage.
+        if length > max(1024, 64 * len(block)):
+            raise ValueError(f"claims {length} bytes from {len(block)}")
+        return bytes(cramjam.snappy.decompress_raw(block))
+    except (ValueError, cramjam.DecompressionError) as error:
+        raise CompressedBlockError(
+            f"snappy block does not decompress: {error}", file=path, offset=offset
+        ) from None
+
+
+def build_table(items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the index file of sorted, unique keys, byte for byte as TensorFlow writes it."""
+    out = bytearray()
+    index = _BlockBuilder(restart_interval=1)
+    block = _BlockBuilder()
+    pending: tuple[bytes, bytes] | None = None  # last key and handle of a finished block
+    last = None
+    for key, value in items:
+        if last is not None and key <= last:
+            raise ValueError(f"keys not ascending: {last!r}, {key!r}")
+        last = key
+        if pending is not None:
+            index.add(_separator(pending[0], key), pending[1])
+            pending = None
+        block.add(key, value)
+        if block.size >= BLOCK_BYTES:
+            pending = (key, _append_block(out, block))
+            block = _BlockBuilder()
+    if not block.empty:
+        assert last is not None
+        pending = (last, _append_block(out, block))
+    meta = _append_block(out, _BlockBuilder())
+    if pending is not None:
+        index.add(_successor(pending[0]), pending[1])
+    handles = meta + _append_block(out, index)
+    out += handles.ljust(HANDLES_BYTES, b"\x00") + struct.pack("<Q", MAGIC)
+    return bytes(out)
+
+
+def _append_block(out: bytearray, block: _BlockBuilder) -> bytes:
+    data = block.finish() + bytes([_PLAIN])
+    handle = encode_varint(len(out)) + encode_varint(len(data) - 1)
+    out += data + struct.pack("<I", mask(crc32c(data)))
+    return handle
+
+
+class _BlockBuilder:
+    def __init__(self, restart_interval: int = RESTART_INTERVAL) -> None:
+        self._interval = restart_interval
+        self._data = bytearray()
+        self._restarts = [0]
+        self._since_restart = 0
+        self._last = b""
+
+    @property
+    def empty(self) -> bool:
+        return not self._data
+
+    @property
+    def size(self) -> int:
+        """Bytes of the block if it were finished now."""
+        return len(self._data) + 4 * len(self._restarts) + 4
+
+    def add(self, key: bytes, value: bytes) -> None:
+        shared = 0
+        if self._since_restart < self._interval:
+            shared = _common(self._last, key)
+        else:
+            self._restarts.append(len(self._data))
+            self._since_restart = 0
+        self._data += encode_varint(shared) + encode_varint(len(key) - shared)
+        self._data += encode_varint(len(value)) + key[shared:] + value
+        self._last = key
+        self._since_restart += 1
+
+    def finish(self) -> bytes:
+        restarts = [*self._restarts, len(self._restarts)]
+        return bytes(self._data) + struct.pack(f"<{len(restarts)}I", *restarts)
+
+
+def _common(a: bytes, b: bytes) -> int:
+    limit = min(len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    at = 0
+    while a[at] == b[at]:
+        at += 1
+    return at
+
+
+def _separator(start: bytes, limit: bytes) -> bytes:
+    """Return a short key in [start, limit), as TensorFlow's `FindShortestSeparator`."""
+    at = _common(start, limit)
+    if at < min(len(start), len(limit)) and start[at] < 0xFF and start[at] + 1 < limit[at]:
+        return start[:at] + bytes([start[at] + 1])
+    return start
+
+
+def _successor(key: bytes) -> bytes:
+    """Return a short key at or above `key`, as TensorFlow's `FindShortSuccessor`."""
+    for at, byte in enumerate(key):
+        if byte != 0xFF:
+            return key[:at] + bytes([byte + 1])
+    return key

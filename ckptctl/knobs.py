@@ -1,0 +1,20 @@
+"""Tunables, each with its default and its environment override (CKPTCTL_KNOB_*)."""
+
+from __future__ import annotations
+
+import os
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(f"CKPTCTL_KNOB_{name}")
+    return int(text) if text and text.isdigit() and int(text) > 0 else default
+
+
+#: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
+PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
+#: Keys that one step of a join looks at together.
+JOIN_KEYS = _number("JOIN_KEYS", 1 << 16)
+#: Most bytes that the blocks of one index may take before we call it absurd.
+MAX_INDEX_BYTES = _number("MAX_INDEX_BYTES", 1 << 31)
+#: Seconds between two progress lines when stderr is no terminal.
+PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)

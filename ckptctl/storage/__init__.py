@@ -1,0 +1,6 @@
+"""Where bytes lie: listing, ranged reads, preallocated writes, atomic commit, delete."""
+
+from ckptctl.storage.base import FileInfo, Readable, Storage, Writable
+from ckptctl.storage.local import LOCAL, LocalStorage
+
+__all__ = ["LOCAL", "FileInfo", "LocalStorage", "Readable", "Storage", "Writable"]

@@ -1,0 +1,112 @@
+"""The seam between ckptctl and whatever holds the bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+#: Anything that `os.pwrite` and `crc32c` take: bytes, memoryview, a NumPy array of bytes.
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+__all__ = ["Buffer", "FileInfo", "Readable", "Storage", "Writable"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One directory entry, its own link not followed."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+    mode: int
+    uid: int
+    gid: int
+    is_dir: bool
+    is_symlink: bool
+
+    @property
+    def identity(self) -> tuple[int, int, int, int]:
+        """Device, inode, size and mtime: equal means the content was not touched."""
+        return (self.device, self.inode, self.size, self.mtime_ns)
+
+
+class Readable(Protocol):
+    """A file open for ranged reads; safe to use from several threads."""
+
+    size: int
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`; fewer only at the end of the file."""
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Writable(Protocol):
+    """A file open for ranged writes; safe to use from several threads."""
+
+    def pwrite(self, offset: int, data: Buffer) -> None:
+        """Write all of `data` at `offset`."""
+
+    def fsync(self) -> None:
+        """Return when what was written survives a power cut."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Storage(Protocol):
+    """A place that holds files under path names. Instances are picklable."""
+
+    def listdir(self, directory: str) -> list[FileInfo]:
+        """Return the entries of a directory; raise `NotFoundError` without one."""
+
+    def stat(self, path: str, *, follow: bool = True) -> FileInfo | None:
+        """Return what is known of a file, or None if there is none."""
+
+    def open(self, path: str) -> Readable:
+        """Open a file for reading; raise `NotFoundError` without one."""
+
+    def read_small(self, path: str, limit: int) -> bytes:
+        """Return a whole file; raise `DamageError` if it is longer than `limit` bytes."""
+
+    def create(self, path: str, size: int) -> None:
+        """Create a file of `size` bytes, preallocated; it must not exist."""
+
+    def open_write(self, path: str) -> Writable:
+        """Open an existing file for ranged writes."""
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Create a file with this content and fsync it."""
+
+    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory."""
+
+    def copy_attributes(self, path: str, like: FileInfo) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may."""
+
+    def rename(self, source: str, destination: str) -> None:
+        """Rename within one filesystem, replacing the destination."""
+
+    def rename_new(self, source: str, destination: str) -> None:
+        """Rename within one filesystem; raise `ExistsError` rather than replace."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+
+    def mkdir(self, path: str) -> None:
+        """Create a directory; nothing happens if there is one."""
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory; nothing happens if there is none."""
+
+    def fsync_dir(self, directory: str) -> None:
+        """Return when the names in a directory survive a power cut."""
+
+    def free_bytes(self, directory: str) -> int:
+        """Return the bytes that we may still write there."""

@@ -1,0 +1,244 @@
+"""Local files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as stat_module
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
+from ckptctl.storage.base import FileInfo
+
+if TYPE_CHECKING:
+    from ckptctl.storage.base import Buffer, Storage
+
+__all__ = ["LOCAL", "LocalStorage"]
+
+#: Linux moves at most this many bytes in one call.
+_MAX_CALL = 0x7FFFF000
+
+
+class LocalFile:
+    """A local file open for ranged reads or writes."""
+
+    def __init__(self, path: str, flags: int) -> None:
+        self.path = path
+        self._fd = os.open(path, flags | os.O_CLOEXEC)
+        status = os.fstat(self._fd)
+        if not stat_module.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            self._fd = -1
+            raise RefusedError("not a regular file", file=path)
+        self.size = status.st_size
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`; fewer only at the end of the file."""
+        length = max(0, min(length, self.size - offset))
+        data = os.pread(self._fd, min(length, _MAX_CALL), offset)
+        if len(data) == length:
+            return data
+        pieces = [data]
+        have = len(data)
+        while data and have < length:
+            data = os.pread(self._fd, min(length - have, _MAX_CALL), offset + have)
+            pieces.append(data)
+            have += len(data)
+        return b"".join(pieces)
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, [buffer[done : done + _MAX_CALL]], offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def pwrite(self, offset: int, data: Buffer) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._fd, view[done : done + _MAX_CALL], offset + done)
+
+    def fsync(self) -> None:
+        """Return when what was written survives a power cut."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class LocalStorage:
+    """Files of this machine, under their path names."""
+
+    def listdir(self, directory: str) -> list[FileInfo]:
+        """Return the entries of a directory; raise `NotFoundError` without one."""
+        try:
+            with os.scandir(directory) as entries:
+                found = []
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # a trainer's own clean-up
+                        found.append(_info(entry.name, entry.stat(follow_symlinks=False)))
+                return found
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError("no such directory", file=directory) from None
+        except PermissionError:
+            raise RefusedError("may not read the directory", file=directory) from None
+
+    def stat(self, path: str, *, follow: bool = True) -> FileInfo | None:
+        """Return what is known of a file, or None if there is none."""
+        try:
+            return _info(os.path.basename(path), os.stat(path, follow_symlinks=follow))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:  # a NUL in a path from a state file
+            return None
+        except OSError as error:
+            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+                return None
+            raise
+
+    def open(self, path: str) -> LocalFile:
+        """Open a file for reading; raise `NotFoundError` without one."""
+        try:
+            return LocalFile(path, os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError("no such file", file=path) from None
+        except PermissionError:
+            raise RefusedError("may not read the file", file=path) from None
+
+    def read_small(self, path: str, limit: int) -> bytes:
+        """Return a whole file; raise `DamageError` if it is longer than `limit` bytes."""
+        file = self.open(path)
+        try:
+            if file.size > limit:
+                raise DamageError(
+                    "file absurdly long", file=path, expected=f"<= {limit} bytes", found=file.size
+                )
+            return file.pread(0, file.size)
+        finally:
+            file.close()
+
+    def create(self, path: str, size: int) -> None:
+        """Create a file of `size` bytes, preallocated; it must not exist."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            if size:
+                try:
+                    os.posix_fallocate(fd, 0, size)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                        raise
+                    os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+
+    def open_write(self, path: str) -> LocalFile:
+        """Open an existing file for ranged writes."""
+        return LocalFile(path, os.O_RDWR | os.O_NOFOLLOW)
+
+    def write_new(self, path: str, data: bytes) -> None:
+        """Create a file with this content and fsync it."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory."""
+        temporary = f"{path}.ckptctl-{os.urandom(8).hex()}.tmp"
+        try:
+            self.write_new(temporary, data)
+            if like is not None:
+                self.copy_attributes(temporary, like)
+            os.rename(temporary, path)
+        except BaseException:
+            self.remove(temporary)
+            raise
+        self.fsync_dir(os.path.dirname(path))
+
+    def copy_attributes(self, path: str, like: FileInfo) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may."""
+        with suppress(PermissionError):  # only root gives files away
+            os.chown(path, like.uid, like.gid)
+        os.chmod(path, stat_module.S_IMODE(like.mode))
+
+    def rename(self, source: str, destination: str) -> None:
+        """Rename within one filesystem, replacing the destination."""
+        os.rename(source, destination)
+
+    def rename_new(self, source: str, destination: str) -> None:
+        """Rename within one filesystem; raise `ExistsError` rather than replace."""
+        try:
+            os.link(source, destination, follow_symlinks=False)
+        except FileExistsError:
+            raise ExistsError("destination exists", file=destination) from None
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+                raise
+            # No hard links here: the look and the rename are then two steps.
+            if os.path.lexists(destination):
+                raise ExistsError("destination exists", file=destination) from None
+            os.rename(source, destination)
+        else:
+            os.unlink(source)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def mkdir(self, path: str) -> None:
+        """Create a directory; nothing happens if there is one."""
+        with suppress(FileExistsError):
+            os.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory; nothing happens if there is none."""
+        with suppress(FileNotFoundError):
+            os.rmdir(path)
+
+    def fsync_dir(self, directory: str) -> None:
+        """Return when the names in a directory survive a power cut."""
+        fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def free_bytes(self, directory: str) -> int:
+        """Return the bytes that we may still write there."""
+        status = os.statvfs(directory or ".")
+        return status.f_bavail * status.f_frsize
+
+
+def _info(name: str, status: os.stat_result) -> FileInfo:
+    return FileInfo(
+        name=name,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+        device=status.st_dev,
+        mode=status.st_mode,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        is_dir=stat_module.S_ISDIR(status.st_mode),
+        is_symlink=stat_module.S_ISLNK(status.st_mode),
+    )
+
+
+LOCAL: Storage = LocalStorage()
