@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 
-from ckptctl.bundle.reader import index_path, shard_path
+from ckptctl.bundle.data import shard_path
+from ckptctl.bundle.reader import index_path
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = ["MARK_SUFFIX", "PendingBundle"]

@@ -26,11 +26,12 @@ class DType:
     numpy_name: str
 
     @property
-    def numpy(self) -> numpy.dtype:  # type: ignore[type-arg]  # any scalar type
+    def numpy(self) -> numpy.dtype:
         """Return the little-endian NumPy type that holds the bytes unchanged."""
         import numpy as np
 
-        return np.dtype(self.numpy_name).newbyteorder("<")
+        dtype: numpy.dtype = np.dtype(self.numpy_name).newbyteorder("<")
+        return dtype
 
 
 _TABLE = """
@@ -59,7 +60,7 @@ def dtype_by_name(name: str) -> DType:
     return _BY_NAME[name]
 
 
-def dtype_of(array: numpy.ndarray) -> DType:  # type: ignore[type-arg]  # any shape and type
+def dtype_of(array: numpy.ndarray) -> DType:
     """Return the plain TensorFlow type of a NumPy array; raise `TypeError` if none fits."""
     name = {"object": "string", "bytes": "string"}.get(array.dtype.name, array.dtype.name)
     if array.dtype.kind in "SU":

@@ -62,9 +62,7 @@ class BundleHeader:
                 expected="readable by version 1",
                 found=f"min_consumer {message.version.min_consumer}",
             )
-        return cls(
-            message.num_shards, message.version.producer, message.version.min_consumer, raw
-        )
+        return cls(message.num_shards, message.version.producer, message.version.min_consumer, raw)
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this header."""

@@ -7,37 +7,22 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptctl import knobs
-from ckptctl.bundle.checksum import crc32c, unmask
+from ckptctl.bundle.data import BundleData
 from ckptctl.bundle.entry import BundleHeader, Entry
 from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
-from ckptctl.bundle.strings import check_strings, check_variants, iter_strings
 from ckptctl.bundle.table import IndexTable
-from ckptctl.errors import (
-    EntryBoundsError,
-    EntryError,
-    HeaderError,
-    MissingShardError,
-    NotFoundError,
-    RefusedError,
-    TensorChecksumError,
-)
-from ckptctl.storage import LOCAL, Readable, Storage
+from ckptctl.errors import EntryError, HeaderError, MissingShardError, NotFoundError, RefusedError
+from ckptctl.storage import LOCAL, Storage
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BundleReader", "index_path", "shard_path"]
+__all__ = ["BundleReader", "index_path"]
 
 
 def index_path(prefix: str) -> str:
     """Return the path of a bundle's index."""
     return f"{prefix}.index"
-
-
-def shard_path(prefix: str, shard: int, num_shards: int) -> str:
-    """Return the path of one of a bundle's data shards."""
-    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
 def _text(key: bytes) -> str:
@@ -48,7 +33,7 @@ def _key(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-class BundleReader:
+class BundleReader(BundleData):
     """A TF V2 bundle, open for reading.
 
     Opening reads the index and no data; `get` parses only the block that it needs. Data
@@ -70,27 +55,13 @@ class BundleReader:
     """
 
     def __init__(self, prefix: str, storage: Storage = LOCAL) -> None:
-        self.prefix = prefix
-        self.storage = storage
         self.index_path = index_path(prefix)
         self._table = IndexTable(self.index_path, storage)
         raw = self._table.get(b"")
         if raw is None:
             raise HeaderError("bundle without its header", file=self.index_path)
         self.header = BundleHeader.decode(raw, self.index_path)
-        self._files: dict[int, Readable] = {}
-
-    def __enter__(self) -> BundleReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the data shards."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        super().__init__(prefix, self.header.num_shards, storage)
 
     def _decode(self, raw: bytes, name: str) -> Entry:
         return Entry.decode(raw, self.index_path, name, self.header.num_shards)
@@ -168,10 +139,6 @@ class BundleReader:
             if entry.has_data:
                 yield _key(name), name, entry
 
-    def shard_path(self, shard: int) -> str:
-        """Return the path of a data shard."""
-        return shard_path(self.prefix, shard, self.header.num_shards)
-
     def shard_needs(self) -> list[int]:
         """Return the bytes that the entries need of each data shard."""
         tensors, slices = self._parsed
@@ -201,100 +168,13 @@ class BundleReader:
                     remedy="restore the file or use another step",
                 )
             if info.size < need:
-                key, name, entry = max(
+                _, name, entry = max(
                     (item for item in self.data_entries() if item[2].shard == shard),
                     key=lambda item: item[2].end,
                 )
-                raise self._past_end(name, entry, info.size)
+                raise self.past_end(name, entry, info.size)
 
-    def _past_end(self, name: str, entry: Entry, size: int) -> EntryBoundsError:
-        return EntryBoundsError(
-            "entry past the end of its data shard",
-            file=self.shard_path(entry.shard),
-            tensor=name,
-            offset=entry.offset,
-            expected=f">= {entry.end} bytes in the shard",
-            found=f"{size} bytes",
-            remedy="the shard was cut short: restore the file or use another step",
-        )
-
-    def file(self, shard: int) -> Readable:
-        """Return a data shard, open for ranged reads."""
-        file = self._files.get(shard)
-        if file is None:
-            try:
-                file = self._files[shard] = self.storage.open(self.shard_path(shard))
-            except NotFoundError:
-                raise MissingShardError(
-                    "data shard missing", file=self.shard_path(shard), found="no such file"
-                ) from None
-        return file
-
-    def data_file(self, name: str, entry: Entry) -> Readable:
-        """Return the open shard of an entry, once its bytes are known to lie inside."""
-        file = self.file(entry.shard)
-        if file.size < entry.end:
-            raise self._past_end(name, entry, file.size)
-        return file
-
-    def check_tensor(self, name: str, entry: Entry) -> None:
-        """Check the bytes of one entry against its crc32c, in pieces.
-
-        Raises
-        ------
-        TensorChecksumError, StringTensorError, EntryBoundsError, MissingShardError
-        """
-        file = self.data_file(name, entry)
-        path = self.shard_path(entry.shard)
-        if entry.dtype.name == "string":
-            check_strings(file, entry, path, name)
-        elif entry.dtype.name == "variant":
-            check_variants(file, entry, path, name)
-        else:
-            crc = 0
-            buffer = memoryview(bytearray(min(knobs.PIECE_BYTES, entry.size)))
-            for at in range(entry.offset, entry.end, len(buffer) or 1):
-                piece = buffer[: min(len(buffer), entry.end - at)]
-                if file.readinto(at, piece) != len(piece):
-                    raise self._past_end(name, entry, at)
-                crc = crc32c(piece, crc)
-            self.compare_crc(name, entry, crc)
-
-    def compare_crc(self, name: str, entry: Entry, crc: int) -> None:
-        """Raise `TensorChecksumError` unless `crc` is what the index says of the bytes."""
-        if unmask(entry.crc) != crc:
-            raise TensorChecksumError(
-                "tensor does not match its checksum",
-                file=self.shard_path(entry.shard),
-                tensor=name,
-                offset=entry.offset,
-                expected=f"crc32c {unmask(entry.crc):#010x} of {entry.size} bytes",
-                found=f"{crc:#010x}",
-                remedy="the data was damaged after it was written: restore the file or use another step",
-            )
-
-    def read_entry(self, name: str, entry: Entry) -> np.ndarray:  # type: ignore[type-arg]
-        """Return the whole data of one entry, checked, in its shape."""
-        import numpy as np
-
-        if entry.dtype.name == "variant":
-            raise RefusedError(
-                "variants are passed through, not decoded", file=self.index_path, tensor=name
-            )
-        if entry.dtype.name == "string":
-            items = list(self._strings(name, entry))
-            array = np.empty(entry.elements, dtype=object)
-            array[:] = items
-            return array.reshape(entry.shape)
-        data = self.data_file(name, entry).pread(entry.offset, entry.size)
-        self.compare_crc(name, entry, crc32c(data))
-        return np.frombuffer(data, entry.dtype.numpy).reshape(entry.shape)
-
-    def _strings(self, name: str, entry: Entry) -> Iterator[bytes]:
-        path = self.shard_path(entry.shard)
-        return iter_strings(self.data_file(name, entry), entry, path, name)
-
-    def read(self, name: str) -> np.ndarray:  # type: ignore[type-arg]
+    def read(self, name: str) -> np.ndarray:
         """Return a whole tensor, checked, its slices put together.
 
         For tensors that fit in memory. bfloat16 and 8-bit floats come as unsigned integers
@@ -336,7 +216,7 @@ class BundleReader:
                 expected=f"string [] of <= {limit} bytes",
                 found=f"{entry.dtype.name} {list(entry.shape)} of {entry.size} bytes",
             )
-        items = list(self._strings(name, entry))
+        items = list(self.iter_strings(name, entry))
         return items[0] if items else b""
 
     def __repr__(self) -> str:

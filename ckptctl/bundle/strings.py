@@ -95,7 +95,12 @@ def iter_strings(file: Readable, entry: Entry, path: str, name: str) -> Iterator
 
 
 def check_strings(file: Readable, entry: Entry, path: str, name: str) -> None:
-    """Check a string tensor against its checksums; raise `StringTensorError` or `TensorChecksumError`."""
+    """Check a string tensor against its checksums.
+
+    Raises
+    ------
+    StringTensorError, TensorChecksumError
+    """
     if not entry.size:
         return
     cursor = _Cursor(file, entry)
@@ -133,9 +138,7 @@ def check_variants(file: Readable, entry: Entry, path: str, name: str) -> None:
     _finish(cursor, crc, entry, path, name)
 
 
-def _read_lengths(
-    cursor: _Cursor, entry: Entry, path: str, name: str
-) -> tuple[list[int], int]:
+def _read_lengths(cursor: _Cursor, entry: Entry, path: str, name: str) -> tuple[list[int], int]:
     lengths = []
     crc = 0
     total = 0

@@ -63,7 +63,7 @@ class IndexTable:
                     offset=0,
                     expected=f">= {FOOTER_BYTES} bytes",
                     found=f"{self.size} bytes",
-                    remedy="the save was cut short or the copy truncated: restore this file or use another step",
+                    remedy="the file was cut short: restore it or use another step",
                 )
             self._data = file.pread(0, self.size)
         finally:
@@ -178,7 +178,7 @@ class IndexTable:
                 offset=start,
                 expected=f"crc32c {unmask(stored):#010x}",
                 found=f"{actual:#010x}",
-                remedy="the file was damaged after it was written: restore this file or use another step",
+                remedy="the file was damaged after it was written: restore it or use another step",
             )
         if kind == _SNAPPY:
             block = _decompress(block, self.path, start)
@@ -227,9 +227,7 @@ class IndexTable:
             raise self._malformed("restart point past the end of the block", base)
         return restarts, end
 
-    def _entries(
-        self, data: bytes, base: int, at: int, end: int
-    ) -> Iterator[tuple[bytes, bytes]]:
+    def _entries(self, data: bytes, base: int, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         key = b""
         while at < end:
             start = at

@@ -98,7 +98,12 @@ class BundleWriter:
             self.abort()
 
     def add(
-        self, name: str, array: np.ndarray, *, dtype: str | None = None, shard: int = 0  # type: ignore[type-arg]
+        self,
+        name: str,
+        array: np.ndarray,
+        *,
+        dtype: str | None = None,
+        shard: int = 0,
     ) -> None:
         """Add a tensor; `dtype` names a TensorFlow type that NumPy holds as another one."""
         self._add(_key(name), array, dtype, shard)
@@ -108,7 +113,7 @@ class BundleWriter:
         name: str,
         full_shape: tuple[int, ...],
         slice_: TensorSlice,
-        array: np.ndarray,  # type: ignore[type-arg]  # any shape and type
+        array: np.ndarray,
         *,
         dtype: str | None = None,
         shard: int = 0,
@@ -150,7 +155,7 @@ class BundleWriter:
             file.close()
         self._pending.abort()
 
-    def _add(self, key: bytes, array: np.ndarray, dtype: str | None, shard: int) -> Entry:  # type: ignore[type-arg]
+    def _add(self, key: bytes, array: np.ndarray, dtype: str | None, shard: int) -> Entry:
         kind = dtype_by_name(dtype) if dtype else dtype_of(array)
         crc = None
         if kind.name == "string":

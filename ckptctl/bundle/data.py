@@ -1,0 +1,172 @@
+"""The data shards of a bundle: tensors by byte range, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptctl import knobs
+from ckptctl.bundle.checksum import crc32c, unmask
+from ckptctl.bundle.entry import Entry
+from ckptctl.bundle.strings import check_strings, check_variants, iter_strings
+from ckptctl.errors import (
+    EntryBoundsError,
+    MissingShardError,
+    NotFoundError,
+    RefusedError,
+    TensorChecksumError,
+)
+from ckptctl.storage import LOCAL, Readable, Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_T = TypeVar("_T")
+
+__all__ = ["BundleData", "shard_path"]
+
+
+def shard_path(prefix: str, shard: int, num_shards: int) -> str:
+    """Return the path of one of a bundle's data shards."""
+    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+
+
+class BundleData:
+    """The data shards of a bundle, opened when first read; picklable.
+
+    Parameters
+    ----------
+    prefix
+        Path of the bundle, without `.index`.
+    num_shards
+        Number of data shards, as its header says.
+    storage
+        Where the files lie.
+    """
+
+    def __init__(self, prefix: str, num_shards: int, storage: Storage = LOCAL) -> None:
+        self.prefix = prefix
+        self.num_shards = num_shards
+        self.storage = storage
+        self._files: dict[int, Readable] = {}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A reader travels as its data alone: the entries that a task needs go with the task.
+        return (BundleData, (self.prefix, self.num_shards, self.storage))
+
+    def __enter__(self: _T) -> _T:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the data shards."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def shard_path(self, shard: int) -> str:
+        """Return the path of a data shard."""
+        return shard_path(self.prefix, shard, self.num_shards)
+
+    def past_end(self, name: str, entry: Entry, size: int) -> EntryBoundsError:
+        return EntryBoundsError(
+            "entry past the end of its data shard",
+            file=self.shard_path(entry.shard),
+            tensor=name,
+            offset=entry.offset,
+            expected=f">= {entry.end} bytes in the shard",
+            found=f"{size} bytes",
+            remedy="the shard was cut short: restore the file or use another step",
+        )
+
+    def file(self, shard: int) -> Readable:
+        """Return a data shard, open for ranged reads."""
+        file = self._files.get(shard)
+        if file is None:
+            try:
+                file = self._files[shard] = self.storage.open(self.shard_path(shard))
+            except NotFoundError:
+                raise MissingShardError(
+                    "data shard missing", file=self.shard_path(shard), found="no such file"
+                ) from None
+        return file
+
+    def data_file(self, name: str, entry: Entry) -> Readable:
+        """Return the open shard of an entry, once its bytes are known to lie inside."""
+        file = self.file(entry.shard)
+        if file.size < entry.end:
+            raise self.past_end(name, entry, file.size)
+        return file
+
+    def check_tensor(
+        self, name: str, entry: Entry, report: Callable[[int], None] | None = None
+    ) -> None:
+        """Check the bytes of one entry against its crc32c, in pieces.
+
+        `report` is told of the bytes as they are read.
+
+        Raises
+        ------
+        TensorChecksumError, StringTensorError, EntryBoundsError, MissingShardError
+        """
+        if not entry.dtype.size:
+            self.check_encoded(name, entry)
+            if report is not None:
+                report(entry.size)
+            return
+        file = self.data_file(name, entry)
+        crc = 0
+        buffer = memoryview(bytearray(min(knobs.PIECE_BYTES, entry.size)))
+        for at in range(entry.offset, entry.end, len(buffer) or 1):
+            piece = buffer[: min(len(buffer), entry.end - at)]
+            if file.readinto(at, piece) != len(piece):
+                raise self.past_end(name, entry, at)
+            crc = crc32c(piece, crc)
+            if report is not None:
+                report(len(piece))
+        self.compare_crc(name, entry, crc)
+
+    def check_encoded(self, name: str, entry: Entry) -> None:
+        """Check a tensor of strings or variants; one of any other type is left alone."""
+        path = self.shard_path(entry.shard)
+        if entry.dtype.name == "string":
+            check_strings(self.data_file(name, entry), entry, path, name)
+        elif entry.dtype.name == "variant":
+            check_variants(self.data_file(name, entry), entry, path, name)
+
+    def compare_crc(self, name: str, entry: Entry, crc: int) -> None:
+        """Raise `TensorChecksumError` unless `crc` is what the index says of the bytes."""
+        if unmask(entry.crc) != crc:
+            raise TensorChecksumError(
+                "tensor does not match its checksum",
+                file=self.shard_path(entry.shard),
+                tensor=name,
+                offset=entry.offset,
+                expected=f"crc32c {unmask(entry.crc):#010x} of {entry.size} bytes",
+                found=f"{crc:#010x}",
+                remedy="the file was damaged after it was written: restore it or use another step",
+            )
+
+    def read_entry(self, name: str, entry: Entry) -> np.ndarray:
+        """Return the whole data of one entry, checked, in its shape."""
+        import numpy as np
+
+        if entry.dtype.name == "variant":
+            raise RefusedError(
+                "variants are passed through, not decoded", file=f"{self.prefix}.index", tensor=name
+            )
+        if entry.dtype.name == "string":
+            items = list(self.iter_strings(name, entry))
+            array = np.empty(entry.elements, dtype=object)
+            array[:] = items
+            return array.reshape(entry.shape)
+        data = self.data_file(name, entry).pread(entry.offset, entry.size)
+        self.compare_crc(name, entry, crc32c(data))
+        return np.frombuffer(data, entry.dtype.numpy).reshape(entry.shape)
+
+    def iter_strings(self, name: str, entry: Entry) -> Iterator[bytes]:
+        """Return the elements of a string tensor one by one; the last step checks them."""
+        path = self.shard_path(entry.shard)
+        return iter_strings(self.data_file(name, entry), entry, path, name)

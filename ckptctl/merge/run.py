@@ -1,0 +1,117 @@
+"""Running tasks on an executor: progress, throttling, and stopping them all at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+from ckptctl.merge.tasks import Report, ignore
+from ckptctl.progress import NO_PROGRESS, Progress
+
+__all__ = ["Runner", "Task"]
+
+_R = TypeVar("_R", covariant=True)
+_T = TypeVar("_T")
+
+
+class Task(Protocol[_R]):
+    """A picklable piece of work."""
+
+    def run(self, report: Report = ignore) -> _R:
+        """Do it, telling `report` of the bytes that were moved."""
+
+
+class _Stopped(BaseException):
+    """Ends a task whose siblings failed; never seen by a caller."""
+
+
+def _call(task: Task[_T]) -> _T:
+    return task.run()
+
+
+class Runner:
+    """Runs tasks, at most so many at a time, on local threads or a given executor.
+
+    Parameters
+    ----------
+    jobs
+        Number of local threads; NumPy, checksums and file calls release the interpreter's
+        lock, so threads are as good as processes here and need no start.
+    executor
+        Any `concurrent.futures.Executor` instead: tasks and their results are picklable.
+    progress
+        Told of the bytes moved; on a foreign executor when each task is done.
+    bwlimit
+        Bytes a second that all local threads together may move, or None.
+    """
+
+    def __init__(
+        self,
+        jobs: int | None = None,
+        executor: Executor | None = None,
+        progress: Progress = NO_PROGRESS,
+        bwlimit: int | None = None,
+    ) -> None:
+        self.jobs = jobs or os.cpu_count() or 1
+        self.progress = progress
+        self._foreign = executor
+        self._bwlimit = bwlimit
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._due = 0.0
+
+    def _report(self, done: int) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+        self.progress.advance(done)
+        if self._bwlimit:
+            with self._lock:
+                now = time.monotonic()
+                self._due = max(self._due, now) + done / self._bwlimit
+                pause = self._due - now
+            if pause > 0 and self._stop.wait(pause):
+                raise _Stopped
+
+    def map(self, tasks: Iterable[tuple[_T, Task[_R]]]) -> Iterator[tuple[_T, _R]]:
+        """Return (label, result) of each task as it is done.
+
+        The first error stops all other tasks, waits for them, and is raised.
+        """
+        with self._executor() as executor:
+            todo = iter(tasks)
+            running: dict[Future[_R], _T] = {}
+            try:
+                while True:
+                    for label, task in todo:
+                        running[self._submit(executor, task)] = label
+                        if len(running) >= 2 * self.jobs:
+                            break
+                    if not running:
+                        return
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield running.pop(future), future.result()
+            except BaseException:
+                self._stop.set()
+                for future in running:
+                    future.cancel()
+                wait(running)
+                raise
+
+    def _submit(self, executor: Executor, task: Task[_R]) -> Future[_R]:
+        if self._foreign is not None:
+            return executor.submit(_call, task)
+        return executor.submit(task.run, self._report)
+
+    @contextmanager
+    def _executor(self) -> Iterator[Executor]:
+        if self._foreign is not None:
+            yield self._foreign
+            return
+        with ThreadPoolExecutor(self.jobs, thread_name_prefix="ckptctl") as executor:
+            yield executor

@@ -1,0 +1,205 @@
+"""The pieces of a merge's work: independent, picklable, run by any executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ckptctl.bundle import BundleData, Entry
+from ckptctl.bundle.checksum import EMPTY_MASKED, crc32c, mask
+from ckptctl.restore import (
+    CopyJob,
+    MemberState,
+    PartJob,
+    RowsJob,
+    RowsState,
+    Survey,
+    survey_part,
+)
+from ckptctl.restore.column import copy_checked, view_bytes
+from ckptctl.storage import Writable
+
+__all__ = [
+    "CheckTask",
+    "CopyTask",
+    "MemberTask",
+    "PendingData",
+    "Place",
+    "Report",
+    "RowsTask",
+    "SurveyTask",
+    "Written",
+    "batches",
+    "ignore",
+]
+
+#: Told of the bytes that were moved; may raise to stop the task, or wait to slow it down.
+Report = Callable[[int], None]
+
+
+def ignore(_: int) -> None:
+    """Take a report and do nothing."""
+
+
+class PendingData(BundleData):
+    """The data shards of a bundle that is not yet committed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (PendingData, (self.prefix, self.num_shards, self.storage))
+
+    def shard_path(self, shard: int) -> str:
+        """Return the path of a data shard under its temporary."""
+        return os.path.join(self.prefix, f"data-{shard:05d}-of-{self.num_shards:05d}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor of the result goes: its index key, data shard and byte offset."""
+
+    key: bytes
+    shard: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written under a key: the masked crc32c of its bytes."""
+
+    key: bytes
+    crc: int
+
+
+@dataclass(frozen=True)
+class SurveyTask:
+    """Looks at the keys of one part."""
+
+    job: PartJob
+
+    def run(self, report: Report = ignore) -> Survey:
+        """Return what was seen; see `survey_part`."""
+        survey = survey_part(self.job)
+        members = self.job.table.members
+        report(sum(member.parts[self.job.part].keys.size for member in members))
+        return survey
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """Checks tensors against their checksums, each read once, front to back."""
+
+    data: BundleData
+    tensors: tuple[tuple[str, Entry], ...]
+
+    def run(self, report: Report = ignore) -> int:
+        """Return the bytes that were checked; raise one of the `DamageError` family."""
+        for name, entry in self.tensors:
+            self.data.check_tensor(name, entry, report)
+        self.data.close()
+        return sum(entry.size for _, entry in self.tensors)
+
+
+@dataclass(frozen=True)
+class MemberTask:
+    """Writes the tensors of one member of one part."""
+
+    job: PartJob
+    member: int
+    dropped: bytes
+    target: PendingData
+    places: tuple[tuple[str, Place], ...]
+
+    def run(self, report: Report = ignore) -> list[Written]:
+        """Return what was written."""
+        import numpy as np
+
+        state = MemberState(self.job, self.member, np.frombuffer(self.dropped, np.int64))
+        out = _Output(self.target, report)
+        for suffix, place in self.places:
+            if suffix in ("-partition_offset", "-partition_filter_offset"):
+                out.write(place, [view_bytes(state.offsets(suffix))])
+            else:
+                out.write(place, state.column(suffix).pieces())
+        return out.close()
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """Writes one slice of a normal variable with rows replaced."""
+
+    job: RowsJob
+    target: PendingData
+    place: Place
+
+    def run(self, report: Report = ignore) -> tuple[list[Written], int, int]:
+        """Return what was written, the rows replaced and the rows skipped."""
+        state = RowsState(self.job)
+        out = _Output(self.target, report)
+        out.write(self.place, state.column().pieces())
+        return out.close(), state.replaced, state.skipped
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """Writes tensors that are taken as they are."""
+
+    items: tuple[tuple[CopyJob, Place], ...]
+    target: PendingData
+
+    def run(self, report: Report = ignore) -> list[Written]:
+        """Return what was written; the stored checksums are those of the sources."""
+        out = _Output(self.target, report)
+        for job, place in self.items:
+            job.data.check_encoded(job.name, job.entry)
+            out.write(place, copy_checked(job.data, job.name, job.entry), job.entry.crc)
+        return out.close()
+
+
+class _Output:
+    """Writes pieces to the shards of a pending bundle."""
+
+    def __init__(self, target: PendingData, report: Report) -> None:
+        self._target = target
+        self._report = report
+        self._written: list[Written] = []
+        self._files: dict[int, Writable] = {}
+
+    def write(self, place: Place, pieces: Iterable[memoryview], crc: int | None = None) -> None:
+        file = self._files.get(place.shard)
+        if file is None:
+            path = self._target.shard_path(place.shard)
+            file = self._files[place.shard] = self._target.storage.open_write(path)
+        at = place.offset
+        running = 0
+        for piece in pieces:
+            file.pwrite(at, piece)
+            if crc is None:
+                running = crc32c(piece, running)
+            at += len(piece)
+            self._report(len(piece))
+        if at != place.offset + place.size:
+            raise AssertionError(f"{place}: {at - place.offset} bytes were written")
+        masked = mask(running) if place.size else EMPTY_MASKED
+        self._written.append(Written(place.key, masked if crc is None else crc))
+
+    def close(self) -> list[Written]:
+        for file in self._files.values():
+            file.close()
+        return self._written
+
+
+def batches(
+    items: Iterable[tuple[CopyJob, Place]], size: int
+) -> Iterator[list[tuple[CopyJob, Place]]]:
+    """Return the items in batches of about `size` bytes."""
+    batch: list[tuple[CopyJob, Place]] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += item[1].size
+        if total >= size:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,309 @@
+"""A state written as a bundle: survey the keys, lay out the shards, write, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ckptctl.bundle import Entry, dtype_by_name
+from ckptctl.bundle.commit import PendingBundle
+from ckptctl.bundle.strings import encode_strings
+from ckptctl.bundle.writer import index_bytes
+from ckptctl.errors import UnprovenError
+from ckptctl.merge.run import Runner, Task
+from ckptctl.merge.tasks import (
+    CheckTask,
+    CopyTask,
+    MemberTask,
+    PendingData,
+    Place,
+    RowsTask,
+    SurveyTask,
+    Written,
+    batches,
+)
+from ckptctl.restore import (
+    CopyJob,
+    MemberTensor,
+    RestoreOptions,
+    RowsJob,
+    State,
+    StateTensor,
+    Survey,
+)
+
+__all__ = ["Layout", "Outcome", "lay_out", "survey_state", "write_state"]
+
+#: Name of the tensor that says that ckptctl wrote a full, and from what.
+MERGED_NAME = b"ckptctl/merged"
+#: Bytes of plain tensors that one task copies.
+_BATCH = 64 << 20
+#: New keys of a table that may be dropped for want of a row in some member.
+_TOLERATED = 0.01
+
+
+@dataclass
+class Outcome:
+    """What a merge did to keys and rows, and what a user should know."""
+
+    keys: int = 0
+    keys_new: int = 0
+    keys_replaced: int = 0
+    rows_replaced: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def survey_state(
+    state: State, runner: Runner, options: RestoreOptions, outcome: Outcome
+) -> dict[tuple[int, int], Survey]:
+    """Return the survey of each (table, part), and check what the increments bring.
+
+    Raises
+    ------
+    TableError, TensorChecksumError
+        Damage in keys, or in any tensor of an increment from which rows are taken.
+    UnprovenError
+        Too many new keys lack a row in some member (`restore.md`, rule 9).
+    """
+    tasks: list[tuple[tuple[int, int] | None, Task[Survey | int]]] = []
+    for number, table in enumerate(state.tables):
+        for part in range(table.num_parts):
+            tasks.append(((number, part), SurveyTask(state.part_job(number, part))))
+    tasks += [(None, task) for task in _check_tasks(state)]
+    surveys: dict[tuple[int, int], Survey] = {}
+    for label, result in runner.map(tasks):
+        if label is not None and isinstance(result, Survey):
+            surveys[label] = result
+    for number, table in enumerate(state.tables):
+        own = [surveys[number, part] for part in range(table.num_parts)]
+        _judge(table.name, own, options, outcome)
+    return surveys
+
+
+def _check_tasks(state: State) -> Iterator[CheckTask]:
+    """Rows are taken from increments out of order, so their tensors are checked apart."""
+    chosen: dict[int, dict[str, Entry]] = {}
+    for table in state.tables:
+        for member in table.members:
+            for number, ev, _, _ in member.incoming:
+                for suffix, entry in ev.entries.items():
+                    chosen.setdefault(number, {})[ev.name + suffix] = entry
+    for plan in state.rows:
+        for number, rows in plan.incoming:
+            name = f"{rows.name}-sparse_incr_values"
+            chosen.setdefault(number, {})[name] = rows.values
+    for number, tensors in chosen.items():
+        size, batch = 0, []
+        for item in tensors.items():
+            batch.append(item)
+            size += item[1].size
+            if size >= _BATCH:
+                yield CheckTask(state.increments[number], tuple(batch))
+                size, batch = 0, []
+        if batch:
+            yield CheckTask(state.increments[number], tuple(batch))
+
+
+def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Outcome) -> None:
+    outcome.keys += sum(survey.rows[0] for survey in surveys)
+    outcome.keys_new += sum(survey.new[0] for survey in surveys)
+    outcome.keys_replaced += sum(survey.replaced[0] for survey in surveys)
+    skipped = sum(survey.skipped for survey in surveys)
+    misplaced = sum(survey.misplaced for survey in surveys)
+    carried = sum(survey.already_unpaired for survey in surveys)
+    new = sum(survey.new_keys for survey in surveys)
+    dropped = sum(len(survey.dropped) for survey in surveys)
+    if dropped > new * _TOLERATED and not options.drop_unpaired:
+        first = next(survey.dropped for survey in surveys if len(survey.dropped))
+        raise UnprovenError(
+            "new keys without a row in every member: a PS would restore garbage into the slots",
+            tensor=table,
+            expected=f"at most {_TOLERATED:.0%} of {new} new keys",
+            found=f"{dropped}, the first {first[0]}",
+            remedy="use another step, or --drop-unpaired to leave these keys out",
+        )
+    if dropped:
+        outcome.warnings.append(
+            f"{table}: {dropped} of {new} new keys have no row in some member and were dropped"
+        )
+    if carried:
+        outcome.warnings.append(
+            f"{table}: the full already has {carried} keys in some members and not in others "
+            "(DeepRec #1023)"
+        )
+    if skipped:
+        outcome.warnings.append(
+            f"{table}: {skipped} incoming rows outside their part or bucket were skipped"
+        )
+    if misplaced:
+        outcome.warnings.append(
+            f"{table}: {misplaced} rows of the full outside their part or bucket were skipped"
+        )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor of the result goes.
+
+    `places` is in the order of `State.tensors()`; `sizes` are the bytes of each shard,
+    without what ckptctl adds of its own.
+    """
+
+    tensors: tuple[StateTensor, ...]
+    places: tuple[Place, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(self.sizes)
+
+
+def lay_out(state: State, surveys: dict[tuple[int, int], Survey]) -> Layout:
+    """Return where each tensor goes: the full's shards and order, no gaps."""
+    ends = [0] * state.full.header.num_shards
+    places, shapes = [], []
+    tensors = state.tensors()
+    for tensor in tensors:
+        shape, size = _shape(state, tensor, surveys)
+        places.append(Place(tensor.key, tensor.shard, ends[tensor.shard], size))
+        shapes.append(shape)
+        ends[tensor.shard] += size
+    return Layout(tuple(tensors), tuple(places), tuple(shapes), tuple(ends))
+
+
+def _shape(
+    state: State, tensor: StateTensor, surveys: dict[tuple[int, int], Survey]
+) -> tuple[tuple[int, ...], int]:
+    entry, made = tensor.entry, tensor.made
+    if not isinstance(made, MemberTensor):
+        return entry.shape, entry.size
+    if made.suffix in ("-partition_offset", "-partition_filter_offset"):
+        return entry.shape, entry.elements * entry.dtype.size
+    table = state.tables[made.table]
+    survey = surveys[made.table, made.part]
+    if made.suffix.endswith("_filtered"):
+        rows = survey.filtered[made.member] if entry.rows else 0
+    elif made.suffix in ("-versions", "-freqs"):
+        kept = made.suffix in state.present[table.name]
+        rows = survey.rows[made.member] if kept else 0
+    else:
+        rows = survey.rows[made.member]
+    moved = entry.moved(shape=(rows, *entry.shape[1:]))
+    return moved.shape, moved.elements * entry.dtype.size
+
+
+def write_state(
+    state: State,
+    layout: Layout,
+    surveys: dict[tuple[int, int], Survey],
+    pending: PendingBundle,
+    merged: bytes | None,
+    runner: Runner,
+    outcome: Outcome,
+    *,
+    verify: bool,
+    before_commit: Callable[[], None] = lambda: None,
+) -> int:
+    """Write a state under the temporaries of `pending` and commit it; return its bytes.
+
+    Parameters
+    ----------
+    merged
+        Content of `ckptctl/merged`, or None to write none.
+    verify
+        Read everything back and compare checksums before the index is renamed.
+    before_commit
+        Called when all is written and nothing is renamed; may raise to give up.
+    """
+    num_shards = len(layout.sizes)
+    entries = dict(state.whole_entries())
+    sizes = list(layout.sizes)
+    mark = None
+    if merged is not None:
+        data, crc = encode_strings([merged])
+        mark = Entry(dtype_by_name("string"), (), 0, sizes[0], len(data), crc)
+        entries[MERGED_NAME] = mark
+        sizes[0] += len(data)
+    pending.start(sizes)
+    target = PendingData(pending.temporary, num_shards, pending.storage)
+    if mark is not None:
+        file = pending.storage.open_write(target.shard_path(0))
+        file.pwrite(mark.offset, data)
+        file.close()
+    runner.progress.start("writing", sum(sizes))
+    crcs: dict[bytes, int] = {}
+    for _, result in runner.map(_write_tasks(state, layout, surveys, target)):
+        if isinstance(result, tuple):
+            written, replaced, skipped = result
+            outcome.rows_replaced += replaced
+            if skipped:
+                outcome.warnings.append(f"{skipped} rows beyond the end of a variable were skipped")
+        else:
+            written = result
+        crcs.update((item.key, item.crc) for item in written)
+    for tensor, place, shape in zip(layout.tensors, layout.places, layout.shapes, strict=True):
+        entries[place.key] = tensor.entry.moved(
+            shape=shape,
+            shard=place.shard,
+            offset=place.offset,
+            size=place.size,
+            crc=crcs[place.key],
+        )
+    runner.progress.start("flushing")
+    for shard in range(num_shards):
+        file = pending.storage.open_write(target.shard_path(shard))
+        file.fsync()
+        file.close()
+    if verify:
+        runner.progress.start("verifying", sum(sizes))
+        for _ in runner.map(_verify_tasks(entries, target)):
+            pass
+    before_commit()
+    pending.commit(index_bytes(state.full.header, entries))
+    return sum(sizes)
+
+
+def _write_tasks(
+    state: State, layout: Layout, surveys: dict[tuple[int, int], Survey], target: PendingData
+) -> Iterator[tuple[None, Task[list[Written] | tuple[list[Written], int, int]]]]:
+    members: dict[tuple[int, int, int], list[tuple[str, Place]]] = {}
+    copies: list[tuple[CopyJob, Place]] = []
+    rows: list[RowsTask] = []
+    for tensor, place in zip(layout.tensors, layout.places, strict=True):
+        made = tensor.made
+        if isinstance(made, MemberTensor):
+            at = (made.table, made.part, made.member)
+            members.setdefault(at, []).append((made.suffix, place))
+        elif isinstance(made, RowsJob):
+            rows.append(RowsTask(made, target, place))
+        else:
+            copies.append((made, place))
+    for (table, part, member), places in members.items():
+        dropped = surveys[table, part].dropped.astype(np.int64).tobytes()
+        job = state.part_job(table, part)
+        yield None, MemberTask(job, member, dropped, target, tuple(places))
+    for task in rows:
+        yield None, task
+    for batch in batches(copies, _BATCH):
+        yield None, CopyTask(tuple(batch), target)
+
+
+def _verify_tasks(
+    entries: dict[bytes, Entry], target: PendingData
+) -> Iterator[tuple[None, CheckTask]]:
+    owned = sorted(
+        ((key.decode("utf-8", "backslashreplace"), e) for key, e in entries.items() if e.has_data),
+        key=lambda item: (item[1].shard, item[1].offset),
+    )
+    batch: list[tuple[str, Entry]] = []
+    for item in owned:
+        batch.append(item)
+        if sum(entry.size for _, entry in batch) >= _BATCH:
+            yield None, CheckTask(target, tuple(batch))
+            batch = []
+    if batch:
+        yield None, CheckTask(target, tuple(batch))

@@ -1,0 +1,67 @@
+"""Whether a table keeps versions and freqs: decided once for all its parts and members."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleData
+from ckptctl.errors import TableError
+from ckptctl.tables import EvSet
+
+__all__ = ["OPTIONAL_COLUMNS", "column_present"]
+
+#: Suffix in a full -> suffix in an increment.
+OPTIONAL_COLUMNS = {
+    "-versions": "-sparse_incr_versions",
+    "-freqs": "-sparse_incr_freqs",
+}
+
+
+def column_present(
+    suffix: str,
+    full: Sequence[EvSet],
+    incoming: Iterable[tuple[BundleData, EvSet]],
+) -> bool:
+    """Return whether a table has a column (`restore.md`, Columns).
+
+    Parameters
+    ----------
+    suffix
+        "-versions" or "-freqs".
+    full
+        Every part of every member in the full.
+    incoming
+        The sets of the increments; read only if the full has no key at all.
+
+    Raises
+    ------
+    TableError
+        Some parts or members have the column and others, with keys, have not.
+    """
+    filled = [ev for ev in full if ev.rows]
+    with_column = [ev for ev in filled if suffix in ev.entries and ev.entries[suffix].rows]
+    if with_column and len(with_column) != len(filled):
+        lacking = next(ev for ev in filled if ev not in with_column)
+        raise TableError(
+            f"some parts or members have {suffix[1:]} and others have not",
+            tensor=lacking.name + suffix,
+            expected=f"{lacking.rows} rows, as {with_column[0].name} has them",
+            found="0 rows",
+            remedy="the checkpoint was damaged or mixed: use another step",
+        )
+    if filled:
+        return bool(with_column)
+    return any(_any_nonzero(data, ev, OPTIONAL_COLUMNS[suffix]) for data, ev in incoming)
+
+
+def _any_nonzero(data: BundleData, ev: EvSet, suffix: str) -> bool:
+    entry = ev.entries[suffix]
+    file = data.data_file(ev.name + suffix, entry)
+    for at in range(entry.offset, entry.end, knobs.PIECE_BYTES):
+        raw = file.pread(at, min(knobs.PIECE_BYTES, entry.end - at))
+        if np.frombuffer(raw, np.uint8).any():
+            return True
+    return False

@@ -1,0 +1,370 @@
+"""Finding an increment's keys among a part's keys, bucket by bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleData, Entry
+from ckptctl.bundle.checksum import crc32c
+from ckptctl.errors import TableError
+from ckptctl.tables import BUCKETS, EvSet
+
+__all__ = ["IncomingKeys", "KeyJoin", "bucket_of", "join_keys", "read_incoming", "read_offsets"]
+
+_NONE = np.empty(0, np.int64)
+
+
+def bucket_of(keys: np.ndarray) -> np.ndarray:
+    """Return the bucket of each key: C++'s `key % 1000`, so not above 0 for negative keys."""
+    wide = keys.astype(np.int64, copy=False)
+    # NumPy's floor division by a constant is vectorised, its remainder is not.
+    rest = wide - wide // BUCKETS * BUCKETS
+    negative = wide < 0
+    if negative.any():
+        rest = np.where(negative & (rest != 0), rest - BUCKETS, rest)
+    return rest
+
+
+def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:
+    """Return an offset tensor as int64[1001], checked to bound its buckets.
+
+    Raises
+    ------
+    TableError
+        The offsets do not start at 0, do not ascend, or pass the last row.
+    """
+    entry = ev.entries[suffix]
+    if not rows and not entry.size:  # a table that the full lacks
+        return np.zeros(BUCKETS + 1, np.int64)
+    offsets = data.read_entry(ev.name + suffix, entry).astype(np.int64)
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] > rows:
+        raise TableError(
+            "bucket offsets do not bound the rows",
+            file=data.shard_path(entry.shard),
+            tensor=ev.name + suffix,
+            offset=entry.offset,
+            expected=f"ascending from 0 to at most {rows}",
+            found=f"{offsets[0]} to {offsets[-1]}"
+            + ("" if (np.diff(offsets) >= 0).all() else ", not ascending"),
+        )
+    return offsets
+
+
+def check_keys(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
+    """Raise `TableError` for a negative key that is no multiple of 1000."""
+    if len(keys) and keys.min() < 0:
+        bad = keys[(keys < 0) & (bucket_of(keys) != 0)]
+        if len(bad):
+            raise TableError(
+                "a key that no PS can save",
+                file=data.shard_path(ev.keys.shard),
+                tensor=ev.name,
+                offset=ev.keys.offset,
+                expected="keys >= 0, or multiples of 1000",
+                found=f"{len(bad)} others, the first {bad[0]}",
+            )
+
+
+@dataclass
+class IncomingKeys:
+    """The keys that increments bring to one member of one part, ready to join.
+
+    Attributes
+    ----------
+    keys
+        int64[n], unique, by bucket and then ascending.
+    bucket
+        int64[n].
+    tensor_of, row_of
+        Which source set, and which of its rows, each key stands in.
+    sources
+        The source sets: (data, EV).
+    skipped
+        Rows outside their part or bucket, left out as a PS does.
+    """
+
+    keys: np.ndarray = field(default_factory=lambda: _NONE)
+    bucket: np.ndarray = field(default_factory=lambda: _NONE)
+    tensor_of: np.ndarray = field(default_factory=lambda: _NONE)
+    row_of: np.ndarray = field(default_factory=lambda: _NONE)
+    sources: Sequence[tuple[BundleData, EvSet]] = ()
+    skipped: int = 0
+
+    def without(self, dropped: np.ndarray) -> IncomingKeys:
+        """Return the keys that are not in `dropped` (int64, sorted)."""
+        if not len(dropped) or not len(self.keys):
+            return self
+        kept = ~_is_in(self.keys, dropped)
+        return IncomingKeys(
+            self.keys[kept],
+            self.bucket[kept],
+            self.tensor_of[kept],
+            self.row_of[kept],
+            self.sources,
+            self.skipped,
+        )
+
+
+def _is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
+    at = np.minimum(np.searchsorted(sorted_set, values), len(sorted_set) - 1)
+    return np.asarray(sorted_set[at] == values)
+
+
+def read_incoming(
+    generations: Sequence[Sequence[tuple[BundleData, EvSet, int, int]]], part: int, num_parts: int
+) -> IncomingKeys:
+    """Return the keys of one part out of increments, whatever parts these have.
+
+    Parameters
+    ----------
+    generations
+        For each increment, oldest first: (data, EV, its part number, its number of parts).
+        A key of a newer increment wins over an older one.
+    part, num_parts
+        The part of the full, and the number of its parts: keys with
+        `key % 1000 % num_parts == part` are taken (EmbeddingVar restore of DeepRec).
+
+    Raises
+    ------
+    TableError
+        A key twice in one increment, or one that no PS can save.
+    """
+    sources: list[tuple[BundleData, EvSet]] = []
+    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
+    skipped = 0
+    for age, generation in enumerate(generations):
+        for data, ev, own_part, own_parts in generation:
+            if not ev.rows:
+                continue
+            offsets = read_offsets(data, ev, "-incr_partition_offset", ev.rows)
+            own = np.arange(own_part, BUCKETS, own_parts)
+            if part == own_part % num_parts:  # so that each source counts its strays once
+                skipped += ev.rows - int((offsets[own + 1] - offsets[own]).sum())
+            wanted = own[own % num_parts == part]
+            rows, keys, place = _read_buckets(data, ev, offsets, wanted)
+            check_keys(data, ev, keys)
+            legal = bucket_of(keys) == place
+            skipped += int(len(keys) - np.count_nonzero(legal))
+            pieces.append((keys[legal], place[legal], rows[legal], age))
+            sources.append((data, ev))
+    if not pieces:
+        return IncomingKeys(sources=sources, skipped=skipped)
+    keys = np.concatenate([piece[0] for piece in pieces])
+    bucket = np.concatenate([piece[1] for piece in pieces])
+    row_of = np.concatenate([piece[2] for piece in pieces])
+    lengths = [len(piece[0]) for piece in pieces]
+    tensor_of = np.repeat(np.arange(len(pieces), dtype=np.int64), lengths)
+    age_of = np.repeat(np.array([piece[3] for piece in pieces], np.int64), lengths)
+    del pieces
+    step = np.diff(bucket)
+    if not ((step > 0) | ((step == 0) & (np.diff(keys) > 0))).all():
+        order = np.lexsort((age_of, keys, bucket))
+        keys, bucket, row_of = keys[order], bucket[order], row_of[order]
+        tensor_of, age_of = tensor_of[order], age_of[order]
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        twice = same[age_of[same + 1] == age_of[same]]
+        if len(twice):
+            data, ev = sources[int(tensor_of[twice[0]])]
+            raise _twice(data, ev, int(keys[twice[0]]))
+        if len(same):  # the newest of each key stands last
+            keep = np.ones(len(keys), bool)
+            keep[same] = False
+            keys, bucket, row_of = keys[keep], bucket[keep], row_of[keep]
+            tensor_of = tensor_of[keep]
+    return IncomingKeys(keys, bucket, tensor_of, row_of, sources, skipped)
+
+
+def _twice(data: BundleData, ev: EvSet, key: int) -> TableError:
+    return TableError(
+        "a key twice in one member",
+        file=data.shard_path(ev.keys.shard),
+        tensor=ev.name,
+        offset=ev.keys.offset,
+        expected="each key once",
+        found=f"key {key} twice or more",
+    )
+
+
+def _read_buckets(
+    data: BundleData, ev: EvSet, offsets: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, keys and buckets (by offset) of the wanted buckets."""
+    file = data.data_file(ev.name, ev.keys)
+    kind = ev.keys.dtype.numpy
+    begin, end = offsets[wanted], offsets[wanted + 1]
+    counts = end - begin
+    bucket = np.repeat(wanted, counts).astype(np.int64)
+    rows = np.arange(len(bucket), dtype=np.int64)
+    rows += np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1 if len(rows) else _NONE
+    keys = np.empty(len(rows), np.int64)
+    for first, last in pairwise([0, *breaks.tolist(), len(rows)]):
+        if last > first:
+            at = ev.keys.offset + int(rows[first]) * kind.itemsize
+            raw = file.pread(at, (last - first) * kind.itemsize)
+            keys[first:last] = np.frombuffer(raw, kind)
+    return rows, keys, bucket
+
+
+@dataclass(frozen=True)
+class KeyJoin:
+    """Where the keys of one part stand, and where incoming keys go.
+
+    Attributes
+    ----------
+    found
+        int64[incoming]: row of the full that holds each incoming key, or -1.
+    deleted
+        Rows of the full that lie outside their part or bucket, left out as a PS does.
+    old_rows
+        Rows of the full.
+    offsets
+        int64[1001] of the full, or None for a table in the old form.
+    """
+
+    found: np.ndarray
+    deleted: np.ndarray
+    old_rows: int
+    offsets: np.ndarray | None
+
+
+def join_keys(
+    data: BundleData, ev: EvSet, part: int, num_parts: int, incoming: IncomingKeys
+) -> KeyJoin:
+    """Find incoming keys among the keys of one member of one part of the full.
+
+    Reads the full's key column once, in pieces, and checks it: its crc32c, no key that no PS
+    can save, no key twice (within a bucket of up to 4 million keys; beyond that, and among
+    rows without a bucket, within a piece). Memory: one piece and 16 bytes an incoming key.
+
+    Raises
+    ------
+    TensorChecksumError, TableError
+    """
+    offsets = None
+    if "-partition_offset" in ev.entries:
+        offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
+    found = np.full(len(incoming.keys), -1, np.int64)
+    by_key = np.argsort(incoming.keys)
+    deleted: list[np.ndarray] = []
+    problem: TableError | None = None
+    reader = _KeyReader(data, ev.name, ev.keys)
+    for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
+        at = reader.row
+        keys = reader.read(stop - at)
+        own = bucket_of(keys)
+        if offsets is None or bucket_first == BUCKETS:
+            wrong = own % num_parts != part
+            wanted = by_key
+        else:
+            edges = np.clip(offsets[bucket_first : bucket_last + 1], at, stop)
+            bucket = np.repeat(np.arange(bucket_first, bucket_last), np.diff(edges))
+            wrong = (own != bucket) | (bucket % num_parts != part)
+            lo, hi = np.searchsorted(incoming.bucket, (bucket_first, bucket_last))
+            wanted = lo + np.argsort(incoming.keys[lo:hi])
+        if wrong.any():
+            deleted.append(np.flatnonzero(wrong) + at)
+        hits, rows = _match(keys, incoming.keys[wanted], wrong)
+        try:
+            check_keys(data, ev, keys)
+            _check_unique(data, ev, keys)
+            again = found[wanted[hits]] >= 0
+            if again.any():
+                raise _twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
+        except TableError as error:  # told as flipped bits, below, if that is what it is
+            problem = problem or error
+        found[wanted[hits]] = rows + at
+    reader.finish()
+    if problem is not None:
+        raise problem
+    return KeyJoin(found, np.concatenate([_NONE, *deleted]), ev.rows, offsets)
+
+
+#: Keys of one bucket up to which it is looked at as a whole.
+_WHOLE_BUCKET = 1 << 22
+
+
+def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Return (end row, first bucket, last bucket) of ranges of about `knobs.JOIN_KEYS` keys.
+
+    Rows without a bucket (the old form, or what older releases put behind the last one)
+    come last, in ranges of bucket 1000.
+    """
+    bound = 0
+    if offsets is not None:
+        bound = int(offsets[-1])
+        first = 0
+        while first < BUCKETS:
+            begin = int(offsets[first])
+            last = int(np.searchsorted(offsets, begin + knobs.JOIN_KEYS, side="right")) - 1
+            last = min(max(last, first + 1), BUCKETS)
+            end = int(offsets[last])
+            step = end - begin if end - begin <= _WHOLE_BUCKET else _WHOLE_BUCKET
+            for stop in range(begin + step, end + 1, step) if step else ():
+                yield stop, first, last
+            if step and (end - begin) % step:
+                yield end, first, last
+            first = last
+    for at in range(bound, rows, knobs.JOIN_KEYS):
+        yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS
+
+
+def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
+    ordered = np.sort(keys)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if len(same):
+        raise _twice(data, ev, int(ordered[same[0]]))
+
+
+def _match(
+    keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of the ascending `wanted` keys stand in `keys`, and at which rows.
+
+    A byte filter over a multiplicative hash leaves few candidates, and only these are
+    searched: five times as fast as searching all (bench.md).
+    """
+    if not len(wanted) or not len(keys):
+        return _NONE, _NONE
+    bits = max(10, (len(wanted) * 8).bit_length())
+    shift = np.uint64(64 - bits)
+    factor = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbours
+    table = np.zeros(1 << bits, bool)
+    table[(wanted.view(np.uint64) * factor) >> shift] = True
+    candidates = np.flatnonzero(table[(keys.view(np.uint64) * factor) >> shift])
+    hit_keys = keys[candidates]
+    position = np.minimum(np.searchsorted(wanted, hit_keys), len(wanted) - 1)
+    hit = (wanted[position] == hit_keys) & ~wrong[candidates]
+    return position[hit], candidates[hit]
+
+
+class _KeyReader:
+    """Reads a key column front to back and checks it against its checksum."""
+
+    def __init__(self, data: BundleData, name: str, entry: Entry) -> None:
+        self._data = data
+        self._name = name
+        self._entry = entry
+        self._kind = entry.dtype.numpy
+        self._crc = 0
+        self.row = 0
+
+    def read(self, rows: int) -> np.ndarray:
+        """Return the next keys, as int64."""
+        file = self._data.data_file(self._name, self._entry)
+        width = self._kind.itemsize
+        raw = file.pread(self._entry.offset + self.row * width, rows * width)
+        if len(raw) != rows * width:
+            raise self._data.past_end(self._name, self._entry, file.size)
+        self._crc = crc32c(raw, self._crc)
+        self.row += rows
+        return np.frombuffer(raw, self._kind).astype(np.int64, copy=False)
+
+    def finish(self) -> None:
+        """Check the column against its checksum."""
+        self._data.compare_crc(self._name, self._entry, self._crc)

@@ -1,0 +1,93 @@
+"""A normal variable of which increments replace rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptctl.bundle import BundleData
+from ckptctl.errors import TableError
+from ckptctl.restore.column import Column, FileRows
+from ckptctl.restore.match import RowsPlan
+from ckptctl.restore.rowmap import RowMap
+from ckptctl.tables import RowSet
+
+__all__ = ["RowsJob", "RowsState"]
+
+
+@dataclass(frozen=True)
+class RowsJob:
+    """One slice of a normal variable with its incoming rows, picklable.
+
+    `base` holds the rows that nobody replaces; `increments` are the data of the increments,
+    oldest first.
+    """
+
+    base: BundleData
+    increments: tuple[BundleData, ...]
+    plan: RowsPlan
+
+
+class RowsState:
+    """A slice of a normal variable at a step.
+
+    Attributes
+    ----------
+    replaced
+        Rows that come from an increment.
+    skipped
+        Incoming rows beyond the slice, left out as a PS does.
+    """
+
+    def __init__(self, job: RowsJob) -> None:
+        self._job = job
+        length = job.plan.entry.rows
+        keys: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
+        self.skipped = 0
+        for number, item in job.plan.incoming:
+            own = self._keys(job.increments[number], item)
+            inside = own < length
+            self.skipped += int(len(own) - np.count_nonzero(inside))
+            keys.append(own[inside])
+            rows.append(np.flatnonzero(inside))
+        which = np.repeat(np.arange(len(keys)), [len(piece) for piece in keys])
+        key = np.concatenate(keys)
+        row = np.concatenate(rows)
+        order = np.lexsort((which, key))
+        newest = np.ones(len(order), bool)
+        newest[:-1] = key[order][1:] != key[order][:-1]
+        chosen = order[newest]
+        self.replaced = len(chosen)
+        self._map = RowMap.patch(length, key[chosen], chosen)
+        self._which, self._row = which, row
+
+    def _keys(self, data: BundleData, rows: RowSet) -> np.ndarray:
+        name = f"{rows.name}-sparse_incr_keys"
+        keys = data.read_entry(name, rows.keys).astype(np.int64)
+        ordered = np.sort(keys)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(ordered) and (ordered[0] < 0 or len(twice)):
+            raise TableError(
+                "row numbers that no PS can save",
+                file=data.shard_path(rows.keys.shard),
+                tensor=name,
+                offset=rows.keys.offset,
+                expected="each row once, none negative",
+                found=f"row {twice[0]} twice" if len(twice) else f"row {ordered[0]}",
+            )
+        return keys
+
+    def column(self) -> Column:
+        """Return the slice as a stream."""
+        plan = self._job.plan
+        sources = [
+            (self._job.increments[number], f"{item.name}-sparse_incr_values", item.values)
+            for number, item in plan.incoming
+        ]
+        width = plan.entry.dtype.size
+        for size in plan.entry.shape[1:]:
+            width *= size
+        source = FileRows(sources, self._which, self._row, width)
+        return Column(self._job.base, plan.name, plan.entry, self._map, source)

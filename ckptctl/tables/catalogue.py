@@ -1,0 +1,228 @@
+"""Which tensors of a bundle are tables with their parts and members, and which are plain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ckptctl.bundle import Entry
+from ckptctl.errors import AmbiguousError
+from ckptctl.tables.names import PartComponent, is_slot_name, part_components
+from ckptctl.tables.sets import EvSet, RowSet, find_full_sets, find_increment_sets
+
+__all__ = ["Catalogue", "Table", "TableMember", "find_tables"]
+
+#: name of an EV -> buckets (key % 1000) that hold rows
+Occupied = Callable[[str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class TableMember:
+    """The primary of a table, or one of its slots, over all parts.
+
+    Attributes
+    ----------
+    name
+        Name without the part: `emb`, `emb/Adagrad`.
+    slot
+        "" for the primary, else the slot's name: `Adagrad`.
+    parts
+        The EVs, in order of their part number; one that is missing from an increment is None.
+    """
+
+    name: str
+    slot: str
+    parts: tuple[EvSet | None, ...]
+
+    @property
+    def sets(self) -> tuple[EvSet, ...]:
+        """The EVs that are there."""
+        return tuple(part for part in self.parts if part is not None)
+
+    @property
+    def rows(self) -> int:
+        """Admitted keys in all parts."""
+        return sum(part.rows for part in self.sets)
+
+
+@dataclass(frozen=True)
+class Table:
+    """An EmbeddingVariable with its parts and its members, the primary first."""
+
+    name: str
+    members: tuple[TableMember, ...]
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return len(self.members[0].parts)
+
+    @property
+    def primary(self) -> TableMember:
+        """The member that holds the weights."""
+        return self.members[0]
+
+    @property
+    def rows(self) -> int:
+        """Admitted keys of the primary in all parts."""
+        return self.primary.rows
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The tensors of one bundle, sorted by what they are.
+
+    Attributes
+    ----------
+    tables
+        The EVs, in order of name.
+    ev_sets
+        Every EV by its own name, part and slot included.
+    rows
+        Rows of normal variables (increments only), by name.
+    plain
+        Names of all other tensors, in key order.
+    """
+
+    tables: tuple[Table, ...]
+    ev_sets: Mapping[str, EvSet]
+    rows: Mapping[str, RowSet]
+    plain: tuple[str, ...]
+    entries: Mapping[str, Entry] = field(repr=False)
+
+    @property
+    def keys(self) -> int:
+        """Admitted keys of all tables."""
+        return sum(table.rows for table in self.tables)
+
+
+def find_tables(
+    entries: Mapping[str, Entry], *, increment: bool = False, occupied: Occupied | None = None
+) -> Catalogue:
+    """Sort the tensors of a bundle by what they are, from names and shapes alone.
+
+    Parameters
+    ----------
+    entries
+        Tensor name to entry, in key order.
+    increment
+        Whether the bundle is an increment.
+    occupied
+        Returns the buckets of an EV that hold rows. With it, a component `part_<i>` counts
+        as a part only if the rows of each part lie in buckets of that part; without it,
+        names decide and a doubtful name is read in the way that has more parts.
+
+    Raises
+    ------
+    AmbiguousError
+        With `occupied`: two components of a name may be its part.
+    """
+    rows: dict[str, RowSet] = {}
+    if increment:
+        sets, rows = find_increment_sets(entries)
+    else:
+        sets = find_full_sets(entries)
+    claimed = {name + suffix for name, ev in sets.items() for suffix in ev.entries}
+    for name in rows:
+        claimed |= {f"{name}-sparse_incr_keys", f"{name}-sparse_incr_values"}
+    members = _group_parts(sets, occupied)
+    return Catalogue(
+        tables=_group_members(members),
+        ev_sets=sets,
+        rows=rows,
+        plain=tuple(name for name in entries if name not in claimed),
+        entries=entries,
+    )
+
+
+def _group_parts(
+    sets: Mapping[str, EvSet], occupied: Occupied | None
+) -> dict[str, tuple[EvSet | None, ...]]:
+    """Return the parts of each EV under its name without the part."""
+    groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for name in sets:
+        for component in part_components(name):
+            groups[component[0], component[2]][component.number] = name
+    doubted = {
+        where
+        for where, group in groups.items()
+        if len(group) > 1 and occupied is not None and not _buckets_match(group, occupied)
+    }
+    chosen: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for name in sets:
+        part = _part_of(name, sets, groups, doubted, strict=occupied is not None)
+        if part is None:
+            chosen[name].append((0, name))
+        else:
+            chosen[part.whole].append((part.number, name))
+    return {
+        whole: tuple(sets.get(dict(found).get(number, "")) for number in range(max(found)[0] + 1))
+        for whole, found in chosen.items()
+    }
+
+
+def _part_of(
+    name: str,
+    sets: Mapping[str, EvSet],
+    groups: Mapping[tuple[str, str], Mapping[int, str]],
+    doubted: Collection[tuple[str, str]],
+    *,
+    strict: bool,
+) -> PartComponent | None:
+    incremental = sets[name].incremental
+    candidates = []
+    for component in part_components(name):
+        group = groups[component[0], component[2]]
+        # An increment may lack the sets of a part; which row goes where is decided by its key.
+        complete = max(group) + 1 == len(group) or (incremental and max(group) < 1 << 16)
+        doubtful = (component[0], component[2]) in doubted
+        if complete and not doubtful and component.whole and component.whole not in sets:
+            candidates.append((len(group), component))
+    real = [component for parts, component in candidates if parts > 1]
+    if len(real) > 1 and strict:
+        raise AmbiguousError(
+            "two components of the name may be its part",
+            tensor=name,
+            expected="one component part_<i> whose numbers and buckets fit",
+            found=" and ".join(f"part_{c.number} of {c.whole}" for c in real),
+        )
+    if real:
+        return real[0]
+    return candidates[-1][1] if candidates else None
+
+
+def _buckets_match(group: Mapping[int, str], occupied: Occupied) -> bool:
+    return all(
+        bucket % len(group) == number for number, name in group.items() for bucket in occupied(name)
+    )
+
+
+def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Table, ...]:
+    """Join slots with their primaries."""
+    slots: dict[str, list[TableMember]] = defaultdict(list)
+    primaries: dict[str, TableMember] = {}
+    for name in sorted(members):
+        primary, _, slot = name.rpartition("/")
+        parts = members[name]
+        if primary in primaries and _is_slot(slot, parts, primaries[primary].parts):
+            slots[primary].append(TableMember(name, slot, parts))
+        else:
+            primaries[name] = TableMember(name, "", parts)
+    return tuple(
+        Table(name, (primary, *slots[name])) for name, primary in sorted(primaries.items())
+    )
+
+
+def _is_slot(slot: str, parts: tuple[EvSet | None, ...], primary: tuple[EvSet | None, ...]) -> bool:
+    """Return whether an EV called `<primary>/<slot>` is a slot and not a table in a scope.
+
+    An optimizer's name says so. A slot of an optimizer that we do not know has as many rows
+    in each part as its primary.
+    """
+    pairs = [(a, b) for a, b in zip(parts, primary, strict=False) if a and b]
+    if any(a.keys.dtype != b.keys.dtype for a, b in pairs):
+        return False
+    if is_slot_name(slot):
+        return True
+    return len(parts) == len(primary) and all(a.rows == b.rows for a, b in pairs)
