@@ -4,6 +4,7 @@
 
     CkptctlError                    1   base; never raised itself
     |-- UsageError                  2   an option or argument that cannot be meant
+    |   `-- DependencyError             an optional package is not installed
     |-- PartialFailure              3   finished, but some items failed or were skipped
     |-- DamageError                 4   bytes that contradict themselves
     |   |-- FooterError                 an index too short for its footer
@@ -26,13 +27,12 @@
     |-- DifferencesFound            5   `diff --exit-code` found some
     |-- NotFoundError              10   no such directory, chain, step, table or tensor
     |-- LockedError                11   another ckptctl holds the directory
-    |-- RefusedError               12   refused for safety
-    |   |-- AmbiguousError              two checkpoints, bases or names fit what was asked
-    |   |-- UnprovenError               a check of the restore rules does not hold
-    |   |-- NoSpaceError                the result would not fit on the disk
-    |   |-- ChangedError                the directory changed under us
-    |   `-- ExistsError                 the destination exists
-    `-- DependencyError             2   an optional package is not installed
+    `-- RefusedError               12   refused for safety
+        |-- AmbiguousError              two checkpoints, bases or names fit what was asked
+        |-- UnprovenError               a check of the restore rules does not hold
+        |-- NoSpaceError                the result would not fit on the disk
+        |-- ChangedError                the directory changed under us
+        `-- ExistsError                 the destination exists
 """
 
 from __future__ import annotations

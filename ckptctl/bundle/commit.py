@@ -33,6 +33,9 @@ class PendingBundle:
         A file whose mode, owner and group the result takes.
     mark
         Content of the mark; None leaves none (a trainer's own saves).
+    late_mark
+        Write the mark with the first rename instead of at the start: an older bundle of
+        that name, with a mark of its own, still stands until then.
     """
 
     def __init__(
@@ -42,26 +45,31 @@ class PendingBundle:
         storage: Storage,
         like: FileInfo | None = None,
         mark: bytes | None = None,
-        temporary: str | None = None,
+        *,
+        late_mark: bool = False,
     ) -> None:
         self.prefix = prefix
         self.num_shards = num_shards
         self.storage = storage
         self.like = like
         self.mark = mark
-        self.temporary = temporary or f"{prefix}_temp_{os.urandom(16).hex()}"
+        self.late_mark = late_mark
+        self.temporary = f"{prefix}_temp_{os.urandom(16).hex()}"
         self._extra: list[tuple[str, str]] = []
-        self._made_dirs: list[str] = []
 
     def start(self, sizes: list[int]) -> None:
         """Write the mark and create the data shards under the temporary, preallocated."""
+        if not self.late_mark:
+            self._write_mark()
+        self.storage.mkdir(self.temporary)
+        for shard, size in enumerate(sizes):
+            self.storage.create(self.shard_temporary(shard), size)
+
+    def _write_mark(self) -> None:
         if self.mark is not None:
             self.storage.write_new(self.prefix + MARK_SUFFIX, self.mark)
             self._attributes(self.prefix + MARK_SUFFIX)
             self.storage.fsync_dir(os.path.dirname(self.prefix))
-        self.storage.mkdir(self.temporary)
-        for shard, size in enumerate(sizes):
-            self.storage.create(self.shard_temporary(shard), size)
 
     def shard_temporary(self, shard: int) -> str:
         """Return the path under which a data shard is written."""
@@ -92,6 +100,8 @@ class PendingBundle:
         moves += [(path, self.prefix + suffix) for path, suffix in self._extra]
         for path, _ in [*moves, (index_temporary, "")]:
             self._attributes(path)
+        if self.late_mark:
+            self._write_mark()
         for path, final in moves:
             parent = os.path.dirname(final)
             if parent != directory:  # SSDHASH: <prefix>-<name>-emb_files/
@@ -111,7 +121,8 @@ class PendingBundle:
             for info in storage.listdir(self.temporary):
                 storage.remove(os.path.join(self.temporary, info.name))
             storage.rmdir(self.temporary)
-            if self.mark is not None and storage.stat(index_path(self.prefix)) is None:
+            ours = self.mark is not None and not self.late_mark
+            if ours and storage.stat(index_path(self.prefix)) is None:
                 storage.remove(self.prefix + MARK_SUFFIX)
 
     def _attributes(self, path: str) -> None:

@@ -71,6 +71,7 @@ class BundleData:
         return shard_path(self.prefix, shard, self.num_shards)
 
     def past_end(self, name: str, entry: Entry, size: int) -> EntryBoundsError:
+        """Return the error of an entry that ends behind a shard of `size` bytes."""
         return EntryBoundsError(
             "entry past the end of its data shard",
             file=self.shard_path(entry.shard),

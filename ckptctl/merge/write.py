@@ -68,14 +68,14 @@ def survey_state(
         Too many new keys lack a row in some member (`restore.md`, rule 9).
     """
     tasks: list[tuple[tuple[int, int] | None, Task[Survey | int]]] = []
-    for number, table in enumerate(state.tables):
-        for part in range(table.num_parts):
-            tasks.append(((number, part), SurveyTask(state.part_job(number, part))))
+    tasks += [
+        ((number, part), SurveyTask(state.part_job(number, part)))
+        for number, table in enumerate(state.tables)
+        for part in range(table.num_parts)
+    ]
     tasks += [(None, task) for task in _check_tasks(state)]
-    surveys: dict[tuple[int, int], Survey] = {}
-    for label, result in runner.map(tasks):
-        if label is not None and isinstance(result, Survey):
-            surveys[label] = result
+    results = runner.map(tasks)
+    surveys = {label: result for label, result in results if label and isinstance(result, Survey)}
     for number, table in enumerate(state.tables):
         own = [surveys[number, part] for part in range(table.num_parts)]
         _judge(table.name, own, options, outcome)
@@ -112,7 +112,7 @@ def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: 
     outcome.keys_replaced += sum(survey.replaced[0] for survey in surveys)
     skipped = sum(survey.skipped for survey in surveys)
     misplaced = sum(survey.misplaced for survey in surveys)
-    carried = sum(survey.already_unpaired for survey in surveys)
+    carried = [survey.unpaired for survey in surveys if survey.unpaired is not None]
     new = sum(survey.new_keys for survey in surveys)
     dropped = sum(len(survey.dropped) for survey in surveys)
     if dropped > new * _TOLERATED and not options.drop_unpaired:
@@ -130,8 +130,9 @@ def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: 
         )
     if carried:
         outcome.warnings.append(
-            f"{table}: the full already has {carried} keys in some members and not in others "
-            "(DeepRec #1023)"
+            f"{table}: key sets of the full's members differ in {len(carried)} of "
+            f"{len(surveys)} parts ({', '.join(map(str, carried[0]))} rows in the first): "
+            "carried over (DeepRec #1023)"
         )
     if skipped:
         outcome.warnings.append(

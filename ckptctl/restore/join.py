@@ -17,6 +17,8 @@ from ckptctl.tables import BUCKETS, EvSet
 __all__ = ["IncomingKeys", "KeyJoin", "bucket_of", "join_keys", "read_incoming", "read_offsets"]
 
 _NONE = np.empty(0, np.int64)
+#: 2^64 / golden ratio: multiplying by it spreads neighbouring keys.
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def bucket_of(keys: np.ndarray) -> np.ndarray:
@@ -225,12 +227,15 @@ class KeyJoin:
         Rows of the full.
     offsets
         int64[1001] of the full, or None for a table in the old form.
+    digest
+        Of the full's key set, whatever its order: equal sets, equal digests.
     """
 
     found: np.ndarray
     deleted: np.ndarray
     old_rows: int
     offsets: np.ndarray | None
+    digest: int = 0
 
 
 def join_keys(
@@ -282,7 +287,7 @@ def join_keys(
     reader.finish()
     if problem is not None:
         raise problem
-    return KeyJoin(found, np.concatenate([_NONE, *deleted]), ev.rows, offsets)
+    return KeyJoin(found, np.concatenate([_NONE, *deleted]), ev.rows, offsets, reader.digest)
 
 
 #: Keys of one bucket up to which it is looked at as a whole.
@@ -333,10 +338,9 @@ def _match(
         return _NONE, _NONE
     bits = max(10, (len(wanted) * 8).bit_length())
     shift = np.uint64(64 - bits)
-    factor = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads neighbours
     table = np.zeros(1 << bits, bool)
-    table[(wanted.view(np.uint64) * factor) >> shift] = True
-    candidates = np.flatnonzero(table[(keys.view(np.uint64) * factor) >> shift])
+    table[(wanted.view(np.uint64) * _FACTOR) >> shift] = True
+    candidates = np.flatnonzero(table[(keys.view(np.uint64) * _FACTOR) >> shift])
     hit_keys = keys[candidates]
     position = np.minimum(np.searchsorted(wanted, hit_keys), len(wanted) - 1)
     hit = (wanted[position] == hit_keys) & ~wrong[candidates]
@@ -353,6 +357,7 @@ class _KeyReader:
         self._kind = entry.dtype.numpy
         self._crc = 0
         self.row = 0
+        self.digest = 0
 
     def read(self, rows: int) -> np.ndarray:
         """Return the next keys, as int64."""
@@ -363,7 +368,10 @@ class _KeyReader:
             raise self._data.past_end(self._name, self._entry, file.size)
         self._crc = crc32c(raw, self._crc)
         self.row += rows
-        return np.frombuffer(raw, self._kind).astype(np.int64, copy=False)
+        keys = np.frombuffer(raw, self._kind).astype(np.int64, copy=False)
+        mixed = keys.view(np.uint64) * _FACTOR
+        self.digest += int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+        return keys
 
     def finish(self) -> None:
         """Check the column against its checksum."""

@@ -86,8 +86,9 @@ class Survey:
         int64, ascending: new keys without a row in every member, to be left out.
     new_keys
         Keys that are new in at least one member.
-    already_unpaired
-        Keys of the full that some members have and others have not.
+    unpaired
+        Rows that the full's members have, where their key sets differ already (DeepRec
+        #1023); None where they are equal.
     """
 
     rows: tuple[int, ...]
@@ -98,7 +99,7 @@ class Survey:
     misplaced: int
     dropped: np.ndarray
     new_keys: int
-    already_unpaired: int
+    unpaired: tuple[int, ...] | None
 
 
 def survey_part(job: PartJob) -> Survey:
@@ -128,7 +129,7 @@ def survey_part(job: PartJob) -> Survey:
                 found=state.rowmap.rows,
                 remedy="save the table in more parts",
             )
-    old = [job.table.members[member].parts[job.part].rows for member in members]
+    digests = {(join.old_rows, join.digest) for join in joins}
     return Survey(
         rows=tuple(state.rowmap.rows for state in states),
         filtered=tuple(state.filtered_map.rows for state in states),
@@ -138,7 +139,7 @@ def survey_part(job: PartJob) -> Survey:
         misplaced=sum(len(join.deleted) for join in joins),
         dropped=dropped,
         new_keys=new_keys,
-        already_unpaired=max(old) - min(old),
+        unpaired=tuple(join.old_rows for join in joins) if len(digests) > 1 else None,
     )
 
 

@@ -1,0 +1,498 @@
+"""What a merge would do: everything that can be known before the first byte is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.bundle import index_path
+from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
+from ckptctl.errors import ExistsError, NoSpaceError, NotFoundError, RefusedError
+from ckptctl.merge.write import lay_out
+from ckptctl.restore import RestoreOptions, State, Survey, open_state
+from ckptctl.restore.nested import check_nested
+from ckptctl.restore.select import Selection, select
+from ckptctl.storage import LOCAL, FileInfo, Storage
+
+__all__ = ["MergePlan", "plan_merge"]
+
+#: Bytes of the interpreter with NumPy, before any work (measured: 45 MB).
+_BASE_MEMORY = 48 << 20
+#: Bytes that one incoming key takes while a part is surveyed, all arrays together.
+_KEY_MEMORY = 96
+#: Room that a filesystem wants beside the data: indexes, marks, directory blocks.
+_SLACK = 16 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that a merge reads, as it was when the merge was planned."""
+
+    kind: str
+    step: int
+    name: str
+    prefix: str
+    bytes: int
+    files: tuple[tuple[str, FileInfo], ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Source:
+        """Return the source that a checkpoint is."""
+        return cls(
+            checkpoint.kind,
+            checkpoint.step,
+            checkpoint.name,
+            checkpoint.prefix,
+            checkpoint.bytes,
+            checkpoint.files,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a user wants to know of it."""
+        return {
+            "kind": self.kind,
+            "step": self.step,
+            "name": self.name,
+            "prefix": self.prefix,
+            "bytes": self.bytes,
+        }
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """One table of a plan: rows of the full's primary, and rows that increments bring."""
+
+    name: str
+    parts: int
+    members: tuple[str, ...]
+    dim: int
+    rows: int
+    incoming: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {**self.__dict__, "members": list(self.members)}
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A merge that passed every check that needs no key of the full.
+
+    Attributes
+    ----------
+    directory, step
+        The checkpoint directory and the step of the state.
+    base, increments
+        What is read: the full, and the increments oldest first.
+    base_reason
+        How the base is known.
+    destination
+        Prefix of the result.
+    in_place
+        Whether the result lies beside its base.
+    nothing_to_do
+        Why there is nothing to merge, or None.
+    update_state
+        Whether the state file of the destination's directory is updated.
+    shards, tensors
+        Data shards and tensors of the result.
+    bytes_to_read, bytes_to_write
+        Bytes of the sources, and at most of the result.
+    memory_bytes
+        Estimate of the peak memory with `jobs` tasks at a time.
+    jobs
+        Tasks at a time that `--memory` allows; None for no limit.
+    tables
+        The tables.
+    warnings, overrides
+        What a user should know, and the options that overrule a check.
+    leftovers
+        Files of an earlier run that was killed, which are removed first.
+    base_step
+        What the result says of its origin: the full that its increments were recorded on.
+    mode
+        Mode of the increments.
+    """
+
+    directory: str
+    step: int
+    base: Source
+    increments: tuple[Source, ...]
+    base_reason: str
+    destination: str
+    in_place: bool
+    options: RestoreOptions
+    nothing_to_do: str | None = None
+    update_state: bool = True
+    overwrite: bool = False
+    relocate: bool = False
+    verify: bool = True
+    shards: int = 0
+    tensors: int = 0
+    bytes_to_read: int = 0
+    bytes_to_write: int = 0
+    memory_bytes: int = 0
+    jobs: int | None = None
+    tables: tuple[TableSummary, ...] = ()
+    warnings: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    base_step: int = 0
+    mode: str = "cumulative"
+    storage: Storage = field(default=LOCAL, repr=False, compare=False)
+
+    @property
+    def overrides(self) -> list[str]:
+        """Options that overrule a check."""
+        return self.options.overrides()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as one JSON object."""
+        state_file = os.path.join(os.path.dirname(self.destination), "checkpoint")
+        return {
+            "directory": self.directory,
+            "step": self.step,
+            "nothing_to_do": self.nothing_to_do,
+            "base": self.base.to_json(),
+            "base_reason": self.base_reason,
+            "increments": [source.to_json() for source in self.increments],
+            "destination": self.destination,
+            "shards": self.shards,
+            "tensors": self.tensors,
+            "bytes_to_read": self.bytes_to_read,
+            "bytes_to_write": self.bytes_to_write,
+            "memory_bytes": self.memory_bytes,
+            "tables": [table.to_json() for table in self.tables],
+            "warnings": list(self.warnings),
+            "overrides": self.overrides,
+            "verify": self.verify,
+            "overwrite": self.overwrite,
+            "replaces": list(self.replaces),
+            "leftovers": list(self.leftovers),
+            "state_file": state_file if self.update_state else None,
+            "relocate": self.relocate,
+        }
+
+
+def plan_merge(
+    directory: str,
+    upto: int | None = None,
+    output: str | None = None,
+    options: RestoreOptions | None = None,
+    *,
+    overwrite: bool = False,
+    relocate: bool = False,
+    verify: bool = True,
+    update_state: bool | None = None,
+    memory: int | None = None,
+    jobs: int | None = None,
+    remember: bool = True,
+    storage: Storage = LOCAL,
+) -> MergePlan:
+    """Plan to fold a full and its increments into a new full.
+
+    Reads indexes, and for the nested check (`restore.md`, check 1) the increments' keys.
+
+    Parameters
+    ----------
+    directory
+        The checkpoint directory.
+    upto
+        Step of the state; None for the newest restore point.
+    output
+        Prefix of the result; None for `<base name>-<step>` beside the base.
+    options
+        Overrides of the restore rules.
+    overwrite
+        An existing result is moved to `.ckptctl-trash/` once the new one is verified.
+    relocate
+        Rewrite paths in state files as relative.
+    verify
+        Read the result back before it exists.
+    update_state
+        Put the result into the state file; None does so exactly without `output`.
+    memory
+        Bytes that the merge may take; fewer tasks at a time are run to keep below.
+    jobs
+        Tasks at a time; None for one a core.
+    remember
+        Note proven pairs of increments in the user's cache directory.
+
+    Raises
+    ------
+    NotFoundError
+        No such directory, step or restore point.
+    RefusedError
+        A check of the restore rules does not hold, the destination exists, the disk is too
+        full, or the memory too little.
+    DamageError
+        What would be read contradicts itself.
+    """
+    options = options or RestoreOptions()
+    chains = find_chains(scan_directory(directory, storage), options.assume_order)
+    step = _step(chains, upto)
+    chosen = select(chains, step, options)
+    in_place = output is None
+    destination = _destination(chosen, output)
+    update = in_place if update_state is None else update_state
+    _check_copied(chains, in_place or update, relocate)
+    common: dict[str, Any] = {
+        "directory": directory,
+        "step": step,
+        "base": Source.of(chosen.base),
+        "increments": tuple(Source.of(item) for item in chosen.increments),
+        "base_reason": chosen.base_reason,
+        "destination": destination,
+        "in_place": in_place,
+        "options": options,
+        "update_state": update,
+        "overwrite": overwrite,
+        "relocate": relocate,
+        "verify": verify,
+        "storage": storage,
+    }
+    if not chosen.increments and in_place:
+        return MergePlan(**common, nothing_to_do=f"{chosen.base.name} is already a full")
+    leftovers, replaces = _look_at_destination(destination, overwrite, chains, chosen, storage)
+    check_nested(chosen.base.prefix, chosen.to_prove, storage, remember=remember)
+    state = open_state(
+        chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
+    )
+    try:
+        layout = lay_out(state, _most_rows(state))
+        size = layout.nbytes + sum(info.size for _, info in _side_files(chosen.base))
+        keys = _most_keys(state)
+        allowed, need = _memory(keys, jobs or os.cpu_count() or 1, memory)
+        _check_space(destination, size, storage)
+        return MergePlan(
+            **common,
+            shards=len(layout.sizes),
+            tensors=len(state.full.tensors),
+            bytes_to_read=chosen.base.bytes + sum(item.bytes for item in chosen.increments),
+            bytes_to_write=size,
+            memory_bytes=need,
+            jobs=allowed,
+            tables=_summaries(state),
+            warnings=tuple(state.notes),
+            leftovers=leftovers,
+            replaces=replaces,
+            base_step=_base_step(chosen, options),
+            mode=_mode(chosen),
+        )
+    finally:
+        state.close()
+
+
+def _step(chains: Chains, upto: int | None) -> int:
+    if upto is not None:
+        return upto
+    if chains.latest is None:
+        raise NotFoundError(
+            "no restore point: nothing here can be merged",
+            file=chains.scan.directory,
+            expected="a complete full",
+            found=f"{len(chains.scan.fulls)} fulls, {len(chains.scan.increments)} increments",
+            remedy="ckptctl ls shows what is there and what is wrong with it",
+        )
+    return chains.latest
+
+
+def _destination(chosen: Selection, output: str | None) -> str:
+    base = chosen.base
+    if output is None:
+        digits = base.name[len(base.base_name) + 1 :]
+        width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
+        name = f"{base.base_name}-{chosen.step:0{width}d}" if width else None
+        name = name or f"{base.base_name}-{chosen.step}"
+        return os.path.join(os.path.dirname(base.prefix), name)
+    if not os.path.basename(output) or output.endswith((".index", MARK_SUFFIX)):
+        raise RefusedError(
+            "an output is a checkpoint prefix",
+            file=output,
+            expected="a path like DIR/model.ckpt-120, without .index",
+        )
+    return output
+
+
+def _check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
+    if writes and chains.scan.copied and not relocate:
+        state, path = chains.scan.copied[0]
+        raise RefusedError(
+            "the directory is a copy: its state file leads to another directory",
+            file=state,
+            expected="paths into this directory",
+            found=path,
+            remedy="--relocate rewrites the paths as relative; "
+            "else TensorFlow restores from there, and deletes there",
+        )
+
+
+def _look_at_destination(
+    destination: str, overwrite: bool, chains: Chains, chosen: Selection, storage: Storage
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what an earlier run left there, and the files of a bundle to be replaced."""
+    directory, name = os.path.split(destination)
+    try:
+        found = storage.listdir(directory or ".")
+    except NotFoundError:
+        raise NotFoundError(
+            "the output's directory does not exist", file=directory, remedy="make it first"
+        ) from None
+    own = [
+        info.name for info in found if info.name.startswith((name + ".", name + "-", name + "_"))
+    ]
+    files = [other for other in own if _belongs(other, name)]
+    if f"{name}.index" in files:
+        if not overwrite:
+            raise ExistsError(
+                "the destination exists",
+                file=index_path(destination),
+                remedy="give another -o PREFIX, or --overwrite",
+            )
+        prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
+        if os.path.realpath(destination) in prefixes:
+            raise RefusedError("would overwrite what it is made from", file=destination)
+        if _is_only_point(destination, chains):
+            raise RefusedError("would overwrite the only restore point", file=destination)
+        return (), tuple(sorted(files, key=lambda item: (not item.endswith(".index"), item)))
+    if name + MARK_SUFFIX in files:
+        temporaries = [info.name for info in found if info.is_dir and _is_temporary(info, name)]
+        return (*temporaries, *sorted(set(files) - {name + MARK_SUFFIX}), name + MARK_SUFFIX), ()
+    if files:
+        raise ExistsError(
+            "files of that name lie there without an index",
+            file=os.path.join(directory, files[0]),
+            expected="a free name",
+            found=f"{len(files)} files that ckptctl did not write",
+            remedy="a save may be under way, or was cut short: remove them or give another -o",
+        )
+    return (), ()
+
+
+def _belongs(other: str, name: str) -> bool:
+    """Return whether a file is of the checkpoint `name` and of no other."""
+    if other in (f"{name}.index", f"{name}.meta", name + MARK_SUFFIX):
+        return True
+    rest = other.removeprefix(f"{name}.data-")
+    numbers = rest.split("-of-")
+    return rest != other and len(numbers) == 2 and all(n.isdigit() for n in numbers)
+
+
+def _is_temporary(info: FileInfo, name: str) -> bool:
+    rest = info.name.removeprefix(f"{name}_temp_")
+    return len(rest) == 32 and rest != info.name and not set(rest) - set("0123456789abcdef")
+
+
+def _is_only_point(destination: str, chains: Chains) -> bool:
+    here = os.path.realpath(destination)
+    points = {
+        os.path.realpath(full.prefix) for full in chains.scan.fulls if chains.is_restore_point(full)
+    }
+    return points == {here} and len(chains.restore_points) == 1
+
+
+def _most_rows(state: State) -> dict[tuple[int, int], Survey]:
+    """Return surveys of the most rows that there can be: every incoming key is new."""
+    none = np.empty(0, np.int64)
+    found = {}
+    for number, table in enumerate(state.tables):
+        for part in range(table.num_parts):
+            job = state.part_job(number, part)
+            own = [member.parts[part] for member in job.table.members]
+            new = [sum(item[1].rows for item in member.incoming) for member in job.table.members]
+            found[number, part] = Survey(
+                rows=tuple(ev.rows + more for ev, more in zip(own, new, strict=True)),
+                filtered=tuple(ev.filtered for ev in own),
+                new=tuple(new),
+                replaced=tuple(0 for _ in own),
+                skipped=0,
+                misplaced=0,
+                dropped=none,
+                new_keys=0,
+                unpaired=None,
+            )
+    return found
+
+
+def _most_keys(state: State) -> int:
+    """Return the most incoming keys that one task holds: all members of one part."""
+    most = [0]
+    for number, table in enumerate(state.tables):
+        for part in range(table.num_parts):
+            job = state.part_job(number, part)
+            most.append(
+                sum(item[1].rows for member in job.table.members for item in member.incoming)
+            )
+    most += [sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
+    return max(most)
+
+
+def _memory(keys: int, jobs: int, limit: int | None) -> tuple[int | None, int]:
+    """Return the tasks at a time that fit into `limit` bytes, and what they take."""
+    each = 12 * knobs.PIECE_BYTES + keys * _KEY_MEMORY
+    if limit is None:
+        return None, _BASE_MEMORY + jobs * each
+    fit = min(jobs, (limit - _BASE_MEMORY) // each)
+    if fit < 1:
+        raise RefusedError(
+            "not enough memory for one part",
+            expected=f">= {_BASE_MEMORY + each} bytes",
+            found=f"--memory {limit}",
+            remedy="give it more, or merge an earlier step with fewer keys",
+        )
+    return fit, _BASE_MEMORY + fit * each
+
+
+def _check_space(destination: str, size: int, storage: Storage) -> None:
+    free = storage.free_bytes(os.path.dirname(destination) or ".")
+    if free < size + _SLACK:
+        raise NoSpaceError(
+            "not enough space for the result",
+            file=os.path.dirname(destination) or ".",
+            expected=f">= {size + _SLACK} bytes free",
+            found=f"{free} bytes",
+            remedy="free some (ckptctl prune shows what can go), or give -o on another disk",
+        )
+
+
+def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
+    meta = base.meta
+    if meta is not None:
+        yield os.path.join(os.path.dirname(base.prefix), meta.name), meta
+    yield from base.side
+
+
+def _summaries(state: State) -> tuple[TableSummary, ...]:
+    return tuple(
+        TableSummary(
+            table.name,
+            table.num_parts,
+            tuple(member.slot for member in table.members),
+            table.members[0].parts[0].dim,
+            sum(ev.rows for ev in table.members[0].parts),
+            sum(item[1].rows for item in table.members[0].incoming),
+        )
+        for table in state.tables
+    )
+
+
+def _base_step(chosen: Selection, options: RestoreOptions) -> int:
+    """Return the step of the full that the increments were recorded against."""
+    last: Sequence[Checkpoint] = chosen.increments[-1:]
+    if options.base is None and last and last[0].lineage is not None:
+        return last[0].lineage.base_step
+    merged = chosen.base.merged
+    return merged.base_step if merged is not None else chosen.base.step
+
+
+def _mode(chosen: Selection) -> str:
+    last = chosen.increments[-1:]
+    if last and last[0].lineage is not None:
+        return last[0].lineage.mode
+    return "cumulative"

@@ -1,0 +1,141 @@
+"""Check 1: the keys of each cumulative increment contain those of the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ckptctl.bundle import BundleData, BundleReader
+from ckptctl.chain import Checkpoint
+from ckptctl.errors import UnprovenError
+from ckptctl.restore.join import read_incoming
+from ckptctl.restore.match import Matched, match
+from ckptctl.restore.options import RestoreOptions
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
+
+__all__ = ["check_nested", "remembered_pairs"]
+
+#: Keys of one increment that are compared together.
+_KEYS = 1 << 22
+
+
+def check_nested(
+    base: str, series: Sequence[Checkpoint], storage: Storage = LOCAL, *, remember: bool = True
+) -> None:
+    """Prove that no increment of a series lost keys of the one before.
+
+    Streams keys, some buckets at a time. With `remember`, a proven pair is not looked at
+    again until one of its files changes (the user's cache directory).
+
+    Raises
+    ------
+    UnprovenError
+        Keys are missing: a full or a recorder was lost in between.
+    """
+    for before, after in pairwise(series):
+        token = _token(before, after)
+        if _recall(token):
+            continue
+        missing, where = _missing_keys(base, before.prefix, after.prefix, storage)
+        if missing:
+            raise UnprovenError(
+                f"{after.name} lacks keys of {before.name}: a full or a recorder was lost between",
+                file=after.prefix,
+                tensor=where,
+                expected=f"every key of {before.prefix}",
+                found=f"{missing} keys missing",
+                remedy="--increments last for what a DeepRec PS would hold, "
+                "or --increments all for each key's newest row",
+            )
+        if remember:
+            _remember(token)
+
+
+def remembered_pairs(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> frozenset[tuple[str, str]]:
+    """Return the (prefix, prefix) of the pairs that are known to be nested."""
+    return frozenset((a.prefix, b.prefix) for a, b in pairs if _recall(_token(a, b)))
+
+
+def _missing_keys(base: str, before: str, after: str, storage: Storage) -> tuple[int, str]:
+    with (
+        BundleReader(base, storage) as full,
+        BundleReader(before, storage) as one,
+        BundleReader(after, storage) as two,
+    ):
+        missing, first = 0, ""
+        for name, count in _compare(_match(full, one, two), (one, two)):
+            missing += count
+            first = first or (name if count else "")
+        return missing, first
+
+
+def _match(full: BundleReader, one: BundleReader, two: BundleReader) -> Matched:
+    lenient = RestoreOptions(keep_missing=True, add_new=True)
+    changes: list[tuple[BundleReader, Catalogue]] = [
+        (reader, find_tables(reader.tensors, increment=True)) for reader in (one, two)
+    ]
+    for reader, catalogue in changes:
+        for ev in catalogue.ev_sets.values():
+            reader.check_tensor(ev.name, ev.keys)
+        for rows in catalogue.rows.values():
+            reader.check_tensor(rows.name, rows.keys)
+    return match(full, find_tables(full.tensors), changes, lenient)
+
+
+def _compare(
+    matched: Matched, readers: tuple[BundleReader, BundleReader]
+) -> Iterator[tuple[str, int]]:
+    for table in matched.tables:
+        for member in table.members:
+            sets: tuple[list[tuple[BundleData, EvSet, int, int]], ...] = ([], [])
+            for number, ev, part, parts in member.incoming:
+                sets[number].append((readers[number], ev, part, parts))
+            rows = max(sum(ev.rows for _, ev, _, _ in own) for own in sets)
+            pieces = min(BUCKETS, rows // _KEYS + 1)
+            missing = 0
+            for piece in range(pieces):
+                old, new = (read_incoming([own], piece, pieces).keys for own in sets)
+                missing += int(np.count_nonzero(~np.isin(old, new)))
+            yield member.name, missing
+    for plan in matched.rows:
+        keys = [np.empty(0, np.int64), np.empty(0, np.int64)]
+        for number, rows_set in plan.incoming:
+            name = f"{rows_set.name}-sparse_incr_keys"
+            keys[number] = readers[number].read_entry(name, rows_set.keys)
+        # A variable that the newer one holds whole lacks nothing.
+        whole = plan.source == 1
+        yield plan.name, 0 if whole else int(np.count_nonzero(~np.isin(keys[0], keys[1])))
+
+
+def _token(before: Checkpoint, after: Checkpoint) -> str:
+    facts = [
+        (path, info.identity)
+        for checkpoint in (before, after)
+        for path, info in checkpoint.files
+        if info is checkpoint.index or info in checkpoint.shards
+    ]
+    facts = [(os.path.basename(path), identity) for path, identity in facts]
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _cache_directory() -> str:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "ckptctl", "nested")
+
+
+def _recall(token: str) -> bool:
+    return os.path.exists(os.path.join(_cache_directory(), token))
+
+
+def _remember(token: str) -> None:
+    try:
+        os.makedirs(_cache_directory(), exist_ok=True)
+        with open(os.path.join(_cache_directory(), token), "wb"):
+            pass
+    except OSError:  # a read-only home: the next run proves it again
+        return

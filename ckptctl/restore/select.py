@@ -1,0 +1,171 @@
+"""Which full and which increments make the state at a step (checks 2 to 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ckptctl.chain import Chains, Checkpoint
+from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
+from ckptctl.restore.options import RestoreOptions
+
+__all__ = ["Selection", "select"]
+
+#: Write times closer than this count as equal (`restore.md`, Timelines).
+_SAME_TIME_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is put together for one step.
+
+    Attributes
+    ----------
+    step
+        The step.
+    base
+        The full.
+    increments
+        What is applied to it, oldest first; none if `base` is the state.
+    to_prove
+        Increments whose keys must contain those of the one before (check 1).
+    base_reason
+        How the base is known.
+    """
+
+    step: int
+    base: Checkpoint
+    increments: tuple[Checkpoint, ...]
+    to_prove: tuple[Checkpoint, ...]
+    base_reason: str
+
+
+def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
+    """Choose the full and the increments of the state at `step`.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing lies at that step.
+    IncompleteError
+        What lies there cannot be restored.
+    UnprovenError, RefusedError
+        A check of `restore.md` does not hold and no option overrides it.
+    AmbiguousError
+        Two checkpoints lie at that step.
+    """
+    full = chains.full_at(step)
+    if full is not None and options.base is None and chains.is_restore_point(full):
+        return Selection(step, full, (), (), "a full")
+    increment = chains.increment_at(step)
+    if increment is None:
+        if full is not None and options.base is None:
+            raise _unusable(chains, full)
+        raise NotFoundError(
+            f"no checkpoint at step {step}",
+            file=chains.scan.directory,
+            expected=_nearest(chains, step),
+            remedy="ckptctl ls shows what can be restored",
+        )
+    if not chains.is_live(increment) or not increment.complete:
+        raise _unusable(chains, increment)
+    choice = chains.base_of(increment)
+    if options.base is not None:
+        base = _given_base(chains, options.base, increment)
+        reason = f"--base {options.base}"
+    elif choice.base is not None and choice.proven:
+        base, reason = choice.base, choice.reason
+    else:
+        raise UnprovenError(
+            f"the base of {increment.name} is not proven: {choice.reason}",
+            file=increment.prefix,
+            expected=_nearest(chains, step),
+            found=f"check {choice.check} of the restore rules: {choice.code}"
+            if choice.check
+            else choice.code,
+            remedy="use another step, or --base STEP if you know the full it was recorded on",
+        )
+    idle = chains.idle_of(increment)
+    if idle and options.increments != "last":
+        raise UnprovenError(
+            f"{increment.name} is idle: {idle.reason}",
+            file=increment.prefix,
+            expected=_nearest(chains, step),
+            found="tables would be the full's while dense tensors are the increment's",
+            remedy="use another step, or --increments last for what a DeepRec PS would hold",
+        )
+    if increment.lineage is not None and increment.lineage.mode == "delta":
+        return _delta(chains, increment, base, reason, options)
+    series = chains.nested_series(base, increment)
+    if options.increments == "auto":
+        return Selection(step, base, (increment,), series, reason)
+    if options.increments == "last":
+        return Selection(step, base, (increment,), (), reason)
+    if options.assume_order is None:
+        _refuse_inversion(series)
+    return Selection(step, base, series, (), reason)
+
+
+def _given_base(chains: Chains, step: int, increment: Checkpoint) -> Checkpoint:
+    base = chains.full_at(step)
+    if base is None:
+        raise NotFoundError(f"no full at step {step}", file=chains.scan.directory)
+    if not base.complete:
+        raise _unusable(chains, base)
+    if base.step >= increment.step:
+        raise RefusedError(
+            "a base must lie below its increment",
+            file=base.prefix,
+            expected=f"< {increment.step}",
+            found=base.step,
+        )
+    return base
+
+
+def _delta(
+    chains: Chains, increment: Checkpoint, base: Checkpoint, reason: str, options: RestoreOptions
+) -> Selection:
+    if options.increments == "last":
+        raise RefusedError(
+            f"{increment.name} holds only what changed since the increment before it",
+            file=increment.prefix,
+            remedy="leave --increments out: the whole series is applied in order",
+        )
+    choice = chains.base_of(increment)
+    if choice.base is not base or not choice.series:
+        raise UnprovenError(
+            f"the series of {increment.name} does not begin at {base.name}: {choice.reason}",
+            file=increment.prefix,
+            expected=_nearest(chains, increment.step),
+            remedy="use another step",
+        )
+    return Selection(increment.step, base, choice.series, (), reason)
+
+
+def _refuse_inversion(series: tuple[Checkpoint, ...]) -> None:
+    for before, after in pairwise(series):
+        if after.mtime_ns + _SAME_TIME_NS < before.mtime_ns:
+            raise UnprovenError(
+                f"{after.name} was written before {before.name}: they may be of two runs",
+                file=after.prefix,
+                expected="increments written in the order of their steps",
+                found=f"{(before.mtime_ns - after.mtime_ns) / 1e9:.0f} s earlier",
+                remedy="--increments last, or --assume-order step if the clocks are wrong",
+            )
+
+
+def _unusable(chains: Chains, checkpoint: Checkpoint) -> IncompleteError | RefusedError:
+    why = chains.why_not(checkpoint) or f"{checkpoint.name} cannot be restored"
+    kind = RefusedError if checkpoint.complete else IncompleteError
+    return kind(
+        why,
+        file=checkpoint.prefix,
+        expected=_nearest(chains, checkpoint.step),
+        remedy="use one of these steps",
+    )
+
+
+def _nearest(chains: Chains, step: int) -> str:
+    below, above = chains.nearest(step)
+    found = [str(point) for point in (below, above) if point is not None]
+    return f"nearest restore points: {' and '.join(found)}" if found else "no restore point"

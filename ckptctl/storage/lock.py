@@ -1,0 +1,83 @@
+"""One advisory lock a directory, held by the kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+
+from ckptctl.errors import LockedError, RefusedError
+
+__all__ = ["OWN_DIRECTORY", "directory_lock"]
+
+#: What ckptctl keeps of its own in a checkpoint directory.
+OWN_DIRECTORY = ".ckptctl"
+
+
+@contextmanager
+def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a checkpoint directory.
+
+    The kernel's lock decides and goes with the process; host, PID and start time inside
+    the file are for people. The file is never unlinked: that would let two runs hold two
+    locks of one name.
+
+    Parameters
+    ----------
+    directory
+        The checkpoint directory.
+    wait_s
+        Seconds to wait for another ckptctl; 0 raises at once.
+
+    Raises
+    ------
+    LockedError
+        Another ckptctl holds it.
+    """
+    home = os.path.join(directory, OWN_DIRECTORY)
+    path = os.path.join(home, "lock")
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(home)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
+    try:
+        _acquire(fd, path, wait_s)
+        owner = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(owner).encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _acquire(fd: int, path: str, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    pause = 0.05
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            left = until - time.monotonic()
+        if left <= 0:
+            owner = os.pread(fd, 4096, 0).decode("utf-8", "replace").strip() or "unknown"
+            raise LockedError(
+                "another ckptctl works on this directory",
+                file=path,
+                found=owner,
+                remedy="wait for it, or give --lock-wait a duration",
+            )
+        # flock cannot wait for a bounded time without signals, which belong to the caller.
+        time.sleep(min(pause, left))
+        pause = min(pause * 2, 1.0)
