@@ -18,3 +18,5 @@ JOIN_KEYS = _number("JOIN_KEYS", 1 << 16)
 MAX_INDEX_BYTES = _number("MAX_INDEX_BYTES", 1 << 31)
 #: Seconds between two progress lines when stderr is no terminal.
 PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)
+#: Data shards that are held open at a time, all bundles together.
+MAX_OPEN_FILES = _number("MAX_OPEN_FILES", 256)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from threading import RLock
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptctl import knobs
@@ -31,6 +33,39 @@ def shard_path(prefix: str, shard: int, num_shards: int) -> str:
     return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
 
 
+class _OpenFiles:
+    """The files that all bundles hold open, the longest unused given up first.
+
+    A thousand increments of 64 shards are more files than a process may open. One that is
+    given up while a thread still reads it closes when that thread lets go of it.
+    """
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[object, int], Readable] = OrderedDict()
+        self._lock = RLock()  # a finaliser may run inside any of these
+
+    def get(self, key: tuple[object, int]) -> Readable | None:
+        with self._lock:
+            if key in self._files:
+                self._files.move_to_end(key)
+            return self._files.get(key)
+
+    def put(self, key: tuple[object, int], file: Readable) -> None:
+        with self._lock:
+            self._files[key] = file
+            while len(self._files) > knobs.MAX_OPEN_FILES:
+                self._files.popitem(last=False)
+
+    def forget(self, token: object) -> None:
+        with self._lock:
+            for key in list(self._files):
+                if key[0] is token:
+                    self._files.pop(key, None)
+
+
+_OPEN = _OpenFiles()
+
+
 class BundleData:
     """The data shards of a bundle, opened when first read; picklable.
 
@@ -48,7 +83,7 @@ class BundleData:
         self.prefix = prefix
         self.num_shards = num_shards
         self.storage = storage
-        self._files: dict[int, Readable] = {}
+        self._token = object()
 
     def __reduce__(self) -> tuple[object, ...]:
         # A reader travels as its data alone: the entries that a task needs go with the task.
@@ -62,9 +97,11 @@ class BundleData:
 
     def close(self) -> None:
         """Close the data shards."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        _OPEN.forget(self._token)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_token"):  # not after an error in a constructor
+            self.close()
 
     def shard_path(self, shard: int) -> str:
         """Return the path of a data shard."""
@@ -84,14 +121,15 @@ class BundleData:
 
     def file(self, shard: int) -> Readable:
         """Return a data shard, open for ranged reads."""
-        file = self._files.get(shard)
+        file = _OPEN.get((self._token, shard))
         if file is None:
             try:
-                file = self._files[shard] = self.storage.open(self.shard_path(shard))
+                file = self.storage.open(self.shard_path(shard))
             except NotFoundError:
                 raise MissingShardError(
                     "data shard missing", file=self.shard_path(shard), found="no such file"
                 ) from None
+            _OPEN.put((self._token, shard), file)
         return file
 
     def data_file(self, name: str, entry: Entry) -> Readable:

@@ -239,13 +239,20 @@ class KeyJoin:
 
 
 def join_keys(
-    data: BundleData, ev: EvSet, part: int, num_parts: int, incoming: IncomingKeys
+    data: BundleData,
+    ev: EvSet,
+    part: int,
+    num_parts: int,
+    incoming: IncomingKeys,
+    *,
+    validate: bool = True,
 ) -> KeyJoin:
     """Find incoming keys among the keys of one member of one part of the full.
 
     Reads the full's key column once, in pieces, and checks it: its crc32c, no key that no PS
     can save, no key twice (within a bucket of up to 4 million keys; beyond that, and among
     rows without a bucket, within a piece). Memory: one piece and 16 bytes an incoming key.
+    Without `validate`, keys that were looked at before are only found again.
 
     Raises
     ------
@@ -255,7 +262,7 @@ def join_keys(
     if "-partition_offset" in ev.entries:
         offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
     found = np.full(len(incoming.keys), -1, np.int64)
-    by_key = np.argsort(incoming.keys)
+    by_key: np.ndarray | None = None
     deleted: list[np.ndarray] = []
     problem: TableError | None = None
     reader = _KeyReader(data, ev.name, ev.keys)
@@ -265,7 +272,7 @@ def join_keys(
         own = bucket_of(keys)
         if offsets is None or bucket_first == BUCKETS:
             wrong = own % num_parts != part
-            wanted = by_key
+            wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
         else:
             edges = np.clip(offsets[bucket_first : bucket_last + 1], at, stop)
             bucket = np.repeat(np.arange(bucket_first, bucket_last), np.diff(edges))
@@ -276,8 +283,9 @@ def join_keys(
             deleted.append(np.flatnonzero(wrong) + at)
         hits, rows = _match(keys, incoming.keys[wanted], wrong)
         try:
-            check_keys(data, ev, keys)
-            _check_unique(data, ev, keys)
+            if validate:
+                check_keys(data, ev, keys)
+                _check_unique(data, ev, keys)
             again = found[wanted[hits]] >= 0
             if again.any():
                 raise _twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
@@ -320,10 +328,26 @@ def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, in
 
 
 def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
-    ordered = np.sort(keys)
-    same = np.flatnonzero(ordered[1:] == ordered[:-1])
-    if len(same):
-        raise _twice(data, ev, int(ordered[same[0]]))
+    """Raise `TableError` for a key that stands twice.
+
+    Every key takes a slot of a hash table, the last one of a slot stays. A key that was put
+    out equals the one that stayed, or another that was put out, or is unique: only those
+    few are sorted, which is five times as fast as sorting all.
+    """
+    bits = max(10, (len(keys) * 4).bit_length())
+    slot = (keys.view(np.uint64) * _FACTOR) >> np.uint64(64 - bits)
+    number = np.arange(len(keys), dtype=np.int32)
+    table = np.empty(1 << bits, np.int32)
+    table[slot] = number
+    stayed = table[slot]
+    out = np.flatnonzero(stayed != number)
+    put_out = keys[out]
+    twice = put_out[put_out == keys[stayed[out]]]
+    if not len(twice):
+        put_out = np.sort(put_out)
+        twice = put_out[1:][put_out[1:] == put_out[:-1]]
+    if len(twice):
+        raise _twice(data, ev, int(twice[0]))
 
 
 def _match(

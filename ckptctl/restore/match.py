@@ -14,6 +14,7 @@ from ckptctl.tables import BUCKETS, Catalogue, EvSet, RowSet, TableMember, part_
 from ckptctl.tables.sets import FULL_SUFFIXES
 
 __all__ = [
+    "IncomingSet",
     "Matched",
     "MemberPlan",
     "PlainPlan",

@@ -63,10 +63,11 @@ class PartJob:
             generations[number].append((self.increments[number], ev, own_part, own_parts))
         return read_incoming(generations, self.part, self.table.num_parts)
 
-    def join(self, member: int, incoming: IncomingKeys) -> KeyJoin:
-        """Find those keys among the full's."""
+    def join(self, member: int, incoming: IncomingKeys, *, validate: bool = True) -> KeyJoin:
+        """Find those keys among the full's; see `join_keys`."""
         ev = self.table.members[member].parts[self.part]
-        return join_keys(self.full, ev, self.part, self.table.num_parts, incoming)
+        parts = self.table.num_parts
+        return join_keys(self.full, ev, self.part, parts, incoming, validate=validate)
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _in_full(job: PartJob, member: int, keys: np.ndarray) -> np.ndarray:
     order = np.lexsort((keys, bucket))
     asked = IncomingKeys(keys[order], bucket[order], order, order)
     has = np.empty(len(keys), bool)
-    has[order] = job.join(member, asked).found >= 0
+    has[order] = job.join(member, asked, validate=False).found >= 0
     return has
 
 
@@ -206,7 +207,8 @@ class MemberState:
         if self._known is not None:
             return self._known
         incoming = self.job.incoming(self.member)
-        return incoming, self.job.join(self.member, incoming)
+        # The survey of the part has looked at the keys themselves.
+        return incoming, self.job.join(self.member, incoming, validate=False)
 
     @cached_property
     def is_new(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
 from ckptctl.restore.join import read_offsets
 from ckptctl.restore.match import (
     OWN_NAMES,
+    IncomingSet,
     MemberPlan,
     PlainPlan,
     RowsPlan,
@@ -120,7 +121,7 @@ class State:
                 member.name,
                 member.slot,
                 member.parts,
-                tuple(i for i in member.incoming if _may_meet(part, parts, i[2], i[3])),
+                tuple(_may_meet(self._by_part[member.name], part, parts)),
             )
             for member in plan.members
         )
@@ -131,6 +132,17 @@ class State:
             part,
             self.present[plan.name],
         )
+
+    @cached_property
+    def _by_part(self) -> dict[str, dict[int, dict[int, list[IncomingSet]]]]:
+        """Member to number of parts to part to incoming sets."""
+        found: dict[str, dict[int, dict[int, list[IncomingSet]]]] = {}
+        for table in self.tables:
+            for member in table.members:
+                own = found.setdefault(member.name, {})
+                for item in member.incoming:
+                    own.setdefault(item[3], {}).setdefault(item[2], []).append(item)
+        return found
 
     def _present(self, plan: TablePlan) -> frozenset[str]:
         sets = [ev for member in plan.members for ev in member.parts]
@@ -276,9 +288,14 @@ def _occupied(
     return buckets
 
 
-def _may_meet(part: int, parts: int, other: int, others: int) -> bool:
-    """Return whether a bucket can belong to `part` of `parts` and to `other` of `others`."""
-    return part % gcd(parts, others) == other % gcd(parts, others)
+def _may_meet(
+    by_part: dict[int, dict[int, list[IncomingSet]]], part: int, parts: int
+) -> Iterator[IncomingSet]:
+    """Return the incoming sets that may share a bucket with `part` of `parts`."""
+    for others, sets in by_part.items():
+        step = gcd(parts, others)
+        for other in range(part % step, others, step):
+            yield from sets.get(other, ())
 
 
 def _key(name: str) -> bytes:
