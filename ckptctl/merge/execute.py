@@ -234,6 +234,14 @@ def _check_sources(plan: MergePlan) -> None:
 
 
 def _remove_leftovers(plan: MergePlan) -> None:
+    """Remove what a killed run left behind, now that the lock says that none is running."""
+    index = index_path(plan.destination)
+    if not plan.replaces and plan.storage.stat(index, follow=False) is not None:
+        raise ChangedError(
+            "the destination came into being since the merge was planned",
+            file=index,
+            remedy="another run was faster: ckptctl ls shows what is there now",
+        )
     directory = os.path.dirname(plan.destination)
     for name in plan.leftovers:  # the mark is the last of them
         path = os.path.join(directory, name)

@@ -7,27 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ckptctl import knobs
-from ckptctl.bundle import index_path
-from ckptctl.bundle.commit import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
-from ckptctl.errors import ExistsError, NoSpaceError, NotFoundError, RefusedError
+from ckptctl.errors import NotFoundError, RefusedError
+from ckptctl.merge.destination import choose_destination, look_at_destination
+from ckptctl.merge.estimate import check_space, fit_memory, most_keys, most_rows
 from ckptctl.merge.write import lay_out
-from ckptctl.restore import RestoreOptions, State, Survey, open_state
+from ckptctl.restore import RestoreOptions, State, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, FileInfo, Storage
 
 __all__ = ["MergePlan", "plan_merge"]
-
-#: Bytes of the interpreter with NumPy, before any work (measured: 45 MB).
-_BASE_MEMORY = 48 << 20
-#: Bytes that one incoming key takes while a part is surveyed, all arrays together.
-_KEY_MEMORY = 96
-#: Room that a filesystem wants beside the data: indexes, marks, directory blocks.
-_SLACK = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -239,7 +229,7 @@ def plan_merge(
     step = _step(chains, upto)
     chosen = select(chains, step, options)
     in_place = output is None
-    destination = _destination(chosen, output)
+    destination = choose_destination(chosen, output)
     update = in_place if update_state is None else update_state
     _check_copied(chains, in_place or update, relocate)
     common: dict[str, Any] = {
@@ -259,17 +249,17 @@ def plan_merge(
     }
     if not chosen.increments and in_place:
         return MergePlan(**common, nothing_to_do=f"{chosen.base.name} is already a full")
-    leftovers, replaces = _look_at_destination(destination, overwrite, chains, chosen, storage)
+    leftovers, replaces = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(chosen.base.prefix, chosen.to_prove, storage, remember=remember)
     state = open_state(
         chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
     )
     try:
-        layout = lay_out(state, _most_rows(state))
+        layout = lay_out(state, most_rows(state))
         size = layout.nbytes + sum(info.size for _, info in _side_files(chosen.base))
-        keys = _most_keys(state)
-        allowed, need = _memory(keys, jobs or os.cpu_count() or 1, memory)
-        _check_space(destination, size, storage)
+        keys = most_keys(state)
+        allowed, need = fit_memory(keys, jobs or os.cpu_count() or 1, memory)
+        check_space(destination, size, storage)
         return MergePlan(
             **common,
             shards=len(layout.sizes),
@@ -303,23 +293,6 @@ def _step(chains: Chains, upto: int | None) -> int:
     return chains.latest
 
 
-def _destination(chosen: Selection, output: str | None) -> str:
-    base = chosen.base
-    if output is None:
-        digits = base.name[len(base.base_name) + 1 :]
-        width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
-        name = f"{base.base_name}-{chosen.step:0{width}d}" if width else None
-        name = name or f"{base.base_name}-{chosen.step}"
-        return os.path.join(os.path.dirname(base.prefix), name)
-    if not os.path.basename(output) or output.endswith((".index", MARK_SUFFIX)):
-        raise RefusedError(
-            "an output is a checkpoint prefix",
-            file=output,
-            expected="a path like DIR/model.ckpt-120, without .index",
-        )
-    return output
-
-
 def _check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
     if writes and chains.scan.copied and not relocate:
         state, path = chains.scan.copied[0]
@@ -330,134 +303,6 @@ def _check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
             found=path,
             remedy="--relocate rewrites the paths as relative; "
             "else TensorFlow restores from there, and deletes there",
-        )
-
-
-def _look_at_destination(
-    destination: str, overwrite: bool, chains: Chains, chosen: Selection, storage: Storage
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what an earlier run left there, and the files of a bundle to be replaced."""
-    directory, name = os.path.split(destination)
-    try:
-        found = storage.listdir(directory or ".")
-    except NotFoundError:
-        raise NotFoundError(
-            "the output's directory does not exist", file=directory, remedy="make it first"
-        ) from None
-    own = [
-        info.name for info in found if info.name.startswith((name + ".", name + "-", name + "_"))
-    ]
-    files = [other for other in own if _belongs(other, name)]
-    if f"{name}.index" in files:
-        if not overwrite:
-            raise ExistsError(
-                "the destination exists",
-                file=index_path(destination),
-                remedy="give another -o PREFIX, or --overwrite",
-            )
-        prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
-        if os.path.realpath(destination) in prefixes:
-            raise RefusedError("would overwrite what it is made from", file=destination)
-        if _is_only_point(destination, chains):
-            raise RefusedError("would overwrite the only restore point", file=destination)
-        return (), tuple(sorted(files, key=lambda item: (not item.endswith(".index"), item)))
-    if name + MARK_SUFFIX in files:
-        temporaries = [info.name for info in found if info.is_dir and _is_temporary(info, name)]
-        return (*temporaries, *sorted(set(files) - {name + MARK_SUFFIX}), name + MARK_SUFFIX), ()
-    if files:
-        raise ExistsError(
-            "files of that name lie there without an index",
-            file=os.path.join(directory, files[0]),
-            expected="a free name",
-            found=f"{len(files)} files that ckptctl did not write",
-            remedy="a save may be under way, or was cut short: remove them or give another -o",
-        )
-    return (), ()
-
-
-def _belongs(other: str, name: str) -> bool:
-    """Return whether a file is of the checkpoint `name` and of no other."""
-    if other in (f"{name}.index", f"{name}.meta", name + MARK_SUFFIX):
-        return True
-    rest = other.removeprefix(f"{name}.data-")
-    numbers = rest.split("-of-")
-    return rest != other and len(numbers) == 2 and all(n.isdigit() for n in numbers)
-
-
-def _is_temporary(info: FileInfo, name: str) -> bool:
-    rest = info.name.removeprefix(f"{name}_temp_")
-    return len(rest) == 32 and rest != info.name and not set(rest) - set("0123456789abcdef")
-
-
-def _is_only_point(destination: str, chains: Chains) -> bool:
-    here = os.path.realpath(destination)
-    points = {
-        os.path.realpath(full.prefix) for full in chains.scan.fulls if chains.is_restore_point(full)
-    }
-    return points == {here} and len(chains.restore_points) == 1
-
-
-def _most_rows(state: State) -> dict[tuple[int, int], Survey]:
-    """Return surveys of the most rows that there can be: every incoming key is new."""
-    none = np.empty(0, np.int64)
-    found = {}
-    for number, table in enumerate(state.tables):
-        for part in range(table.num_parts):
-            job = state.part_job(number, part)
-            own = [member.parts[part] for member in job.table.members]
-            new = [sum(item[1].rows for item in member.incoming) for member in job.table.members]
-            found[number, part] = Survey(
-                rows=tuple(ev.rows + more for ev, more in zip(own, new, strict=True)),
-                filtered=tuple(ev.filtered for ev in own),
-                new=tuple(new),
-                replaced=tuple(0 for _ in own),
-                skipped=0,
-                misplaced=0,
-                dropped=none,
-                new_keys=0,
-                unpaired=None,
-            )
-    return found
-
-
-def _most_keys(state: State) -> int:
-    """Return the most incoming keys that one task holds: all members of one part."""
-    most = [0]
-    for number, table in enumerate(state.tables):
-        for part in range(table.num_parts):
-            job = state.part_job(number, part)
-            most.append(
-                sum(item[1].rows for member in job.table.members for item in member.incoming)
-            )
-    most += [sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
-    return max(most)
-
-
-def _memory(keys: int, jobs: int, limit: int | None) -> tuple[int | None, int]:
-    """Return the tasks at a time that fit into `limit` bytes, and what they take."""
-    each = 12 * knobs.PIECE_BYTES + keys * _KEY_MEMORY
-    if limit is None:
-        return None, _BASE_MEMORY + jobs * each
-    fit = min(jobs, (limit - _BASE_MEMORY) // each)
-    if fit < 1:
-        raise RefusedError(
-            "not enough memory for one part",
-            expected=f">= {_BASE_MEMORY + each} bytes",
-            found=f"--memory {limit}",
-            remedy="give it more, or merge an earlier step with fewer keys",
-        )
-    return fit, _BASE_MEMORY + fit * each
-
-
-def _check_space(destination: str, size: int, storage: Storage) -> None:
-    free = storage.free_bytes(os.path.dirname(destination) or ".")
-    if free < size + _SLACK:
-        raise NoSpaceError(
-            "not enough space for the result",
-            file=os.path.dirname(destination) or ".",
-            expected=f">= {size + _SLACK} bytes free",
-            found=f"{free} bytes",
-            remedy="free some (ckptctl prune shows what can go), or give -o on another disk",
         )
 
 

@@ -22,7 +22,7 @@ from ckptctl.restore.join import (
     read_incoming,
     read_offsets,
 )
-from ckptctl.restore.match import TablePlan
+from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import BUCKETS, EvSet
 

@@ -13,8 +13,9 @@ from ckptctl.bundle import BundleData, BundleReader
 from ckptctl.chain import Checkpoint
 from ckptctl.errors import UnprovenError
 from ckptctl.restore.join import read_incoming
-from ckptctl.restore.match import Matched, match
+from ckptctl.restore.match import match
 from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.plans import Matched
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
 

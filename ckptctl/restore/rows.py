@@ -9,7 +9,7 @@ import numpy as np
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
 from ckptctl.restore.column import Column, FileRows
-from ckptctl.restore.match import RowsPlan
+from ckptctl.restore.plans import RowsPlan
 from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import RowSet
 

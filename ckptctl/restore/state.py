@@ -13,18 +13,18 @@ from ckptctl.bundle import BundleData, BundleReader, Entry, TensorSlice
 from ckptctl.bundle.slices import encode_slice_key
 from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
 from ckptctl.restore.join import read_offsets
-from ckptctl.restore.match import (
+from ckptctl.restore.match import match
+from ckptctl.restore.match_rows import data_entry
+from ckptctl.restore.member import PartJob
+from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.plans import (
     OWN_NAMES,
     IncomingSet,
     MemberPlan,
     PlainPlan,
     RowsPlan,
     TablePlan,
-    data_entry,
-    match,
 )
-from ckptctl.restore.member import PartJob
-from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.rows import RowsJob
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import Catalogue, EvSet, find_tables
