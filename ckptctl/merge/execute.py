@@ -136,7 +136,6 @@ def execute_merge(
 
 
 def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:
-    runner.progress.start("reading keys")
     surveys = survey_state(state, runner, plan.options, outcome)
     layout = lay_out(state, surveys)
     index = plan.storage.stat(index_path(plan.base.prefix))

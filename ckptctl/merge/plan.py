@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
+from ckptctl.chain import Chains, Checkpoint, ProvenPairs, find_chains, scan_directory
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.merge.destination import choose_destination, look_at_destination
 from ckptctl.merge.estimate import check_space, fit_memory, most_keys, most_rows
@@ -225,7 +225,9 @@ def plan_merge(
         What would be read contradicts itself.
     """
     options = options or RestoreOptions()
-    chains = find_chains(scan_directory(directory, storage), options.assume_order)
+    scan = scan_directory(directory, storage)
+    proven = ProvenPairs(scan)
+    chains = find_chains(scan, options.assume_order, proven_nested=proven)
     step = _step(chains, upto)
     chosen = select(chains, step, options)
     in_place = output is None
@@ -250,7 +252,7 @@ def plan_merge(
     if not chosen.increments and in_place:
         return MergePlan(**common, nothing_to_do=f"{chosen.base.name} is already a full")
     leftovers, replaces = look_at_destination(destination, overwrite, chains, chosen, storage)
-    check_nested(chosen.base.prefix, chosen.to_prove, storage, remember=remember)
+    check_nested(chosen.base.prefix, chosen.to_prove, proven, storage, remember=remember)
     state = open_state(
         chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
     )

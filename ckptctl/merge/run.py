@@ -20,7 +20,11 @@ _T = TypeVar("_T")
 
 
 class Task(Protocol[_R]):
-    """A picklable piece of work."""
+    """A picklable piece of work that moves `nbytes` bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that `run` moves."""
 
     def run(self, report: Report = ignore) -> _R:
         """Do it, telling `report` of the bytes that were moved."""
@@ -84,18 +88,22 @@ class Runner:
         """
         with self._executor() as executor:
             todo = iter(tasks)
-            running: dict[Future[_R], _T] = {}
+            running: dict[Future[_R], tuple[_T, int]] = {}
             try:
                 while True:
                     for label, task in todo:
-                        running[self._submit(executor, task)] = label
+                        running[self._submit(executor, task)] = (label, task.nbytes)
                         if len(running) >= 2 * self.jobs:
                             break
                     if not running:
                         return
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        yield running.pop(future), future.result()
+                        label, moved = running.pop(future)
+                        result = future.result()
+                        if self._foreign is not None:
+                            self.progress.advance(moved)
+                        yield label, result
             except BaseException:
                 self._stop.set()
                 for future in running:

@@ -79,10 +79,12 @@ class SurveyTask:
 
     def run(self, report: Report = ignore) -> Survey:
         """Return what was seen; see `survey_part`."""
-        survey = survey_part(self.job)
-        members = self.job.table.members
-        report(sum(member.parts[self.job.part].keys.size for member in members))
-        return survey
+        return survey_part(self.job, report)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the full that are read."""
+        return sum(member.parts[self.job.part].keys.size for member in self.job.table.members)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,16 @@ class CheckTask:
     data: BundleData
     tensors: tuple[tuple[str, Entry], ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return sum(entry.size for _, entry in self.tensors)
+
     def run(self, report: Report = ignore) -> int:
         """Return the bytes that were checked; raise one of the `DamageError` family."""
         for name, entry in self.tensors:
             self.data.check_tensor(name, entry, report)
-        return sum(entry.size for _, entry in self.tensors)
+        return self.nbytes
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,21 @@ class MemberTask:
     target: PendingData
     places: tuple[tuple[str, Place], ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are written."""
+        return sum(place.size for _, place in self.places)
+
     def run(self, report: Report = ignore) -> list[Written]:
         """Return what was written."""
         import numpy as np
 
-        state = MemberState(self.job, self.member, np.frombuffer(self.dropped, np.int64))
+        state = MemberState(
+            self.job,
+            self.member,
+            np.frombuffer(self.dropped, np.int64),
+            report=lambda _: report(0),  # a sign of life; the bytes were counted before
+        )
         out = _Output(self.target, report)
         for suffix, place in self.places:
             if suffix in ("-partition_offset", "-partition_filter_offset"):
@@ -131,6 +148,11 @@ class RowsTask:
     target: PendingData
     place: Place
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are written."""
+        return self.place.size
+
     def run(self, report: Report = ignore) -> tuple[list[Written], int, int]:
         """Return what was written, the rows replaced and the rows skipped."""
         state = RowsState(self.job)
@@ -145,6 +167,11 @@ class CopyTask:
 
     items: tuple[tuple[CopyJob, Place], ...]
     target: PendingData
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are written."""
+        return sum(place.size for _, place in self.items)
 
     def run(self, report: Report = ignore) -> list[Written]:
         """Return what was written; the stored checksums are those of the sources."""

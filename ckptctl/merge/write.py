@@ -67,14 +67,14 @@ def survey_state(
     UnprovenError
         Too many new keys lack a row in some member (`restore.md`, rule 9).
     """
-    tasks: list[tuple[tuple[int, int] | None, Task[Survey | int]]] = []
-    tasks += [
+    tasks: list[tuple[tuple[int, int] | None, SurveyTask | CheckTask]] = [
         ((number, part), SurveyTask(state.part_job(number, part)))
         for number, table in enumerate(state.tables)
         for part in range(table.num_parts)
     ]
     tasks += [(None, task) for task in _check_tasks(state)]
-    results = runner.map(tasks)
+    runner.progress.start("reading keys", sum(task.nbytes for _, task in tasks))
+    results: Iterator[tuple[tuple[int, int] | None, Survey | int]] = runner.map(tasks)
     surveys = {label: result for label, result in results if label and isinstance(result, Survey)}
     for number, table in enumerate(state.tables):
         own = [surveys[number, part] for part in range(table.num_parts)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -246,13 +246,15 @@ def join_keys(
     incoming: IncomingKeys,
     *,
     validate: bool = True,
+    report: Callable[[int], None] | None = None,
 ) -> KeyJoin:
     """Find incoming keys among the keys of one member of one part of the full.
 
     Reads the full's key column once, in pieces, and checks it: its crc32c, no key that no PS
     can save, no key twice (within a bucket of up to 4 million keys; beyond that, and among
     rows without a bucket, within a piece). Memory: one piece and 16 bytes an incoming key.
-    Without `validate`, keys that were looked at before are only found again.
+    Without `validate`, keys that were looked at before are only found again. `report` is told
+    of the bytes as they are read, and may raise to stop.
 
     Raises
     ------
@@ -269,6 +271,8 @@ def join_keys(
     for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
         at = reader.row
         keys = reader.read(stop - at)
+        if report is not None:
+            report(keys.nbytes)
         own = bucket_of(keys)
         if offsets is None or bucket_first == BUCKETS:
             wrong = own % num_parts != part

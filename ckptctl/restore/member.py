@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +31,9 @@ __all__ = ["MemberState", "PartJob", "Survey", "survey_part"]
 #: Offset tensors are int32.
 MAX_ROWS = (1 << 31) - 1
 _NONE = np.empty(0, np.int64)
+
+#: Told of bytes that were read; may raise to stop.
+Report = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,20 @@ class PartJob:
             generations[number].append((self.increments[number], ev, own_part, own_parts))
         return read_incoming(generations, self.part, self.table.num_parts)
 
-    def join(self, member: int, incoming: IncomingKeys, *, validate: bool = True) -> KeyJoin:
+    def join(
+        self,
+        member: int,
+        incoming: IncomingKeys,
+        *,
+        validate: bool = True,
+        report: Report | None = None,
+    ) -> KeyJoin:
         """Find those keys among the full's; see `join_keys`."""
         ev = self.table.members[member].parts[self.part]
         parts = self.table.num_parts
-        return join_keys(self.full, ev, self.part, parts, incoming, validate=validate)
+        return join_keys(
+            self.full, ev, self.part, parts, incoming, validate=validate, report=report
+        )
 
 
 @dataclass(frozen=True)
@@ -103,8 +115,10 @@ class Survey:
     unpaired: tuple[int, ...] | None
 
 
-def survey_part(job: PartJob) -> Survey:
+def survey_part(job: PartJob, report: Report | None = None) -> Survey:
     """Look at the keys of one part: how many rows will there be, and do they fit together.
+
+    `report` is told of the bytes of the full as they are read, and may raise to stop.
 
     Raises
     ------
@@ -115,7 +129,7 @@ def survey_part(job: PartJob) -> Survey:
     """
     members = range(len(job.table.members))
     incoming = [job.incoming(member) for member in members]
-    joins = [job.join(member, incoming[member]) for member in members]
+    joins = [job.join(member, incoming[member], report=report) for member in members]
     dropped, new_keys = _unpaired(job, incoming, joins)
     states = [
         MemberState(job, member, dropped, _keys=(incoming[member], joins[member]))
@@ -186,6 +200,8 @@ class MemberState:
         Number of the member.
     dropped
         New keys to leave out, of the part's survey.
+    report
+        Called now and then while keys are read; may raise to stop.
     """
 
     def __init__(
@@ -194,11 +210,13 @@ class MemberState:
         member: int,
         dropped: np.ndarray = _NONE,
         *,
+        report: Report | None = None,
         _keys: tuple[IncomingKeys, KeyJoin] | None = None,
     ) -> None:
         self.job = job
         self.member = member
         self.dropped = dropped
+        self._report = report
         self.ev = job.table.members[member].parts[job.part]
         self._known = _keys
 
@@ -208,7 +226,8 @@ class MemberState:
             return self._known
         incoming = self.job.incoming(self.member)
         # The survey of the part has looked at the keys themselves.
-        return incoming, self.job.join(self.member, incoming, validate=False)
+        join = self.job.join(self.member, incoming, validate=False, report=self._report)
+        return incoming, join
 
     @cached_property
     def is_new(self) -> np.ndarray:

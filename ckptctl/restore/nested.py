@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ckptctl.bundle import BundleData, BundleReader
-from ckptctl.chain import Checkpoint
+from ckptctl.chain import Checkpoint, ProvenPairs
 from ckptctl.errors import UnprovenError
 from ckptctl.restore.join import read_incoming
 from ckptctl.restore.match import match
@@ -19,19 +17,24 @@ from ckptctl.restore.plans import Matched
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
 
-__all__ = ["check_nested", "remembered_pairs"]
+__all__ = ["check_nested"]
 
 #: Keys of one increment that are compared together.
 _KEYS = 1 << 22
 
 
 def check_nested(
-    base: str, series: Sequence[Checkpoint], storage: Storage = LOCAL, *, remember: bool = True
+    base: str,
+    series: Sequence[Checkpoint],
+    proven: ProvenPairs,
+    storage: Storage = LOCAL,
+    *,
+    remember: bool = True,
 ) -> None:
     """Prove that no increment of a series lost keys of the one before.
 
-    Streams keys, some buckets at a time. With `remember`, a proven pair is not looked at
-    again until one of its files changes (the user's cache directory).
+    Streams keys, some buckets at a time. What is among the `proven` pairs is not looked at
+    again; with `remember`, what is proven now is added to them.
 
     Raises
     ------
@@ -39,10 +42,10 @@ def check_nested(
         Keys are missing: a full or a recorder was lost in between.
     """
     for before, after in pairwise(series):
-        token = _token(before, after)
-        if _recall(token):
+        pair = (before.prefix, after.prefix)
+        if pair in proven:
             continue
-        missing, where = _missing_keys(base, before.prefix, after.prefix, storage)
+        missing, where = _missing_keys(base, *pair, storage)
         if missing:
             raise UnprovenError(
                 f"{after.name} lacks keys of {before.name}: a full or a recorder was lost between",
@@ -54,12 +57,7 @@ def check_nested(
                 "or --increments all for each key's newest row",
             )
         if remember:
-            _remember(token)
-
-
-def remembered_pairs(pairs: Iterable[tuple[Checkpoint, Checkpoint]]) -> frozenset[tuple[str, str]]:
-    """Return the (prefix, prefix) of the pairs that are known to be nested."""
-    return frozenset((a.prefix, b.prefix) for a, b in pairs if _recall(_token(a, b)))
+            proven.add(pair)
 
 
 def _missing_keys(base: str, before: str, after: str, storage: Storage) -> tuple[int, str]:
@@ -111,32 +109,3 @@ def _compare(
         # A variable that the newer one holds whole lacks nothing.
         whole = plan.source == 1
         yield plan.name, 0 if whole else int(np.count_nonzero(~np.isin(keys[0], keys[1])))
-
-
-def _token(before: Checkpoint, after: Checkpoint) -> str:
-    facts = [
-        (path, info.identity)
-        for checkpoint in (before, after)
-        for path, info in checkpoint.files
-        if info is checkpoint.index or info in checkpoint.shards
-    ]
-    facts = [(os.path.basename(path), identity) for path, identity in facts]
-    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _cache_directory() -> str:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(root, "ckptctl", "nested")
-
-
-def _recall(token: str) -> bool:
-    return os.path.exists(os.path.join(_cache_directory(), token))
-
-
-def _remember(token: str) -> None:
-    try:
-        os.makedirs(_cache_directory(), exist_ok=True)
-        with open(os.path.join(_cache_directory(), token), "wb"):
-            pass
-    except OSError:  # a read-only home: the next run proves it again
-        return

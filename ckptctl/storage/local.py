@@ -25,6 +25,7 @@ class LocalFile:
 
     def __init__(self, path: str, flags: int) -> None:
         self.path = path
+        self._fd = -1  # for __del__, should the next line fail
         self._fd = os.open(path, flags | os.O_CLOEXEC)
         status = os.fstat(self._fd)
         if not stat_module.S_ISREG(status.st_mode):
