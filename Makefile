@@ -1,0 +1,63 @@
+# `make test` and `make demo` do their whole set-up themselves: all they need is
+# Python 3.10 to 3.13, git, make and PyPI. PYTHON=... chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Networks are slow where this runs first.
+export UV_HTTP_TIMEOUT ?= 600
+export PIP_DEFAULT_TIMEOUT ?= 120
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# TensorFlow's C++ side logs to stderr before anyone can ask it not to.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export TF_ENABLE_ONEDNN_OPTS ?= 0
+
+.PHONY: help test lint demo bench golden completions reference clean
+
+help:
+	@echo 'make test         lint, types and the whole suite'
+	@echo 'make demo         a chain made by TensorFlow, merged, restored and compared'
+	@echo 'make bench        merge against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
+	@echo 'make lint         ruff and mypy alone'
+	@echo 'make golden       write the golden bundles of tests/golden/tf anew'
+	@echo 'make completions  write completions/ anew'
+	@echo 'make reference    write docs/cli-reference.md anew'
+
+$(READY): pyproject.toml
+	@python=$$(./.ci/find-python $(PYTHON)) || exit 1; \
+	echo "set-up: $(VENV) with $$python, once"; \
+	test -x $(BIN)/python || $$python -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --retries 10 'uv>=0.7'
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+		--group dev --editable .
+	@touch $@
+
+test: lint
+	$(BIN)/pytest -n 2 $(PYTEST)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(READY)
+	@$(BIN)/python -m demo.run $(DEMO)
+
+bench: $(READY)
+	@$(BIN)/python -m bench.run $(BENCH)
+
+golden: $(READY)
+	$(BIN)/python tests/golden/make_tf.py
+	$(or $(CKPTCTL_TF115_PYTHON),.venv-tf115/bin/python) tests/golden/make_tf.py
+
+completions: $(READY)
+	@mkdir -p completions
+	$(BIN)/ckptctl completion bash > completions/ckptctl.bash
+	$(BIN)/ckptctl completion zsh > completions/_ckptctl
+	$(BIN)/ckptctl completion fish > completions/ckptctl.fish
+
+reference: $(READY)
+	$(BIN)/python -m ckptctl.commands.reference > docs/cli-reference.md
+
+clean:
+	rm -rf $(VENV) .venv-* build dist .mypy_cache .pytest_cache .ruff_cache

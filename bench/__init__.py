@@ -1,0 +1,1 @@
+"""Measures ckptctl against `cp` and against TensorFlow; `make bench`."""

@@ -1,0 +1,62 @@
+"""Lists, checks and merges the incremental checkpoints of DeepRec-style training.
+
+The names below load on first use: `import ckptctl` costs no NumPy, so that a
+command can answer before a library is loaded that it does not need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptctl import errors
+
+if TYPE_CHECKING:
+    from ckptctl.bundle import BundleReader, BundleWriter, read_state
+    from ckptctl.chain import find_chains, scan_directory
+    from ckptctl.merge import execute_merge, plan_merge
+    from ckptctl.restore import RestoreOptions
+
+    __version__: str
+
+__all__ = [
+    "BundleReader",
+    "BundleWriter",
+    "RestoreOptions",
+    "__version__",
+    "errors",
+    "execute_merge",
+    "find_chains",
+    "plan_merge",
+    "read_state",
+    "scan_directory",
+]
+
+_ROOMS = {
+    "BundleReader": "bundle",
+    "BundleWriter": "bundle",
+    "RestoreOptions": "restore",
+    "execute_merge": "merge",
+    "find_chains": "chain",
+    "plan_merge": "merge",
+    "read_state": "bundle",
+    "scan_directory": "chain",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: object = version("ckptctl")
+    elif name in _ROOMS:
+        from importlib import import_module
+
+        value = getattr(import_module(f"ckptctl.{_ROOMS[name]}"), name)
+    else:
+        raise AttributeError(f"module 'ckptctl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

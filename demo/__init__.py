@@ -1,0 +1,1 @@
+"""A chain made by TensorFlow on the spot, merged by ckptctl, restored and compared."""
