@@ -237,15 +237,20 @@ def write_state(
         file.close()
     runner.progress.start("writing", sum(sizes))
     crcs: dict[bytes, int] = {}
-    for _, result in runner.map(_write_tasks(state, layout, surveys, target)):
+    skipped: dict[str, int] = {}
+    for name, result in runner.map(_write_tasks(state, layout, surveys, target)):
         if isinstance(result, tuple):
-            written, replaced, skipped = result
+            written, replaced, beyond = result
             outcome.rows_replaced += replaced
-            if skipped:
-                outcome.warnings.append(f"{skipped} rows beyond the end of a variable were skipped")
+            skipped[name] = skipped.get(name, 0) + beyond
         else:
             written = result
         crcs.update((item.key, item.crc) for item in written)
+    outcome.warnings += [
+        f"{name}: {count} incoming rows beyond its end were skipped"
+        for name, count in sorted(skipped.items())
+        if count
+    ]
     for tensor, place, shape in zip(layout.tensors, layout.places, layout.shapes, strict=True):
         entries[place.key] = tensor.entry.moved(
             shape=shape,
@@ -270,7 +275,7 @@ def write_state(
 
 def _write_tasks(
     state: State, layout: Layout, surveys: dict[tuple[int, int], Survey], target: PendingData
-) -> Iterator[tuple[None, Task[list[Written] | tuple[list[Written], int, int]]]]:
+) -> Iterator[tuple[str, Task[list[Written] | tuple[list[Written], int, int]]]]:
     members: dict[tuple[int, int, int], list[tuple[str, Place]]] = {}
     copies: list[tuple[CopyJob, Place]] = []
     rows: list[RowsTask] = []
@@ -286,11 +291,11 @@ def _write_tasks(
     for (table, part, member), places in members.items():
         dropped = surveys[table, part].dropped.astype(np.int64).tobytes()
         job = state.part_job(table, part)
-        yield None, MemberTask(job, member, dropped, target, tuple(places))
+        yield "", MemberTask(job, member, dropped, target, tuple(places))
     for task in rows:
-        yield None, task
+        yield task.job.plan.name, task
     for batch in batches(copies, _BATCH):
-        yield None, CopyTask(tuple(batch), target)
+        yield "", CopyTask(tuple(batch), target)
 
 
 def _verify_tasks(

@@ -398,7 +398,8 @@ class _KeyReader:
         self.row += rows
         keys = np.frombuffer(raw, self._kind).astype(np.int64, copy=False)
         mixed = keys.view(np.uint64) * _FACTOR
-        self.digest += int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+        own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+        self.digest = (self.digest + own) % (1 << 64)  # whatever pieces it is read in
         return keys
 
     def finish(self) -> None:

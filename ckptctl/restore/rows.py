@@ -53,8 +53,9 @@ class RowsState:
             keys.append(own[inside])
             rows.append(np.flatnonzero(inside))
         which = np.repeat(np.arange(len(keys)), [len(piece) for piece in keys])
-        key = np.concatenate(keys)
-        row = np.concatenate(rows)
+        none = np.empty(0, np.int64)
+        key = np.concatenate([none, *keys])
+        row = np.concatenate([none, *rows])
         order = np.lexsort((which, key))
         newest = np.ones(len(order), bool)
         newest[:-1] = key[order][1:] != key[order][:-1]

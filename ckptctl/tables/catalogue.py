@@ -141,8 +141,9 @@ def _group_parts(
 ) -> dict[str, tuple[EvSet | None, ...]]:
     """Return the parts of each EV under its name without the part."""
     groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for name in sets:
-        for component in part_components(name):
+    components = {name: part_components(name) for name in sets}
+    for name, found in components.items():
+        for component in found:
             groups[component[0], component[2]][component.number] = name
     doubted = {
         where
@@ -150,20 +151,21 @@ def _group_parts(
         if len(group) > 1 and occupied is not None and not _buckets_match(group, occupied)
     }
     chosen: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for name in sets:
-        part = _part_of(name, sets, groups, doubted, strict=occupied is not None)
+    for name, found in components.items():
+        part = _part_of(name, found, sets, groups, doubted, strict=occupied is not None)
         if part is None:
             chosen[name].append((0, name))
         else:
             chosen[part.whole].append((part.number, name))
     return {
-        whole: tuple(sets.get(dict(found).get(number, "")) for number in range(max(found)[0] + 1))
-        for whole, found in chosen.items()
+        whole: tuple(sets.get(names.get(number, "")) for number in range(max(names) + 1))
+        for whole, names in ((whole, dict(parts)) for whole, parts in chosen.items())
     }
 
 
 def _part_of(
     name: str,
+    components: Iterable[PartComponent],
     sets: Mapping[str, EvSet],
     groups: Mapping[tuple[str, str], Mapping[int, str]],
     doubted: Collection[tuple[str, str]],
@@ -172,7 +174,7 @@ def _part_of(
 ) -> PartComponent | None:
     incremental = sets[name].incremental
     candidates = []
-    for component in part_components(name):
+    for component in components:
         group = groups[component[0], component[2]]
         # An increment may lack the sets of a part; which row goes where is decided by its key.
         complete = max(group) + 1 == len(group) or (incremental and max(group) < 1 << 16)

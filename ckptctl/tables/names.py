@@ -37,11 +37,16 @@ class PartComponent(tuple[str, int, str]):
 
 def part_components(name: str) -> list[PartComponent]:
     """Return every way to read a component of `name` as `part_<number>`, left to right."""
+    if "part_" not in name:
+        return []
     pieces = name.split("/")
     return [
         PartComponent(("/".join(pieces[:at]), int(match[1]), "/".join(pieces[at + 1 :])))
         for at, piece in enumerate(pieces)
-        if (match := _PART.fullmatch(piece)) and len(pieces) > 1 and len(match[1]) < 10
+        if piece.startswith("part_")
+        and (match := _PART.fullmatch(piece))
+        and len(pieces) > 1
+        and len(match[1]) < 10
     ]
 
 
