@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -303,6 +302,13 @@ def _update_state(plan: MergePlan) -> bool:
 
 
 def _peak() -> int:
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return int(max(own, children)) * 1024
+    """Return the peak memory of this process in bytes.
+
+    `getrusage` would do, but its maximum survives an exec and so takes in whatever started
+    us.
+    """
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

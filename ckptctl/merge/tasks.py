@@ -18,11 +18,13 @@ from ckptctl.restore import (
     survey_part,
 )
 from ckptctl.restore.column import copy_checked, view_bytes
+from ckptctl.restore.join import KeyJoin
 from ckptctl.storage import Writable
 
 __all__ = [
     "CheckTask",
     "CopyTask",
+    "FlushTask",
     "MemberTask",
     "PendingData",
     "Place",
@@ -73,13 +75,14 @@ class Written:
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """Looks at the keys of one part."""
+    """Looks at the keys of one part, and keeps where they stand if told to."""
 
     job: PartJob
+    keep: bool = False
 
     def run(self, report: Report = ignore) -> Survey:
         """Return what was seen; see `survey_part`."""
-        return survey_part(self.job, report)
+        return survey_part(self.job, report, keep=self.keep)
 
     @property
     def nbytes(self) -> int:
@@ -107,6 +110,25 @@ class CheckTask:
 
 
 @dataclass(frozen=True)
+class FlushTask:
+    """Makes one shard of a pending bundle survive a power cut."""
+
+    target: PendingData
+    shard: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are moved: none."""
+        return 0
+
+    def run(self, report: Report = ignore) -> None:
+        """Return when the shard is on the disk."""
+        file = self.target.storage.open_write(self.target.shard_path(self.shard))
+        file.fsync()
+        file.close()
+
+
+@dataclass(frozen=True)
 class MemberTask:
     """Writes the tensors of one member of one part."""
 
@@ -115,6 +137,7 @@ class MemberTask:
     dropped: bytes
     target: PendingData
     places: tuple[tuple[str, Place], ...]
+    join: KeyJoin | None = None
 
     @property
     def nbytes(self) -> int:
@@ -129,6 +152,7 @@ class MemberTask:
             self.job,
             self.member,
             np.frombuffer(self.dropped, np.int64),
+            join=self.join,
             report=lambda _: report(0),  # a sign of life; the bytes were counted before
         )
         out = _Output(self.target, report)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ckptctl import knobs
 from ckptctl.bundle import Entry, dtype_by_name
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.strings import encode_strings
@@ -16,6 +17,7 @@ from ckptctl.merge.run import Runner, Task
 from ckptctl.merge.tasks import (
     CheckTask,
     CopyTask,
+    FlushTask,
     MemberTask,
     PendingData,
     Place,
@@ -67,8 +69,9 @@ def survey_state(
     UnprovenError
         Too many new keys lack a row in some member (`restore.md`, rule 9).
     """
+    keep = _incoming_keys(state) <= knobs.KEPT_KEYS
     tasks: list[tuple[tuple[int, int] | None, SurveyTask | CheckTask]] = [
-        ((number, part), SurveyTask(state.part_job(number, part)))
+        ((number, part), SurveyTask(state.part_job(number, part), keep))
         for number, table in enumerate(state.tables)
         for part in range(table.num_parts)
     ]
@@ -80,6 +83,15 @@ def survey_state(
         own = [surveys[number, part] for part in range(table.num_parts)]
         _judge(table.name, own, options, outcome)
     return surveys
+
+
+def _incoming_keys(state: State) -> int:
+    return sum(
+        ev.rows
+        for table in state.tables
+        for member in table.members
+        for _, ev, _, _ in member.incoming
+    )
 
 
 def _check_tasks(state: State) -> Iterator[CheckTask]:
@@ -260,10 +272,8 @@ def write_state(
             crc=crcs[place.key],
         )
     runner.progress.start("flushing")
-    for shard in range(num_shards):
-        file = pending.storage.open_write(target.shard_path(shard))
-        file.fsync()
-        file.close()
+    for _ in runner.map((None, FlushTask(target, shard)) for shard in range(num_shards)):
+        pass
     if verify:
         runner.progress.start("verifying", sum(sizes))
         for _ in runner.map(_verify_tasks(entries, target)):
@@ -289,9 +299,11 @@ def _write_tasks(
         else:
             copies.append((made, place))
     for (table, part, member), places in members.items():
-        dropped = surveys[table, part].dropped.astype(np.int64).tobytes()
+        survey = surveys[table, part]
+        dropped = survey.dropped.astype(np.int64).tobytes()
+        join = survey.joins[member] if survey.joins else None
         job = state.part_job(table, part)
-        yield "", MemberTask(job, member, dropped, target, tuple(places))
+        yield "", MemberTask(job, member, dropped, target, tuple(places), join)
     for task in rows:
         yield task.job.plan.name, task
     for batch in batches(copies, _BATCH):

@@ -282,7 +282,8 @@ def join_keys(
             bucket = np.repeat(np.arange(bucket_first, bucket_last), np.diff(edges))
             wrong = (own != bucket) | (bucket % num_parts != part)
             lo, hi = np.searchsorted(incoming.bucket, (bucket_first, bucket_last))
-            wanted = lo + np.argsort(incoming.keys[lo:hi])
+            # Runs that ascend, one a bucket: a merge sort joins them.
+            wanted = lo + np.argsort(incoming.keys[lo:hi], kind="stable")
         if wrong.any():
             deleted.append(np.flatnonzero(wrong) + at)
         hits, rows = _match(keys, incoming.keys[wanted], wrong)
@@ -364,7 +365,7 @@ def _match(
     """
     if not len(wanted) or not len(keys):
         return _NONE, _NONE
-    bits = max(10, (len(wanted) * 8).bit_length())
+    bits = max(10, (len(wanted) * 32).bit_length())
     shift = np.uint64(64 - bits)
     table = np.zeros(1 << bits, bool)
     table[(wanted.view(np.uint64) * _FACTOR) >> shift] = True

@@ -102,6 +102,8 @@ class Survey:
     unpaired
         Rows that the full's members have, where their key sets differ already (DeepRec
         #1023); None where they are equal.
+    joins
+        Where the keys of each member stand, if that was to be kept.
     """
 
     rows: tuple[int, ...]
@@ -113,12 +115,14 @@ class Survey:
     dropped: np.ndarray
     new_keys: int
     unpaired: tuple[int, ...] | None
+    joins: tuple[KeyJoin, ...] = ()
 
 
-def survey_part(job: PartJob, report: Report | None = None) -> Survey:
+def survey_part(job: PartJob, report: Report | None = None, *, keep: bool = False) -> Survey:
     """Look at the keys of one part: how many rows will there be, and do they fit together.
 
-    `report` is told of the bytes of the full as they are read, and may raise to stop.
+    `report` is told of the bytes of the full as they are read, and may raise to stop. With
+    `keep` the survey holds 8 bytes for each incoming key, which spares the writing a search.
 
     Raises
     ------
@@ -155,6 +159,7 @@ def survey_part(job: PartJob, report: Report | None = None) -> Survey:
         dropped=dropped,
         new_keys=new_keys,
         unpaired=tuple(join.old_rows for join in joins) if len(digests) > 1 else None,
+        joins=tuple(joins) if keep else (),
     )
 
 
@@ -200,6 +205,8 @@ class MemberState:
         Number of the member.
     dropped
         New keys to leave out, of the part's survey.
+    join
+        Where the keys stand, if the survey kept it.
     report
         Called now and then while keys are read; may raise to stop.
     """
@@ -210,6 +217,7 @@ class MemberState:
         member: int,
         dropped: np.ndarray = _NONE,
         *,
+        join: KeyJoin | None = None,
         report: Report | None = None,
         _keys: tuple[IncomingKeys, KeyJoin] | None = None,
     ) -> None:
@@ -217,6 +225,7 @@ class MemberState:
         self.member = member
         self.dropped = dropped
         self._report = report
+        self._join = join
         self.ev = job.table.members[member].parts[job.part]
         self._known = _keys
 
@@ -225,6 +234,8 @@ class MemberState:
         if self._known is not None:
             return self._known
         incoming = self.job.incoming(self.member)
+        if self._join is not None:
+            return incoming, self._join
         # The survey of the part has looked at the keys themselves.
         join = self.job.join(self.member, incoming, validate=False, report=self._report)
         return incoming, join

@@ -68,9 +68,9 @@ class RowMap:
         """
         used = insert_count > 0
         insert_at, insert_count = insert_at[used], insert_count[used]
-        edges = np.unique(
-            np.concatenate([[0], insert_at, deleted, deleted + 1, [old_rows]]).astype(np.int64)
-        )
+        edges = np.concatenate([[0], insert_at, deleted, deleted + 1, [old_rows]])
+        edges = np.sort(edges.astype(np.int64))
+        edges = edges[np.concatenate([[True], np.diff(edges) > 0])]
         run_start, run_length = edges[:-1], np.diff(edges)
         if len(deleted):
             kept = (
