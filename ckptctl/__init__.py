@@ -45,9 +45,13 @@ _ROOMS = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: object = version("ckptctl")
+        value: object
+        try:
+            value = version("ckptctl")
+        except PackageNotFoundError:  # run from a checkout that nobody installed
+            value = "0+unknown"
     elif name in _ROOMS:
         from importlib import import_module
 

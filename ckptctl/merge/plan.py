@@ -12,6 +12,7 @@ from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.merge.destination import choose_destination, look_at_destination
 from ckptctl.merge.estimate import check_space, fit_memory, most_keys, most_rows
 from ckptctl.merge.write import lay_out
+from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
@@ -183,6 +184,7 @@ def plan_merge(
     memory: int | None = None,
     jobs: int | None = None,
     remember: bool = True,
+    progress: Progress = NO_PROGRESS,
     storage: Storage = LOCAL,
 ) -> MergePlan:
     """Plan to fold a full and its increments into a new full.
@@ -213,6 +215,8 @@ def plan_merge(
         Tasks at a time; None for one a core.
     remember
         Note proven pairs of increments in the user's cache directory.
+    progress
+        Told of the nested check, the one long phase.
 
     Raises
     ------
@@ -252,7 +256,14 @@ def plan_merge(
     if not chosen.increments and in_place:
         return MergePlan(**common, nothing_to_do=f"{chosen.base.name} is already a full")
     leftovers, replaces = look_at_destination(destination, overwrite, chains, chosen, storage)
-    check_nested(chosen.base.prefix, chosen.to_prove, proven, storage, remember=remember)
+    check_nested(
+        chosen.base.prefix,
+        chosen.to_prove,
+        proven,
+        storage,
+        remember=remember,
+        progress=progress,
+    )
     state = open_state(
         chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
     )

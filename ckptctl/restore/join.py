@@ -267,7 +267,7 @@ def join_keys(
     by_key: np.ndarray | None = None
     deleted: list[np.ndarray] = []
     problem: TableError | None = None
-    reader = _KeyReader(data, ev.name, ev.keys)
+    reader = _KeyReader(data, f"{ev.name}-keys", ev.keys)
     for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
         at = reader.row
         keys = reader.read(stop - at)

@@ -10,6 +10,7 @@ import numpy as np
 from ckptctl.bundle import BundleData, BundleReader
 from ckptctl.chain import Checkpoint, ProvenPairs
 from ckptctl.errors import UnprovenError
+from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.join import read_incoming
 from ckptctl.restore.match import match
 from ckptctl.restore.options import RestoreOptions
@@ -30,6 +31,7 @@ def check_nested(
     storage: Storage = LOCAL,
     *,
     remember: bool = True,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Prove that no increment of a series lost keys of the one before.
 
@@ -41,11 +43,14 @@ def check_nested(
     UnprovenError
         Keys are missing: a full or a recorder was lost in between.
     """
-    for before, after in pairwise(series):
+    pairs = [pair for pair in pairwise(series) if (pair[0].prefix, pair[1].prefix) not in proven]
+    if pairs:
+        total = sum(_key_bytes(before, after) for before, after in pairs)
+        progress.start("comparing increments", total)
+    for before, after in pairs:
         pair = (before.prefix, after.prefix)
-        if pair in proven:
-            continue
         missing, where = _missing_keys(base, *pair, storage)
+        progress.advance(_key_bytes(before, after))
         if missing:
             raise UnprovenError(
                 f"{after.name} lacks keys of {before.name}: a full or a recorder was lost between",
@@ -58,6 +63,10 @@ def check_nested(
             )
         if remember:
             proven.add(pair)
+
+
+def _key_bytes(before: Checkpoint, after: Checkpoint) -> int:
+    return 8 * (before.contents.keys + after.contents.keys)
 
 
 def _missing_keys(base: str, before: str, after: str, storage: Storage) -> tuple[int, str]:

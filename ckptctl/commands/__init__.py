@@ -1,0 +1,1 @@
+"""One file a command: its options, a call, and what to show."""

@@ -1,0 +1,213 @@
+"""Options that several commands share, each a decorator."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import click
+from click.core import ParameterSource
+
+from ckptctl.commands.params import DIRECTORY, DURATION, RATE, Step, directory_named
+from ckptctl.errors import UsageError
+from ckptctl.output import open_output
+
+if TYPE_CHECKING:
+    from ckptctl.restore import RestoreOptions
+
+__all__ = [
+    "EXIT_CODES",
+    "assume_order",
+    "bwlimit",
+    "directory",
+    "dry_run",
+    "epilog",
+    "jobs",
+    "lock_wait",
+    "output",
+    "state",
+]
+
+#: What click decorates: a command's function, called with keywords only.
+Callback: TypeAlias = Callable[..., None]
+
+#: The words of the exit codes, as every help text and the reference print them.
+EXIT_CODES = {
+    0: "done, nothing wrong (also: nothing to do)",
+    1: "unexpected failure: a bug, with a traceback and where to report it",
+    2: "usage",
+    3: "finished, but some items failed or were skipped",
+    4: "damage found",
+    5: "differences found",
+    10: "no such directory, chain, step, table",
+    11: "locked by another ckptctl",
+    12: "refused for safety, or for want of space or permission",
+    130: "interrupted (Ctrl-C)",
+    141: "whoever read the output went away",
+    143: "terminated",
+}
+
+
+def epilog(*codes: int) -> str:
+    """Return the end of a help text: the exit codes that a command knows."""
+    known = sorted({0, 1, 2, *codes, 130, 141, 143})
+    lines = "\n".join(f"  {code:3}  {EXIT_CODES[code]}" for code in known)
+    return f"\b\nExit codes:\n{lines}"
+
+
+def directory(function: Callback) -> Callback:
+    """Add `[DIR]` and `-C/--dir DIR`; the command receives `directory`."""
+
+    @functools.wraps(function)
+    def chosen(**values: object) -> None:
+        option, positional = values.pop("dir"), values.pop("directory")
+        if positional is not None and option is not None:
+            source = click.get_current_context().get_parameter_source("dir")
+            # From the environment it is a default, and the command line outranks it.
+            if source is ParameterSource.COMMANDLINE:
+                raise UsageError(
+                    f"the directory is given twice: {positional!r} and -C {option!r}",
+                    remedy="leave one of them out",
+                )
+        given = option if positional is None else positional
+        # What an unset shell variable leaves behind must not become `.`.
+        if given == "":
+            raise UsageError("the name of the directory is empty")
+        function(directory=directory_named(None if given is None else str(given)), **values)
+
+    return _with_directory_parameters(chosen)
+
+
+def _with_directory_parameters(function: Callback) -> Callback:
+    function = click.argument("directory", metavar="[DIR]", required=False, type=DIRECTORY)(
+        function
+    )
+    return click.option(
+        "-C",
+        "--dir",
+        "dir",
+        metavar="DIR",
+        type=DIRECTORY,
+        help="The checkpoint directory; default: $CKPTCTL_DIR, then the current one.",
+    )(function)
+
+
+def output(function: Callback) -> Callback:
+    """Add `--json` and `-q`; the command receives `out`, closed when it succeeds."""
+
+    @functools.wraps(function)
+    def opened(*, json: bool, quiet: bool, **others: object) -> None:
+        name = click.get_current_context().command.name or ""
+        with open_output(name, json=json, quiet=quiet) as out:
+            function(out=out, **others)
+
+    opened = click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        help="Print nothing on success; with --json nothing on stderr.",
+    )(opened)
+    return click.option(
+        "--json", is_flag=True, help="Print one JSON document; an error is one on stderr."
+    )(opened)
+
+
+def assume_order(function: Callback) -> Callback:
+    """Add `--assume-order step`; the command receives `assume_order`."""
+    return click.option(
+        "--assume-order",
+        metavar="step",
+        type=click.Choice(["step"]),
+        help="Order checkpoints by step where state files and times say nothing reliable.",
+    )(function)
+
+
+jobs = click.option(
+    "-j",
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Tasks at a time; default: the number of cores.",
+)
+bwlimit = click.option(
+    "--bwlimit", metavar="RATE", type=RATE, help="Bytes a second to stay below, such as 50MB/s."
+)
+lock_wait = click.option(
+    "--lock-wait",
+    metavar="D",
+    type=DURATION,
+    help="Wait so long for another ckptctl to release the directory; default: do not wait.",
+)
+dry_run = click.option(
+    "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."
+)
+
+
+def state(function: Callback) -> Callback:
+    """Add the STATE options; the command receives them as `restore: RestoreOptions`."""
+
+    @functools.wraps(function)
+    def composed(
+        *,
+        increments: str,
+        base: int | None,
+        assume_order: str | None,
+        keep_missing: bool,
+        add_new: bool,
+        drop_unpaired: bool,
+        **others: object,
+    ) -> None:
+        function(
+            restore=_restore_options(
+                increments=increments,
+                base=base,
+                assume_order=assume_order,
+                keep_missing=keep_missing,
+                add_new=add_new,
+                drop_unpaired=drop_unpaired,
+            ),
+            **others,
+        )
+
+    decorated: Callback = composed
+    for option in reversed(_STATE):
+        decorated = option(decorated)
+    return decorated
+
+
+def _restore_options(**values: object) -> RestoreOptions:
+    # Only the commands that read rows pay for NumPy.
+    from ckptctl.restore import RestoreOptions
+
+    return RestoreOptions(**values)  # type: ignore[arg-type]  # click has checked them
+
+
+_STATE = (
+    click.option(
+        "--increments",
+        metavar="auto|last|all",
+        type=click.Choice(["auto", "last", "all"]),
+        default="auto",
+        help="auto (the default): the last one, once it is proven to contain the others; last: "
+        "what a DeepRec PS would hold, proven or not; all: each key's newest recorded row.",
+    ),
+    click.option(
+        "--base",
+        metavar="STEP",
+        type=Step(fulls_only=True),
+        help="The full that the increments were recorded against, where it cannot be proven.",
+    ),
+    assume_order,
+    click.option(
+        "--keep-missing",
+        is_flag=True,
+        help="Keep the full's value of a tensor that the increment lacks.",
+    ),
+    click.option("--add-new", is_flag=True, help="Take over tensors that the full does not have."),
+    click.option(
+        "--drop-unpaired",
+        is_flag=True,
+        help="Leave out new keys that have no row in some slot, however many they are.",
+    ),
+)

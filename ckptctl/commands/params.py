@@ -1,0 +1,159 @@
+"""Types of options and arguments: durations, sizes, rates and steps."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    IntType = click.ParamType[int]
+    FloatType = click.ParamType[float]
+    StrType = click.ParamType[str]
+else:
+    # Generic to the type checker only: click 8.1 does not let it be subscripted.
+    IntType = FloatType = StrType = click.ParamType
+
+__all__ = ["DIRECTORY", "DURATION", "RATE", "SIZE", "STEP", "Step", "directory_named"]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_BYTES = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
+#: TensorFlow's global_step is an int64.
+_LAST_STEP = 2**63 - 1
+
+
+class Duration(FloatType):
+    """A duration with its unit, converted to seconds."""
+
+    name = "duration"
+    _form = re.compile(rf"{_NUMBER}\s*([smhdw])", re.ASCII)
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds; a number alone is refused, since nobody agrees on its unit."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        match = self._form.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration: write 90s, 10m, 12h, 7d or 2w.", param, ctx)
+        return float(match[1]) * _SECONDS[match[2]]
+
+
+class Size(IntType):
+    """A number of bytes with its unit; a rate may say `/s`."""
+
+    name = "size"
+
+    def __init__(self, *, rate: bool = False) -> None:
+        self._form = re.compile(
+            rf"{_NUMBER}\s*([kmgt]?i?b){'(?:/s)?' if rate else ''}", re.ASCII | re.IGNORECASE
+        )
+        self._examples = "50MB/s or 1GiB/s" if rate else "500MB or 2GiB"
+        self._what = "rate" if rate else "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return bytes, at least 1."""
+        if isinstance(value, int):
+            return value
+        match = self._form.fullmatch(str(value).strip())
+        unit = _BYTES.get(match[2].lower()) if match else None
+        if match is None or unit is None:
+            self.fail(f"{value!r} is no {self._what}: write {self._examples}.", param, ctx)
+        number = int(float(match[1]) * unit)
+        if number < 1:
+            self.fail(f"{value!r} is less than a byte.", param, ctx)
+        return number
+
+
+class Directory(StrType):
+    """A directory; that it exists is checked where it is read, with exit code 10."""
+
+    name = "directory"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Leave it to the shell, which knows directories."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
+class Step(IntType):
+    """A global step; completes from the steps that lie in the directory.
+
+    Parameters
+    ----------
+    fulls_only
+        Offer only the steps of full checkpoints.
+    """
+
+    name = "step"
+
+    def __init__(self, *, fulls_only: bool = False) -> None:
+        self._fulls_only = fulls_only
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the step; zeros in front are the padding of file names."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        if not (text.isascii() and text.isdigit()) or len(text) > 40 or int(text) > _LAST_STEP:
+            self.fail(f"{value!r} is no step: write a number such as 1200.", param, ctx)
+        return int(text)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Return the steps in the directory, the newest first; none if it cannot be read."""
+        from click.shell_completion import CompletionItem
+
+        from ckptctl.errors import CkptctlError
+        from ckptctl.inspect.listing import steps_by_name
+
+        # The option without its value stopped click before it looked at positionals.
+        positional = ctx.params.get("directory") or next(iter(ctx.args), None)
+        given = ctx.params.get("dir") or positional
+        # The shell hands over `~/models` as it was typed.
+        directory = os.path.expanduser(directory_named(given))
+        try:
+            found = steps_by_name(directory)
+        except (CkptctlError, OSError):
+            return []
+        return [
+            CompletionItem(str(step), help=kind)
+            for step, kind in found
+            if str(step).startswith(incomplete) and (kind == "full" or not self._fulls_only)
+        ]
+
+
+def directory_named(given: str | None) -> str:
+    """Return the directory that was given, else $CKPTCTL_DIR, else `.`."""
+    return given or os.environ.get("CKPTCTL_DIR") or "."
+
+
+DIRECTORY = Directory()
+DURATION = Duration()
+SIZE = Size()
+RATE = Size(rate=True)
+STEP = Step()

@@ -1,0 +1,1 @@
+"""Questions on states and directories: listing, show, lookup, diff, verify, export."""

@@ -1,0 +1,168 @@
+"""Rich tables for a person at a terminal.
+
+Rich takes as long to load as reading a chain does: what needs none of it is written
+before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, TextIO
+
+from ckptctl.output import format as fmt
+from ckptctl.output.base import Column, Page, Rows, Value
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+__all__ = ["TerminalPage", "open_console"]
+
+_GAP = 2  # cells between two columns
+_FOLDED = 12  # cells in which something long can still be read, line by line
+
+
+def open_console(stream: TextIO) -> Console:
+    """Return a console that takes text as it is: `[0]` is a name, not markup.
+
+    NO_COLOR counts when it is not empty (no-color.org); FORCE_COLOR gives colour to a
+    terminal that claims to have none.
+    """
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=False,
+        no_color=bool(os.environ.get("NO_COLOR")),
+    )
+
+
+class TerminalPage(Page):
+    """Draws on a terminal, within its width."""
+
+    terminal = True
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @cached_property
+    def _console(self) -> Console:
+        return open_console(self._stream)
+
+    def line(self, *fields: str, style: str = "", indent: int = 0) -> None:
+        """Write the fields side by side; what does not fit continues below, indented."""
+        words = "  ".join(map(fmt.one_line, fields))
+        if not style and not indent:
+            self._stream.write(words + "\n")
+            return
+        from rich.padding import Padding
+        from rich.text import Text
+
+        text = Text(words, style=style, overflow="fold")
+        self._console.print(Padding(text, (0, 0, 0, indent)) if indent else text)
+
+    def table(self, columns: Sequence[Column], *, heading: bool = True) -> Rows:
+        """Begin a table; it is drawn when it ends."""
+        return _TerminalRows(self._console, columns, heading)
+
+    def verbatim(self, text: str) -> None:
+        """Write the text, neither wrapped nor coloured."""
+        self._stream.write(text)
+
+    def gap(self) -> None:
+        """Leave a line empty."""
+        self._stream.write("\n")
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+
+class _TerminalRows(Rows):
+    def __init__(self, console: Console, columns: Sequence[Column], heading: bool) -> None:
+        self._console = console
+        self._columns = columns
+        self._heading = heading
+        self._rows: list[list[Text]] = []
+
+    def add(self, *values: Value, styles: Mapping[int, str] | None = None) -> None:
+        from rich.text import Text
+
+        cells = zip(self._columns, values, strict=True)
+        self._rows.append(
+            [
+                Text(_human(column, value), style=(styles or {}).get(i, ""))
+                for i, (column, value) in enumerate(cells)
+            ]
+        )
+
+    def end(self) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        rooms = [
+            max([column.room, *(row[i].cell_len for row in self._rows)])
+            for i, column in enumerate(self._columns)
+        ]
+        kept = _that_fit(self._columns, rooms, self._console.width)
+        needed = sum(
+            _GAP + (min(rooms[i], _FOLDED) if self._columns[i].folds else rooms[i]) for i in kept
+        )
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, _GAP, 0, 0),
+            show_header=self._heading,
+            header_style="bold",
+        )
+        for i in kept:
+            column = self._columns[i]
+            table.add_column(
+                _aligned(Text(column.name.replace("_", " ")), column, rooms[i]),
+                no_wrap=not column.folds,
+                overflow="fold",
+            )
+        for row in self._rows:
+            table.add_row(*(_aligned(row[i], self._columns[i], rooms[i]) for i in kept))
+        # Where even these do not fit the terminal breaks the lines: nothing is lost.
+        self._console.print(table, crop=False, width=max(self._console.width, needed))
+        self._console.file.flush()
+
+
+def _aligned(cell: Text, column: Column, room: int) -> Text:
+    # Rich before 14.2 counts the gap twice when a column is given a least width.
+    if not column.folds:
+        cell.align("right" if column.right else "left", room)
+    return cell
+
+
+def _that_fit(columns: Sequence[Column], rooms: Sequence[int], width: int) -> list[int]:
+    """Return the columns to show: those that may go leave until the rest fits."""
+    kept = [i for i, column in enumerate(columns) if not column.program]
+    while sum(rooms[i] + _GAP for i in kept) - _GAP > width:
+        going = max(kept, key=lambda i: columns[i].spare)
+        if columns[going].spare == 0:
+            break
+        kept.remove(going)
+    return kept
+
+
+def _human(column: Column, value: Value) -> str:
+    if value is None:
+        return column.missing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return fmt.escape(value) if column.kind == "name" else fmt.one_line(value)
+    if column.kind == "bytes":
+        return fmt.bytes_(int(value))
+    if column.kind == "count":
+        return fmt.count(int(value))
+    if column.kind == "age":
+        return fmt.age(value)
+    return str(value)

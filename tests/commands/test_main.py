@@ -1,0 +1,363 @@
+"""The program: exit codes, signals, pipes, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+from ckptctl.commands import main as program
+
+Popen = subprocess.Popen
+Probe = Callable[..., "Popen[str]"]
+
+
+def told(process: Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+# --- every command keeps the house rules ---------------------------------------------
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_each_command_says_in_its_help_what_the_house_asks(name: str) -> None:
+    command: click.Command = import_module(f"ckptctl.commands.{name}").command
+    assert command.name == name
+    assert command.get_short_help_str(200) == program.COMMANDS[name]
+    assert "Example:\n  " in (command.help or "")
+    assert "Exit codes:" in (command.epilog or "")
+    options = {name for param in command.params for name in param.opts}
+    assert {"--json", "--quiet", "-q"} <= options
+    for param in command.params:
+        assert not isinstance(param, click.Option) or param.help, param.name
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_each_command_lives_in_one_file_of_bearable_length(name: str) -> None:
+    source = Path(str(import_module(f"ckptctl.commands.{name}").__file__))
+    assert len(source.read_text().splitlines()) <= 250
+
+
+def test_help_is_quick_because_it_imports_no_command(run: Callable[..., object]) -> None:
+    heavy = ("numpy", "rich", "google", "fastcrc", "concurrent.futures", "asyncio", "tensorflow")
+    code = (
+        "import sys\nfrom ckptctl.commands.main import main\n"
+        "assert main(['--help']) == 0\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+        "print([name for name in sys.modules if name.startswith('ckptctl.commands.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert done[-2] == "[]"
+    assert set(json.loads(done[-1].replace("'", '"'))) == {
+        "ckptctl.commands.main",
+        "ckptctl.commands.failures",
+    }
+    for name, line in program.COMMANDS.items():
+        assert any(name in text and line in text for text in done)
+
+
+# --- usage ----------------------------------------------------------------------------
+
+
+def test_no_command_is_usage_with_the_help_on_stderr(run) -> None:
+    done = run()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Commands:" in done.stderr
+
+
+def test_a_slip_of_the_pen_gets_a_suggestion(run) -> None:
+    done = run("megre")
+    assert done.returncode == 2
+    assert "did you mean `ckptctl merge`?" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("ls", "--no-such-option"),
+        ("ls", "--last", "0"),
+        ("ls", "--older", "soon"),
+        ("ls", "a", "b"),
+        ("ls", "--sort", "colour"),
+        ("ls", "-C", "a", "b"),
+        ("ls", ""),
+        ("ls", "-C", ""),
+        ("completion", "tcsh"),
+        ("completion",),
+        ("--no-such-option",),
+    ],
+)
+def test_usage_is_two_words_and_no_traceback(run, args: tuple[str, ...]) -> None:
+    done = run(*args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("ckptctl: error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_under_json_is_one_object_on_stderr(run) -> None:
+    done = run("ls", "--json", "--last", "many")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    error = json.loads(done.stderr)
+    assert error["schema"] == "ckptctl.error/1"
+    assert error["error"] == "UsageError"
+    assert error["exit_code"] == 2
+    assert "--last" in error["message"]
+
+
+def test_json_may_be_asked_for_by_the_environment(run, tmp_path: Path) -> None:
+    done = run("ls", tmp_path / "none", env={"CKPTCTL_LS_JSON": "true"})
+    assert done.returncode == 10
+    assert json.loads(done.stderr)["error"] == "NotFoundError"
+
+
+def test_a_bad_value_from_the_environment_names_its_variable(run) -> None:
+    done = run("ls", env={"CKPTCTL_LS_LAST": "many"})
+    assert done.returncode == 2
+    assert "$CKPTCTL_LS_LAST" in done.stderr
+
+
+def test_a_variable_that_a_container_sets_is_no_option_of_the_group(run, tmp_path: Path) -> None:
+    done = run("ls", tmp_path, env={"CKPTCTL_VERSION": "1"})
+    assert done.stdout.splitlines()[-1] == "latest\t-"
+
+
+# --- the directory --------------------------------------------------------------------
+
+
+def test_the_directory_is_the_positional_or_c_or_the_variable_or_here(run, sharded: Path) -> None:
+    elsewhere = {"CKPTCTL_DIR": "/nowhere", "CKPTCTL_LS_DIR": "/nowhere/else"}
+    expected = run("ls", sharded, "--json").stdout
+    latest = json.loads(expected)["latest"]
+    assert latest is not None
+    for args, env, cwd in (
+        (("-C", sharded), elsewhere, None),
+        ((sharded,), elsewhere, None),
+        ((), {"CKPTCTL_DIR": str(sharded)}, None),
+        ((), {"CKPTCTL_DIR": "/nowhere", "CKPTCTL_LS_DIR": str(sharded)}, None),
+        ((), {"CKPTCTL_DIR": ""}, sharded),
+        ((), {}, sharded),
+    ):
+        done = run("ls", *args, "--json", env=env, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["latest"] == latest
+
+
+def test_a_missing_directory_is_ten_in_both_forms(run, tmp_path: Path) -> None:
+    for place in (tmp_path / "none", Path(__file__)):
+        text = run("ls", place)
+        assert (text.returncode, text.stdout) == (10, "")
+        assert str(place) in text.stderr
+        as_json = run("ls", place, "--json")
+        assert (as_json.returncode, as_json.stdout) == (10, "")
+        assert json.loads(as_json.stderr)["exit_code"] == 10
+
+
+# --- signals --------------------------------------------------------------------------
+
+WAITING = """
+try:
+    print("ready", flush=True)
+    threading.Event().wait()
+finally:
+    print("cleaned up", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated by SIGTERM"),
+        (signal.SIGHUP, 129, "terminated by SIGHUP"),
+    ],
+)
+def test_a_signal_lets_clean_up_run_and_has_its_exit_code(
+    probe: Probe, number: signal.Signals, code: int, word: str
+) -> None:
+    process = probe(WAITING)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert told(process) == (code, "cleaned up\n", f"ckptctl: {word}\n")
+
+
+def test_an_interruption_under_json_is_an_object_too(probe: Probe) -> None:
+    process = probe(WAITING, "--json")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    code, _, err = told(process)
+    assert code == 130
+    assert json.loads(err)["error"] == "Interrupted"
+
+
+def test_a_second_sigterm_does_not_cut_the_clean_up_short(probe: Probe) -> None:
+    process = probe(
+        """
+try:
+    print("ready", flush=True)
+    threading.Event().wait()
+finally:
+    print("cleaning", flush=True)
+    sys.stdin.readline()
+    print("cleaned up", flush=True)
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.stdout.readline() == "cleaning\n"
+    process.terminate()
+    code, out, _ = told(process)
+    assert (code, out) == (143, "cleaned up\n")
+
+
+def test_nohup_is_respected(probe: Probe) -> None:
+    process = probe(
+        "print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)".replace(
+            "print", "import signal; print"
+        ),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert told(process)[:2] == (0, "True\n")
+
+
+def test_main_leaves_the_signal_handlers_as_it_found_them(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    program.main(["ls", str(tmp_path), "-q"])
+    after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    assert before == after
+
+
+# --- pipes and full disks -------------------------------------------------------------
+
+
+def test_a_reader_that_goes_away_is_141_and_silent(probe: Probe) -> None:
+    process = probe(
+        """
+print("first", flush=True)
+sys.stdin.readline()
+for _ in range(100_000):
+    print("x" * 100)
+"""
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "first\n"
+    process.stdout.close()
+    process.stdin.write("\n")
+    process.stdin.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+
+
+def test_a_reader_that_was_never_there_is_141_however_short_the_answer(probe: Probe) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = probe('print("short")', stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_another_broken_pipe_is_no_reader_that_went_away(probe: Probe) -> None:
+    process = probe(
+        """
+import os
+reader, writer = os.pipe()
+os.close(reader)
+os.write(writer, b"x")
+"""
+    )
+    code, _, err = told(process)
+    assert code == 1
+    assert "BrokenPipeError" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("args", [["--help"], ["completion", "bash"]])
+def test_an_answer_that_does_not_fit_on_the_disk_is_no_success(
+    bare_env: dict[str, str], args: list[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ckptctl", *args],
+            env=bare_env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 12
+    assert done.stderr.startswith("ckptctl: error: no space left on device")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_closed_stdout_cannot_become_a_checkpoint_file(bare_env: dict[str, str]) -> None:
+    code = "import os, sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    inner = (
+        "from ckptctl.commands.main import main; import os\n"
+        "code = main(['completion', 'bash'])\n"
+        "number = os.open('/dev/null', os.O_RDONLY)\n"
+        "os._exit(code if number > 2 else 99)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" "$2" <&- >&- 2>&-', sys.executable, code, inner],
+        env=bare_env,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0
+
+
+def test_a_terminal_without_the_letters_gets_escapes_not_a_traceback(probe: Probe) -> None:
+    process = probe('print("特")', env={"PYTHONIOENCODING": "ascii"})
+    assert told(process)[:2] == (0, "\\u7279\n")
+
+
+# --- bugs -----------------------------------------------------------------------------
+
+
+def test_a_bug_is_one_with_a_traceback_and_where_to_report_it(probe: Probe) -> None:
+    code, out, err = told(probe('raise KeyError("gone")'))
+    assert (code, out) == (1, "")
+    assert "Traceback (most recent call last)" in err
+    assert "Please report it" in err.splitlines()[-1]
+
+
+def test_a_bug_under_json_is_one_object(probe: Probe) -> None:
+    code, out, err = told(probe('raise KeyError("gone")', "--json"))
+    assert (code, out) == (1, "")
+    assert "Traceback" in json.loads(err)["traceback"]
+
+
+def test_an_error_shows_no_control_character_of_a_name(probe: Probe) -> None:
+    body = 'raise errors.DamageError("bad tensor", tensor="x\\x1b[2Jy", remedy="look")'
+    code, _, err = told(probe(body))
+    assert code == 4
+    assert err == "ckptctl: error: bad tensor\n  tensor: x\\x1b[2Jy\n  next: look\n"
+
+
+def test_version_is_one_line(run) -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("ckptctl ")
+    assert done.stdout.count("\n") == 1
