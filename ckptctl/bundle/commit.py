@@ -8,6 +8,8 @@ behind is known to be ours.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 
 from ckptctl.bundle.data import shard_path
 from ckptctl.bundle.reader import index_path
@@ -56,6 +58,9 @@ class PendingBundle:
         self.late_mark = late_mark
         self.temporary = f"{prefix}_temp_{os.urandom(16).hex()}"
         self._extra: list[tuple[str, str]] = []
+        self._marked = False
+        self._placed: list[tuple[str, FileInfo | None]] = []  # final path, file that went there
+        self._directories: list[str] = []
 
     def start(self, sizes: list[int]) -> None:
         """Write the mark and create the data shards under the temporary, preallocated."""
@@ -68,6 +73,7 @@ class PendingBundle:
     def _write_mark(self) -> None:
         if self.mark is not None:
             self.storage.write_new(self.prefix + MARK_SUFFIX, self.mark)
+            self._marked = True
             self._attributes(self.prefix + MARK_SUFFIX)
             self.storage.fsync_dir(os.path.dirname(self.prefix))
 
@@ -105,25 +111,48 @@ class PendingBundle:
         for path, final in moves:
             parent = os.path.dirname(final)
             if parent != directory:  # SSDHASH: <prefix>-<name>-emb_files/
-                storage.mkdir(parent)
-            storage.rename_new(path, final)
+                self._make_directory(parent)
+            self._place(path, final)
             if parent != directory:
                 storage.fsync_dir(parent)
         storage.fsync_dir(directory)
-        storage.rename_new(index_temporary, index_path(self.prefix))
+        self._place(index_temporary, index_path(self.prefix))
         storage.fsync_dir(directory)
         storage.rmdir(self.temporary)
 
+    def _make_directory(self, path: str) -> None:
+        if self.storage.stat(path, follow=False) is None:
+            self.storage.mkdir(path)
+            self._directories.append(path)
+
+    def _place(self, path: str, final: str) -> None:
+        self._placed.append((final, self.storage.stat(path, follow=False)))
+        self.storage.rename_new(path, final)
+
     def abort(self) -> None:
-        """Remove what was written, the mark last; nothing happens after a commit."""
+        """Remove what was written, the mark last; a bundle whose index is in place stays."""
         storage = self.storage
+        exists = any(final == index_path(self.prefix) for final in self._in_place())
+        if not exists:
+            for final in reversed(list(self._in_place())):
+                storage.remove(final)
+            for directory in self._directories:
+                with suppress(OSError):  # not empty: someone else's files
+                    storage.rmdir(directory)
         if storage.stat(self.temporary, follow=False) is not None:
             for info in storage.listdir(self.temporary):
                 storage.remove(os.path.join(self.temporary, info.name))
             storage.rmdir(self.temporary)
-            ours = self.mark is not None and not self.late_mark
-            if ours and storage.stat(index_path(self.prefix)) is None:
-                storage.remove(self.prefix + MARK_SUFFIX)
+        if self._marked and not exists:
+            storage.remove(self.prefix + MARK_SUFFIX)
+            self._marked = False
+
+    def _in_place(self) -> Iterator[str]:
+        """Return the final paths under which our own files now lie."""
+        for final, ours in self._placed:
+            now = self.storage.stat(final, follow=False)
+            if ours and now and (now.device, now.inode) == (ours.device, ours.inode):
+                yield final
 
     def _attributes(self, path: str) -> None:
         if self.like is not None:

@@ -13,6 +13,7 @@ from ckptctl.bundle.entry import Entry
 from ckptctl.bundle.strings import check_strings, check_variants, iter_strings
 from ckptctl.errors import (
     EntryBoundsError,
+    EntryError,
     MissingShardError,
     NotFoundError,
     RefusedError,
@@ -134,6 +135,14 @@ class BundleData:
 
     def data_file(self, name: str, entry: Entry) -> Readable:
         """Return the open shard of an entry, once its bytes are known to lie inside."""
+        if not entry.has_data:
+            raise EntryError(
+                "entry owns no bytes",
+                file=f"{self.prefix}.index",
+                tensor=name,
+                expected="the entry of a plain tensor or of a slice",
+                found="a hash table" if entry.is_hash_table else f"{len(entry.slices)} slices",
+            )
         file = self.file(entry.shard)
         if file.size < entry.end:
             raise self.past_end(name, entry, file.size)
@@ -198,12 +207,25 @@ class BundleData:
             )
         if entry.dtype.name == "string":
             items = list(self.iter_strings(name, entry))
-            array = np.empty(entry.elements, dtype=object)
+            array = np.empty(len(items), dtype=object)
             array[:] = items
-            return array.reshape(entry.shape)
+            return self.reshape(name, entry, array)
         data = self.data_file(name, entry).pread(entry.offset, entry.size)
+        if len(data) != entry.size:  # cut short since it was opened
+            raise self.past_end(name, entry, entry.offset + len(data))
         self.compare_crc(name, entry, crc32c(data))
-        return np.frombuffer(data, entry.dtype.numpy).reshape(entry.shape)
+        return self.reshape(name, entry, np.frombuffer(data, entry.dtype.numpy))
+
+    def reshape(self, name: str, entry: Entry, array: np.ndarray) -> np.ndarray:
+        """Return a flat array in the shape of an entry; raise `RefusedError` if NumPy cannot."""
+        try:
+            return array.reshape(entry.shape)
+        except ValueError as error:  # TensorFlow knows more dimensions, and empty huge ones
+            raise RefusedError(
+                f"NumPy has no array of this shape: {error}",
+                file=f"{self.prefix}.index",
+                tensor=name,
+            ) from None
 
     def iter_strings(self, name: str, entry: Entry) -> Iterator[bytes]:
         """Return the elements of a string tensor one by one; the last step checks them."""

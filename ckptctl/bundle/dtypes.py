@@ -16,7 +16,7 @@ class DType:
     """One of TensorFlow's element types (tensorflow/core/framework/types.proto).
 
     `size` is in bytes an element, 0 for strings and variants. `numpy_name` is the NumPy
-    type that holds the bytes unchanged: bfloat16 and the 8-bit floats are held as unsigned
+    type that holds the bytes unchanged: bfloat16 and smaller floats are held as unsigned
     integers, since NumPy has no type of their own.
     """
 
@@ -42,6 +42,7 @@ _TABLE = """
 22 uint32 4 u4;   23 uint64 8 u8;   24 float8_e5m2 1 u1; 25 float8_e4m3fn 1 u1
 26 float8_e4m3fnuz 1 u1; 27 float8_e4m3b11fnuz 1 u1; 28 float8_e5m2fnuz 1 u1
 29 int4 1 i1;     30 uint4 1 u1;    31 int2 1 i1;     32 uint2 1 u1
+33 float4_e2m1fn 1 u1
 """
 
 

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from ckptctl.bundle.dtypes import DTYPES, DType
 from ckptctl.bundle.proto import BundleEntryProto, BundleHeaderProto
-from ckptctl.bundle.slices import TensorSlice
+from ckptctl.bundle.slices import TensorSlice, find_overlap
 from ckptctl.errors import EndiannessError, EntryError, HeaderError, ShapeSizeError
 
 __all__ = ["BundleHeader", "Entry"]
@@ -18,6 +18,8 @@ __all__ = ["BundleHeader", "Entry"]
 #: TensorFlow's own limits (tensor_shape.h, and shard numbers have five digits).
 MAX_RANK = 254
 MAX_SHARDS = 99999
+#: More parts than any variable has; each costs 2 bytes in a file and 200 in memory.
+MAX_SLICES = 32768
 _MAX_INT64 = (1 << 63) - 1
 
 
@@ -136,7 +138,16 @@ class Entry:
                 expected="a type that TensorFlow stores",
                 found=message.dtype,
             )
-        shape = tuple([dim.size for dim in message.shape.dim])
+        if len(message.slices) > MAX_SLICES:
+            raise EntryError(
+                "entry with absurdly many slices",
+                file=path,
+                tensor=name,
+                expected=f"<= {MAX_SLICES}",
+                found=len(message.slices),
+            )
+        dims = message.shape.dim
+        shape = tuple([dim.size for dim in dims[: MAX_RANK + 1]])
         entry = cls(
             dtype,
             shape,
@@ -148,13 +159,19 @@ class Entry:
             message.is_hash_table,
             raw,
         )
-        if len(shape) > MAX_RANK or message.shape.unknown_rank or (shape and min(shape) < 0):
+        if (
+            len(shape) > MAX_RANK
+            or message.shape.unknown_rank
+            or (shape and min(shape) < 0)
+            or entry.elements > _MAX_INT64
+        ):
+            rank = "unknown rank" if message.shape.unknown_rank else f"{len(dims)} dimensions"
             raise EntryError(
                 "entry with an impossible shape",
                 file=path,
                 tensor=name,
-                expected=f"at most {MAX_RANK} dimensions, none negative",
-                found=_short(shape),
+                expected=f"at most {MAX_RANK} dimensions, none negative, < 2^63 elements",
+                found=f"{rank}: {_short(shape)}",
             )
         entry._check(path, name, num_shards)
         return entry
@@ -177,15 +194,31 @@ class Entry:
                     found=f"offset {self.offset}, size {self.size}",
                 )
             self._check_size(path, name)
+        if self.slices and not self.is_hash_table:
+            self._check_slices(path, name)
+
+    def _check_slices(self, path: str, name: str) -> None:
         for slice_ in self.slices:
-            if not self.is_hash_table and not slice_.fits(self.shape):
+            if not slice_.fits(self.shape):
                 raise EntryError(
                     "slice outside its tensor",
                     file=path,
                     tensor=name,
                     expected=f"inside {_short(self.shape)}",
-                    found=str(slice_),
+                    found=str(slice_)[:200],
                 )
+        try:
+            pair = find_overlap(self.slices, self.shape)
+        except ValueError as error:
+            raise EntryError(str(error), file=path, tensor=name) from None
+        if pair is not None:
+            raise EntryError(
+                "slices overlap",
+                file=path,
+                tensor=name,
+                expected="each element in one slice",
+                found=f"{pair[0]} and {pair[1]}"[:200],
+            )
 
     def _check_size(self, path: str, name: str) -> None:
         elements = self.elements

@@ -87,7 +87,13 @@ class BundleReader(BundleData):
         """Return the entry of a tensor, or None; does not parse the whole index."""
         if "_parsed" in self.__dict__:
             return self.tensors.get(name)
-        raw = self._table.get(_key(name)) if name else None
+        # The empty name is the header's, and a leading zero byte that of slices' data.
+        if not name or name[0] == "\0":
+            return None
+        try:
+            raw = self._table.get(_key(name))
+        except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+            return None
         return None if raw is None else self._decode(raw, name)
 
     def entry(self, name: str) -> Entry:
@@ -110,6 +116,8 @@ class BundleReader(BundleData):
             )
         entry = self._decode(raw, name)
         full = self.entry(name)
+        if full.is_hash_table:  # of changing length: nothing that its shape could say
+            return entry
         if entry.shape != slice_.shape(full.shape) or entry.dtype != full.dtype:
             raise EntryError(
                 "data of a slice does not fit its tensor",
@@ -121,15 +129,34 @@ class BundleReader(BundleData):
         return entry
 
     def slice_keys(self) -> Iterator[tuple[bytes, str, TensorSlice, Entry]]:
-        """Return (key, tensor name, slice, entry) of the data of all slices, in key order."""
+        """Return (key, tensor name, slice, entry) of the data of all slices, in key order.
+
+        Raises
+        ------
+        EntryError
+            A key does not parse, or no tensor lists the slice.
+        """
+        listed: dict[str, frozenset[tuple[tuple[int, int], ...]]] = {}
         for key, entry in self._parsed[1].items():
             try:
-                name, slice_ = decode_slice_key(key)
+                raw, slice_ = decode_slice_key(key)
             except ValueError as error:
                 raise EntryError(
-                    f"key of a slice: {error}", file=self.index_path, found=repr(key)
+                    f"key of a slice: {error}", file=self.index_path, found=repr(key)[:200]
                 ) from None
-            yield key, _text(name), slice_, entry
+            name = _text(raw)
+            full = self.tensors.get(name)
+            if name not in listed:
+                listed[name] = frozenset(s.extents for s in full.slices) if full else frozenset()
+            if not (full and full.is_hash_table) and slice_.extents not in listed[name]:
+                raise EntryError(
+                    "data of a slice that no tensor lists",
+                    file=self.index_path,
+                    tensor=name,
+                    expected="an entry that lists it",
+                    found=f"slice {slice_}",
+                )
+            yield key, name, slice_, entry
 
     def data_entries(self) -> Iterator[tuple[bytes, str, Entry]]:
         """Return (key, tensor name, entry) of everything that owns bytes, in key order."""
@@ -199,7 +226,7 @@ class BundleReader(BundleData):
             )
         for _, part in data:
             self.data_file(name, part)  # before memory is taken for what may not be there
-        array = np.empty(entry.shape, dtype=kind)
+        array = self.reshape(name, entry, np.empty(entry.elements, dtype=kind))
         for slice_, part in data:
             box = tuple(slice(st, st + ln) for st, ln in slice_.resolve(entry.shape))
             array[box] = self.read_entry(name, part)

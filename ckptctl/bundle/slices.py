@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from ckptctl.bundle.coding import (
     decode_ordered_number,
@@ -13,10 +15,16 @@ from ckptctl.bundle.coding import (
     encode_signed,
 )
 
-__all__ = ["TensorSlice", "decode_slice_key", "encode_slice_key"]
+__all__ = ["TensorSlice", "decode_slice_key", "encode_slice_key", "find_overlap"]
 
 #: Length of an extent that covers its whole dimension (TensorSlice::kFullExtent).
 FULL = -1
+#: Slices that no plane separates are compared pair by pair, so many and no more.
+_MAX_TANGLED = 1000
+#: Slices that are looked at, over all cuts.
+_MAX_WORK = 1_000_000
+
+_Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -80,3 +88,53 @@ def decode_slice_key(key: bytes) -> tuple[bytes, TensorSlice]:
     if at != len(key):
         raise ValueError("bytes after the slice")
     return name, TensorSlice(tuple(extents))
+
+
+def find_overlap(
+    slices: Sequence[TensorSlice], shape: tuple[int, ...]
+) -> tuple[TensorSlice, TensorSlice] | None:
+    """Return two slices that share an element of a tensor of this shape, or None.
+
+    Planes that cut no slice separate them into ever smaller groups; partitioners cut along
+    one axis, so that one sort is enough.
+
+    Raises
+    ------
+    ValueError
+        They lie in a way that would take absurdly long to look at.
+    """
+    boxes = [(slice_.resolve(shape), slice_) for slice_ in slices]
+    groups = [[item for item in boxes if all(length for _, length in item[0])]]
+    work = 0
+    while groups:
+        group = groups.pop()
+        if len(group) < 2:
+            continue
+        for axis in range(len(shape)):
+            work += len(group)
+            if work > _MAX_WORK:
+                raise ValueError("slices cut a tensor in an absurd way")
+            parts = _cut(group, axis)
+            if len(parts) > 1:
+                groups += parts
+                break
+        else:
+            if len(group) > _MAX_TANGLED:
+                raise ValueError("slices cut a tensor in an absurd way")
+            for (a, first), (b, second) in combinations(group, 2):
+                if all(s < t + m and t < s + n for (s, n), (t, m) in zip(a, b, strict=True)):
+                    return first, second
+    return None
+
+
+def _cut(group: list[tuple[_Box, TensorSlice]], axis: int) -> list[list[tuple[_Box, TensorSlice]]]:
+    """Return the group in parts, cut by all planes across `axis` that cut no slice."""
+    parts: list[list[tuple[_Box, TensorSlice]]] = []
+    end = -1
+    for item in sorted(group, key=lambda item: item[0][axis]):
+        start, length = item[0][axis]
+        if start >= end:
+            parts.append([])
+        parts[-1].append(item)
+        end = max(end, start + length)
+    return parts

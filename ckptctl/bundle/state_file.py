@@ -7,10 +7,11 @@ by `update_checkpoint_state_internal` (tensorflow/python/training/checkpoint_man
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 
 from ckptctl.bundle.proto import CheckpointStateProto
-from ckptctl.errors import NotFoundError, StateFileError
+from ckptctl.errors import NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, Storage
 
 __all__ = ["CheckpointState", "read_state", "state_bytes"]
@@ -73,7 +74,10 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
     except NotFoundError:
         return None
     try:
-        message = text_format.Parse(raw.decode("utf-8"), CheckpointStateProto())
+        with warnings.catch_warnings():
+            # Of an escape that is none: protobuf's, not the user's, to put right.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            message = text_format.Parse(raw.decode("utf-8"), CheckpointStateProto())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise StateFileError(
             f"state file does not parse: {error}",
@@ -101,14 +105,27 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
 
 
 def state_bytes(state: CheckpointState) -> bytes:
-    """Return the content of a state file as TensorFlow writes it."""
+    """Return the content of a state file as TensorFlow writes it.
+
+    Raises
+    ------
+    RefusedError
+        A path that is no UTF-8: no state file can name it.
+    """
     from google.protobuf import text_format
 
-    message = CheckpointStateProto(
-        model_checkpoint_path=state.latest,
-        all_model_checkpoint_paths=state.all_paths,
-        all_model_checkpoint_timestamps=state.timestamps,
-    )
+    try:
+        message = CheckpointStateProto(
+            model_checkpoint_path=state.latest,
+            all_model_checkpoint_paths=state.all_paths,
+            all_model_checkpoint_timestamps=state.timestamps,
+        )
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            "a state file cannot name a path that is not UTF-8",
+            file=state.path,
+            found=repr(error.object),
+        ) from None
     if state.last_preserved is not None:
         message.last_preserved_timestamp = state.last_preserved
     return text_format.MessageToString(message).encode("utf-8")

@@ -10,7 +10,8 @@ checked as uint64 (WriteVariantTensor).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckptctl.bundle.checksum import crc32c, mask, unmask
 from ckptctl.bundle.coding import decode_varint, encode_varint
@@ -138,8 +139,8 @@ def check_variants(file: Readable, entry: Entry, path: str, name: str) -> None:
     _finish(cursor, crc, entry, path, name)
 
 
-def _read_lengths(cursor: _Cursor, entry: Entry, path: str, name: str) -> tuple[list[int], int]:
-    lengths = []
+def _read_lengths(cursor: _Cursor, entry: Entry, path: str, name: str) -> tuple[Sequence[int], int]:
+    lengths = array("Q")
     crc = 0
     total = 0
     for _ in range(entry.elements):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from operator import gt
 
 from ckptctl import knobs
 from ckptctl.bundle.checksum import crc32c, mask, unmask
@@ -16,6 +17,7 @@ from ckptctl.bundle.coding import decode_varint, encode_varint
 from ckptctl.errors import (
     BlockChecksumError,
     BlockFormatError,
+    ChangedError,
     CompressedBlockError,
     DamageError,
     FooterError,
@@ -32,23 +34,29 @@ HANDLES_BYTES = 40
 TRAILER_BYTES = 5  # compression type, masked crc32c of block and type
 RESTART_INTERVAL = 16
 BLOCK_BYTES = 262144  # tensorflow/core/lib/io/table_options.h
+#: Longer than any block that TensorFlow writes: a block ends with the entry that fills it.
+MAX_BLOCK_BYTES = 64 << 20
+#: An index up to this long is read at once, a longer one block by block.
+WHOLE_BYTES = 16 << 20
 _PLAIN, _SNAPPY = 0, 1
 
+#: Keys share at most what lies before them, 15 times up to TensorFlow's next restart point.
+_SHARING = 16
+
+_Handle = tuple[int, int]  # offset and length of a block
 _Pairs = tuple[list[bytes], list[bytes]]
 
 
-class IndexTable:
-    """One index file, open for look-ups; blocks are read, checked and parsed when needed.
-
-    Raises one of the `DamageError` family, naming file, offset, expected and found, for
-    every way in which the bytes can contradict themselves.
-    """
+class _IndexFile:
+    """The bytes of an index: all read at once if they are few, else as they are needed."""
 
     def __init__(self, path: str, storage: Storage) -> None:
-        self.path = path
-        file = storage.open(path)
+        self._path = path
+        self._file = storage.open(path)
+        self._whole: bytes | None = None
+        self.size = self._file.size
+        keep = False
         try:
-            self.size = file.size
             if self.size > knobs.MAX_INDEX_BYTES:
                 raise FooterError(
                     "index absurdly long",
@@ -65,13 +73,56 @@ class IndexTable:
                     found=f"{self.size} bytes",
                     remedy="the file was cut short: restore it or use another step",
                 )
-            self._data = file.pread(0, self.size)
+            keep = self.size > WHOLE_BYTES
+            if not keep:
+                self._whole = self.read(0, self.size)
         finally:
-            file.close()
-        self._last_key = b""
-        index = self._block(self._read_footer())
-        self._separators = index[0]
-        self._handles = [self._handle(value, 0, self.size)[0] for value in index[1]]
+            if not keep:
+                self._file.close()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes that lie inside the file as it was when it was opened."""
+        if self._whole is not None:
+            return self._whole[offset : offset + length]
+        data = self._file.pread(offset, length)
+        if len(data) != length:
+            raise ChangedError(
+                "index became shorter while it was being read",
+                file=self._path,
+                offset=offset,
+                expected=f"{length} bytes",
+                found=f"{len(data)} bytes",
+            )
+        return data
+
+
+class IndexTable:
+    """One index file, open for look-ups; blocks are read, checked and parsed when needed.
+
+    Raises one of the `DamageError` family, naming file, offset, expected and found, for
+    every way in which the bytes can contradict themselves.
+    """
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self.path = path
+        self._file = _IndexFile(path, storage)
+        self.size = self._file.size
+        meta, index = self._read_footer()
+        self._separators, values = self._block(index)
+        self._handles = [self._handle(value, 0, index[0], BlockFormatError)[0] for value in values]
+        # No byte serves two blocks, so that work is bounded by the length of the file.
+        at = 0
+        for start, length in (*self._handles, meta, index):
+            if start < at:
+                raise BlockFormatError(
+                    "index blocks overlap or lie out of order",
+                    file=path,
+                    offset=start,
+                    expected=f">= {at}",
+                    found=start,
+                )
+            at = start + length + TRAILER_BYTES
+        self._block(meta)
         self._blocks: dict[int, _Pairs] = {}
 
     def get(self, key: bytes) -> bytes | None:
@@ -123,9 +174,9 @@ class IndexTable:
             self._blocks[number] = pairs
         return self._blocks[number]
 
-    def _read_footer(self) -> tuple[int, int]:
+    def _read_footer(self) -> tuple[_Handle, _Handle]:
         at = self.size - FOOTER_BYTES
-        footer = self._data[at:]
+        footer = self._file.read(at, FOOTER_BYTES)
         (magic,) = struct.unpack_from("<Q", footer, HANDLES_BYTES)
         if magic != MAGIC:
             raise MagicError(
@@ -135,8 +186,8 @@ class IndexTable:
                 expected=f"{MAGIC:#018x}",
                 found=f"{magic:#018x}",
             )
-        meta, used = self._handle(footer, 0, at)
-        index, used = self._handle(footer, used, at)
+        meta, used = self._handle(footer, 0, at, FooterError)
+        index, used = self._handle(footer, used, at, FooterError)
         if any(footer[used:HANDLES_BYTES]):
             raise FooterError(
                 "footer padding is not zero",
@@ -145,32 +196,42 @@ class IndexTable:
                 expected="zeros",
                 found=footer[used:HANDLES_BYTES].hex(),
             )
-        self._block(meta)
-        return index
+        return meta, index
 
-    def _handle(self, data: bytes, at: int, offset: int) -> tuple[tuple[int, int], int]:
+    def _handle(
+        self, data: bytes, at: int, offset: int, error_class: type[DamageError]
+    ) -> tuple[_Handle, int]:
         try:
-            start, at = decode_varint(data, at)
-            length, at = decode_varint(data, at)
+            start, end = decode_varint(data, at)
+            length, end = decode_varint(data, end)
+            if data[at:end] != encode_varint(start) + encode_varint(length):
+                raise ValueError("varint in a form that nobody writes")
         except ValueError as error:
-            raise FooterError(f"block handle: {error}", file=self.path, offset=offset) from None
+            raise error_class(f"block handle: {error}", file=self.path, offset=offset) from None
         limit = self.size - FOOTER_BYTES - TRAILER_BYTES
         if start + length > limit:
-            raise FooterError(
+            raise error_class(
                 "block handle points past the end of the index",
                 file=self.path,
                 offset=offset,
                 expected=f"<= {limit}",
                 found=start + length,
             )
-        return (start, length), at
+        return (start, length), end
 
-    def _contents(self, handle: tuple[int, int]) -> tuple[bytes, int]:
+    def _contents(self, handle: _Handle) -> tuple[bytes, int]:
         start, length = handle
-        block = self._data[start : start + length]
-        kind = self._data[start + length]
-        (stored,) = struct.unpack_from("<I", self._data, start + length + 1)
-        actual = crc32c(self._data[start : start + length + 1])
+        if length > MAX_BLOCK_BYTES:
+            raise BlockFormatError(
+                "index block absurdly long",
+                file=self.path,
+                offset=start,
+                expected=f"<= {MAX_BLOCK_BYTES} bytes",
+                found=f"{length} bytes",
+            )
+        stored_block = self._file.read(start, length + TRAILER_BYTES)
+        kind, stored = struct.unpack_from("<BI", stored_block, length)
+        actual = crc32c(memoryview(stored_block)[: length + 1])
         if unmask(stored) != actual:
             raise BlockChecksumError(
                 "index block does not match its checksum",
@@ -180,6 +241,7 @@ class IndexTable:
                 found=f"{actual:#010x}",
                 remedy="the file was damaged after it was written: restore it or use another step",
             )
+        block = stored_block[:length]
         if kind == _SNAPPY:
             block = _decompress(block, self.path, start)
         elif kind != _PLAIN:
@@ -192,9 +254,9 @@ class IndexTable:
             )
         return block, start
 
-    def _block(self, handle: tuple[int, int]) -> _Pairs:
+    def _block(self, handle: _Handle) -> _Pairs:
         data, base = self._contents(handle)
-        restarts, end = self._restarts(data, base)
+        _, end = self._restarts(data, base)
         keys: list[bytes] = []
         values: list[bytes] = []
         last = None
@@ -211,8 +273,6 @@ class IndexTable:
             last = key
             keys.append(key)
             values.append(value)
-        if restarts[0] != 0:
-            raise self._malformed("first restart point is not 0", base)
         return keys, values
 
     def _restarts(self, data: bytes, base: int) -> tuple[tuple[int, ...], int]:
@@ -223,12 +283,18 @@ class IndexTable:
         if count == 0 or end < 0:
             raise self._malformed(f"block with {count} restart points", base)
         restarts = struct.unpack_from(f"<{count}I", data, end)
-        if any(point > end for point in restarts):
+        if restarts[0] != 0:
+            raise self._malformed("first restart point is not 0", base)
+        if any(map(gt, restarts, restarts[1:])):
+            raise self._malformed("restart points do not ascend", base)
+        if restarts[-1] > end:
             raise self._malformed("restart point past the end of the block", base)
         return restarts, end
 
     def _entries(self, data: bytes, base: int, at: int, end: int) -> Iterator[tuple[bytes, bytes]]:
         key = b""
+        # Shared bytes cost nothing in the file: a key of 1 MB shared a million times would.
+        budget = _SHARING * len(data)
         while at < end:
             start = at
             shared, fresh, length = data[at], data[at + 1], data[at + 2]
@@ -243,6 +309,9 @@ class IndexTable:
             middle = at + fresh
             if shared > len(key) or middle + length > end:
                 raise self._malformed("entry runs past the end of its block", base + start)
+            budget -= shared
+            if budget < 0:
+                raise self._malformed("keys absurdly long", base + start)
             key = key[:shared] + data[at:middle]
             at = middle + length
             yield key, data[middle:at]
@@ -266,7 +335,7 @@ def _decompress(block: bytes, path: str, offset: int) -> bytes:
     try:
         length, _ = decode_varint(block, 0)
         # Snappy cannot grow data more than about 22 times: more is a bomb or damage.
-        if length > max(1024, 64 * len(block)):
+        if length > min(MAX_BLOCK_BYTES, max(1024, 64 * len(block))):
             raise ValueError(f"claims {length} bytes from {len(block)}")
         return bytes(cramjam.snappy.decompress_raw(block))
     except (ValueError, cramjam.DecompressionError) as error:

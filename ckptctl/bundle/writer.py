@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ckptctl.bundle.checksum import crc32c, mask
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.dtypes import DType, dtype_by_name, dtype_of
-from ckptctl.bundle.entry import BundleHeader, Entry
-from ckptctl.bundle.slices import TensorSlice, encode_slice_key
+from ckptctl.bundle.entry import MAX_SHARDS, BundleHeader, Entry
+from ckptctl.bundle.slices import TensorSlice, encode_slice_key, find_overlap
 from ckptctl.bundle.strings import encode_strings
 from ckptctl.bundle.table import build_table
 from ckptctl.errors import ExistsError
@@ -41,7 +41,10 @@ class TensorSink:
 
     def write(self, piece: Buffer) -> None:
         """Append bytes; raise `ValueError` when they are more than the shape holds."""
-        view = memoryview(piece).cast("B")
+        view = memoryview(piece)
+        if not view.nbytes:  # `cast` takes no empty arrays
+            return
+        view = view.cast("B")
         if self._at + len(view) > self.offset + self.size:
             raise ValueError("more bytes than the shape holds")
         self._file.pwrite(self._at, view)
@@ -75,18 +78,28 @@ class BundleWriter:
     ------
     ExistsError
         There is a bundle at `prefix`.
+    ValueError
+        A number of shards that no bundle has.
     """
 
     def __init__(self, prefix: str, num_shards: int = 1, storage: Storage = LOCAL) -> None:
+        if not 1 <= num_shards <= MAX_SHARDS:
+            raise ValueError(f"a bundle of {num_shards} data shards")
         if storage.stat(f"{prefix}.index", follow=False) is not None:
             raise ExistsError("bundle exists", file=f"{prefix}.index")
         self._pending = PendingBundle(prefix, num_shards, storage)
-        self._pending.start([0] * num_shards)
-        self._files = [
-            storage.open_write(self._pending.shard_temporary(shard)) for shard in range(num_shards)
-        ]
+        self._files: list[Writable] = []
         self._ends = [0] * num_shards
         self._entries: dict[bytes, Entry] = {}
+        self._busy: set[int] = set()
+        self._closed = False
+        try:
+            self._pending.start([0] * num_shards)
+            for shard in range(num_shards):
+                self._files.append(storage.open_write(self._pending.shard_temporary(shard)))
+        except BaseException:
+            self.abort()
+            raise
 
     def __enter__(self) -> BundleWriter:
         return self
@@ -105,8 +118,18 @@ class BundleWriter:
         dtype: str | None = None,
         shard: int = 0,
     ) -> None:
-        """Add a tensor; `dtype` names a TensorFlow type that NumPy holds as another one."""
-        self._add(_key(name), array, dtype, shard)
+        """Add a tensor; `dtype` names a TensorFlow type that NumPy holds as another one.
+
+        Raises
+        ------
+        ValueError
+            The name is empty, starts with a zero byte, or was added before.
+        TypeError
+            TensorFlow has no such type, or the array does not hold its bytes.
+        """
+        key = _key(name)
+        _check_name(key)
+        self._add(key, array, dtype, shard)
 
     def add_slice(
         self,
@@ -118,60 +141,109 @@ class BundleWriter:
         dtype: str | None = None,
         shard: int = 0,
     ) -> None:
-        """Add one slice of a tensor of `full_shape`."""
+        """Add one slice of a tensor of `full_shape`.
+
+        Raises
+        ------
+        ValueError
+            The slice lies outside the tensor, overlaps another one of it, or has another
+            shape than the array.
+        TypeError
+            As `add`.
+        """
+        if not slice_.fits(full_shape) or slice_.shape(full_shape) != array.shape:
+            raise ValueError(f"slice {slice_} of {full_shape} takes no array of {array.shape}")
         if slice_.shape(full_shape) == full_shape:  # as BundleWriter::AddSlice
             self.add(name, array, dtype=dtype, shard=shard)
             return
         key = _key(name)
-        entry = self._add(encode_slice_key(key, slice_), array, dtype, shard)
-        full = self._entries.get(key) or Entry(entry.dtype, full_shape)
-        if full.shape != full_shape or full.dtype != entry.dtype or slice_ in full.slices:
-            raise ValueError(f"slice {slice_} does not fit the others of {name}")
-        self._entries[key] = full.moved(slices=(*full.slices, slice_))
+        kind = dtype_by_name(dtype) if dtype else dtype_of(array)
+        full = self._entries.get(key)
+        if full is None:
+            _check_name(key)
+            full = Entry(kind, full_shape)
+        elif not full.slices or full.shape != full_shape or full.dtype != kind:
+            raise ValueError(f"slice {slice_} does not fit what there is of {name}")
+        full = full.moved(slices=(*full.slices, slice_))
+        if find_overlap(full.slices, full_shape) is not None:
+            raise ValueError(f"slice {slice_} overlaps the others of {name}")
+        self._add(encode_slice_key(key, slice_), array, kind.name, shard)
+        self._entries[key] = full
 
     def stream(
         self, name: str, dtype: DType, shape: tuple[int, ...], *, shard: int = 0
     ) -> _Streaming:
-        """Return a context manager whose `write` takes the bytes of a tensor in pieces."""
-        entry = Entry(dtype, shape, shard, self._ends[shard])
-        entry = entry.moved(size=entry.elements * dtype.size)
-        return _Streaming(self, _key(name), entry)
+        """Return a context manager whose `write` takes the bytes of a tensor in pieces.
+
+        Raises
+        ------
+        ValueError
+            As `add`; or another tensor of the same data shard is being written.
+        TypeError
+            Elements of this type have no fixed size.
+        """
+        if not dtype.size:
+            raise TypeError(f"a tensor of type {dtype.name} cannot be written in pieces")
+        key = _key(name)
+        _check_name(key)
+        if shape and min(shape) < 0:
+            raise ValueError(f"negative dimension in {shape}")
+        entry = Entry(dtype, shape, shard)
+        return _Streaming(self, key, entry.moved(size=entry.elements * dtype.size))
 
     def close(self) -> None:
-        """Fsync the data and make the bundle exist."""
-        for file in self._files:
-            file.fsync()
-            file.close()
-        header = BundleHeader(self._pending.num_shards)
+        """Fsync the data and make the bundle exist; nothing happens when that was done."""
+        if self._closed:
+            return
         try:
+            if self._busy:
+                raise ValueError("a tensor is still being written")
+            for file in self._files:
+                file.fsync()
+            self._close_files()
+            header = BundleHeader(self._pending.num_shards)
             self._pending.commit(index_bytes(header, self._entries))
         except BaseException:
-            self._pending.abort()
+            self.abort()
             raise
 
     def abort(self) -> None:
-        """Remove everything that was written."""
-        for file in self._files:
-            file.close()
+        """Remove everything that was written; nothing happens after `close`."""
+        self._close_files()
         self._pending.abort()
 
-    def _add(self, key: bytes, array: np.ndarray, dtype: str | None, shard: int) -> Entry:
+    def _close_files(self) -> None:
+        self._closed = True
+        for file in self._files:
+            file.close()
+
+    def _add(self, key: bytes, array: np.ndarray, dtype: str | None, shard: int) -> None:
         kind = dtype_by_name(dtype) if dtype else dtype_of(array)
         crc = None
         if kind.name == "string":
-            items = (x.encode() if isinstance(x, str) else bytes(x) for x in array.ravel().tolist())
-            data, crc = encode_strings(items)
-        else:
+            data, crc = encode_strings([_string(item) for item in array.ravel().tolist()])
+        elif kind.size:
+            if array.dtype.name == kind.name != kind.numpy.name:  # of ml_dtypes
+                array = array.view(kind.numpy)
             data = array.astype(kind.numpy, casting="no", copy=False).tobytes()
-        entry = Entry(kind, tuple(array.shape), shard, self._ends[shard], len(data))
+        else:
+            raise TypeError(f"a tensor of type {kind.name} has no NumPy form")
+        entry = Entry(kind, tuple(array.shape), shard, 0, len(data))
         with _Streaming(self, key, entry, crc) as sink:
             sink.write(data)
-        return self._entries[key]
 
-    def _claim(self, key: bytes, entry: Entry, crc: int | None) -> TensorSink:
-        if not key or key in self._entries:
-            raise ValueError(f"empty or duplicate tensor name: {key!r}")
-        return TensorSink(self._files[entry.shard], entry.offset, entry.size, crc)
+    def _claim(self, key: bytes, entry: Entry) -> Entry:
+        """Return the entry with its place; no other tensor of its shard starts meanwhile."""
+        if self._closed:
+            raise ValueError("the bundle is closed")
+        if key in self._entries:
+            raise ValueError(f"duplicate tensor name: {key!r}")
+        if not 0 <= entry.shard < len(self._files):
+            raise ValueError(f"shard {entry.shard} of {len(self._files)}")
+        if entry.shard in self._busy:
+            raise ValueError(f"another tensor of shard {entry.shard} is being written")
+        self._busy.add(entry.shard)
+        return entry.moved(offset=self._ends[entry.shard])
 
     def _record(self, key: bytes, entry: Entry) -> None:
         self._entries[key] = entry
@@ -187,14 +259,31 @@ class _Streaming:
         self._writer = writer
         self._key = key
         self._entry = entry
-        self._sink = writer._claim(key, entry, crc)
+        self._crc = crc
 
     def __enter__(self) -> TensorSink:
+        self._entry = entry = self._writer._claim(self._key, self._entry)
+        file = self._writer._files[entry.shard]
+        self._sink = TensorSink(file, entry.offset, entry.size, self._crc)
         return self._sink
 
     def __exit__(self, kind: object, *_: object) -> None:
+        self._writer._busy.discard(self._entry.shard)
         if kind is None:
             self._writer._record(self._key, self._entry.moved(crc=self._sink.finish()))
+
+
+def _check_name(key: bytes) -> None:
+    if key[:1] in (b"", b"\x00"):  # the header's, and those of slices' data
+        raise ValueError(f"no name for a tensor: {key!r}")
+
+
+def _string(item: object) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    raise TypeError(f"not a string: {item!r}")
 
 
 def _key(name: str) -> bytes:

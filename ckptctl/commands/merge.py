@@ -11,7 +11,6 @@ import click
 
 from ckptctl.commands import options
 from ckptctl.commands.params import SIZE, STEP
-from ckptctl.errors import UsageError
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
 
@@ -111,11 +110,6 @@ def command(
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.merge import execute_merge, plan_merge
 
-    if output is not None and (not os.path.basename(output) or output.endswith(".index")):
-        raise UsageError(
-            f"-o {output!r} is no checkpoint prefix",
-            remedy="write it like DIR/model.ckpt-120, without .index",
-        )
     planning = out.progress()
     try:
         plan = plan_merge(

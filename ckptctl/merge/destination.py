@@ -7,7 +7,7 @@ import os
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import MARK_SUFFIX
 from ckptctl.chain import Chains
-from ckptctl.errors import ExistsError, NotFoundError, RefusedError
+from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 
@@ -24,10 +24,9 @@ def choose_destination(chosen: Selection, output: str | None) -> str:
         name = name or f"{base.base_name}-{chosen.step}"
         return os.path.join(os.path.dirname(base.prefix), name)
     if not os.path.basename(output) or output.endswith((".index", MARK_SUFFIX)):
-        raise RefusedError(
-            "an output is a checkpoint prefix",
-            file=output,
-            expected="a path like DIR/model.ckpt-120, without .index",
+        raise UsageError(
+            f"-o {output!r} is no checkpoint prefix",
+            remedy="write it like DIR/model.ckpt-120, without .index",
         )
     return output
 

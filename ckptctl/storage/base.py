@@ -76,13 +76,13 @@ class Storage(Protocol):
         """Return a whole file; raise `DamageError` if it is longer than `limit` bytes."""
 
     def create(self, path: str, size: int) -> None:
-        """Create a file of `size` bytes, preallocated; it must not exist."""
+        """Create a file of `size` bytes, preallocated; raise `ExistsError` if there is one."""
 
     def open_write(self, path: str) -> Writable:
         """Open an existing file for ranged writes."""
 
     def write_new(self, path: str, data: bytes) -> None:
-        """Create a file with this content and fsync it."""
+        """Create a file with this content and fsync it; raise `ExistsError` if there is one."""
 
     def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
         """Replace a file: temporary, fsync, rename, fsync of the directory."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_module
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
@@ -91,21 +92,19 @@ class LocalStorage:
                     with suppress(FileNotFoundError):  # a trainer's own clean-up
                         found.append(_info(entry.name, entry.stat(follow_symlinks=False)))
                 return found
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError("no such directory", file=directory) from None
         except PermissionError:
             raise RefusedError("may not read the directory", file=directory) from None
+        except (OSError, ValueError) as error:
+            if _is_nowhere(error):
+                raise NotFoundError("no such directory", file=directory) from None
+            raise
 
     def stat(self, path: str, *, follow: bool = True) -> FileInfo | None:
         """Return what is known of a file, or None if there is none."""
         try:
             return _info(os.path.basename(path), os.stat(path, follow_symlinks=follow))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError:  # a NUL in a path from a state file
-            return None
-        except OSError as error:
-            if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        except (OSError, ValueError) as error:
+            if _is_nowhere(error):
                 return None
             raise
 
@@ -113,10 +112,16 @@ class LocalStorage:
         """Open a file for reading; raise `NotFoundError` without one."""
         try:
             return LocalFile(path, os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NotFoundError("no such file", file=path) from None
         except PermissionError:
             raise RefusedError("may not read the file", file=path) from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ELOOP:
+                raise RefusedError("a symbolic link points at itself", file=path) from None
+            if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket
+                raise RefusedError("not a regular file", file=path) from None
+            if _is_nowhere(error):
+                raise NotFoundError("no such file", file=path) from None
+            raise
 
     def read_small(self, path: str, limit: int) -> bytes:
         """Return a whole file; raise `DamageError` if it is longer than `limit` bytes."""
@@ -132,8 +137,7 @@ class LocalStorage:
 
     def create(self, path: str, size: int) -> None:
         """Create a file of `size` bytes, preallocated; it must not exist."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
+        with _new_file(path) as fd:
             if size:
                 try:
                     os.posix_fallocate(fd, 0, size)
@@ -141,8 +145,6 @@ class LocalStorage:
                     if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                         raise
                     os.ftruncate(fd, size)
-        finally:
-            os.close(fd)
 
     def open_write(self, path: str) -> LocalFile:
         """Open an existing file for ranged writes."""
@@ -150,14 +152,11 @@ class LocalStorage:
 
     def write_new(self, path: str, data: bytes) -> None:
         """Create a file with this content and fsync it."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
+        with _new_file(path) as fd:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
             os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
         """Replace a file: temporary, fsync, rename, fsync of the directory."""
@@ -174,8 +173,10 @@ class LocalStorage:
 
     def copy_attributes(self, path: str, like: FileInfo) -> None:
         """Give a file the mode of `like`, and its owner and group where we may."""
-        with suppress(PermissionError):  # only root gives files away
-            os.chown(path, like.uid, like.gid)
+        # Only root gives files away, but anyone may give them to a group of his.
+        for uid, gid in ((-1, like.gid), (like.uid, -1)):
+            with suppress(PermissionError):
+                os.chown(path, uid, gid)
         os.chmod(path, stat_module.S_IMODE(like.mode))
 
     def rename(self, source: str, destination: str) -> None:
@@ -225,6 +226,31 @@ class LocalStorage:
         """Return the bytes that we may still write there."""
         status = os.statvfs(directory or ".")
         return status.f_bavail * status.f_frsize
+
+
+#: There is no such file, whatever the path is made of.
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def _is_nowhere(error: OSError | ValueError) -> bool:
+    # ValueError: a NUL in a path from a state file.
+    return isinstance(error, ValueError) or error.errno in _NOWHERE
+
+
+@contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    """Open a file that must not exist; an error while it is filled removes it again."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise ExistsError("file exists", file=path) from None
+    try:
+        yield fd
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
 
 
 def _info(name: str, status: os.stat_result) -> FileInfo:

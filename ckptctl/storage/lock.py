@@ -54,9 +54,14 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[None]:
             "pid": os.getpid(),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(owner).encode(), 0)
-        yield
+        with suppress(OSError):  # a full disk is no reason not to prune it
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(owner).encode(), 0)
+        try:
+            yield
+        finally:
+            # Closing alone would leave it held by whoever was forked meanwhile.
+            fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 
