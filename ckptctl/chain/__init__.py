@@ -1,0 +1,52 @@
+"""What a checkpoint directory holds: chains, timelines, bases, restore points."""
+
+from ckptctl.chain.bases import BaseChoice
+from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
+from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
+from ckptctl.chain.idle import Idleness
+from ckptctl.chain.memory import ProvenPairs
+from ckptctl.chain.model import (
+    NO_STEP,
+    Checkpoint,
+    Contents,
+    Leftover,
+    Problem,
+    Removed,
+    Scan,
+    SparseRows,
+    StateFile,
+)
+from ckptctl.chain.names import MAX_STEP, split_step
+from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
+from ckptctl.chain.timelines import WriteOrder
+
+__all__ = [
+    "INCREMENT_DIRECTORY",
+    "LINEAGE_TENSOR",
+    "MAX_STEP",
+    "MERGED_TENSOR",
+    "NO_STEP",
+    "REMOVED_LOG",
+    "STATUSES",
+    "BaseChoice",
+    "Chain",
+    "Chains",
+    "Checkpoint",
+    "Contents",
+    "Facts",
+    "Idleness",
+    "Leftover",
+    "Lineage",
+    "Merged",
+    "Pair",
+    "Problem",
+    "ProvenPairs",
+    "Removed",
+    "Scan",
+    "SparseRows",
+    "StateFile",
+    "WriteOrder",
+    "find_chains",
+    "scan_directory",
+    "split_step",
+]

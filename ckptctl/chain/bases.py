@@ -1,0 +1,397 @@
+"""Which full an increment was recorded against, and what proves it.
+
+The rules are "Words", "Lineage" and checks 3 and 4 of `shared/spec/restore.md`. No keys are
+read: heads of indexes, names, lists and times, and of the base itself the whole index, to
+know that it is complete.
+
+Where the rules leave a choice, it is made so that what is not proven is refused:
+
+* A live full between base and increment that is incomplete counts like one that is listed
+  and gone (check 3): the increment holds only what changed after it.
+* A name that the state file lists and that is no full here counts as gone, whatever its
+  base name: some Saver wrote it, and every full save empties the recorders.
+* Lineage that names the base proves checks 3 and 4 both.
+* A full that ckptctl removed counts as gone whether it is still listed or not. A merged one
+  does not: it never emptied a recorder.
+* A merged full that cannot be used (incomplete, or named by another step than what is in
+  it) is passed over and hides no base: it never emptied a recorder either.
+* "The oldest listed full" is the first one listed that ckptctl did not merge: a merge puts
+  its result into the list where its step belongs, which says nothing of what rotated away.
+* Check 4, "both state files list one checkpoint while more lie there": more in each of the
+  two directories, merged fulls not counted.
+* A state file that does not parse is not "no state file".
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ckptctl.chain.model import Checkpoint, Scan
+from ckptctl.chain.timelines import Timelines
+
+__all__ = ["BaseChoice", "Bases"]
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """The base of an increment, and whether it is proven.
+
+    Attributes
+    ----------
+    base
+        The full to apply it to; None where there is none that could be used.
+    proven
+        Whether checks 3 and 4 hold, or lineage says so.
+    reason
+        How it is proven, or why it is not, in words.
+    code
+        The same for scripts. Proven: `lineage`, `no-state-file`, `listed`, `above-oldest`,
+        `nothing-rotates`. Not: `no-base`, `base-gone`, `base-incomplete`, `base-abandoned`,
+        `ambiguous`, `full-gone`, `rotated`, `abandoned-between`, `delta-hole`, `abandoned`,
+        `damaged`.
+    check
+        Number of the check of "The state at step S" that fails: 3 or 4.
+    files
+        Names of the files that the reason is about.
+    series
+        What is applied to the base, in order: the increment, or in delta mode the series
+        that ends with it.
+    """
+
+    base: Checkpoint | None
+    proven: bool
+    reason: str
+    code: str
+    check: int | None = None
+    files: tuple[str, ...] = ()
+    series: tuple[Checkpoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Finds the bases of the increments of one directory."""
+
+    scan: Scan
+    timelines: Timelines
+
+    @cached_property
+    def live(self) -> tuple[Checkpoint, ...]:
+        """Live fulls by step."""
+        return tuple(full for full in self.scan.fulls if self.timelines.is_live(full))
+
+    @cached_property
+    def twins(self) -> frozenset[int]:
+        """Steps at which there are two fulls."""
+        counts = Counter(full.step for full in self.scan.fulls)
+        return frozenset(step for step, count in counts.items() if count > 1)
+
+    @cached_property
+    def _steps(self) -> list[int]:
+        return [full.step for full in self.scan.fulls]
+
+    @cached_property
+    def _live_steps(self) -> list[int]:
+        return [full.step for full in self.live]
+
+    @cached_property
+    def _by_step(self) -> dict[int, Checkpoint]:
+        return {full.step: full for full in reversed(self.scan.fulls)}
+
+    @cached_property
+    def _increments_by_step(self) -> dict[int, list[Checkpoint]]:
+        found: dict[int, list[Checkpoint]] = {}
+        for increment in self.scan.increments:
+            if self.timelines.is_live(increment):
+                found.setdefault(increment.step, []).append(increment)
+        return found
+
+    @cached_property
+    def _stand_ins(self) -> dict[int, list[Checkpoint]]:
+        """Base step to the merged fulls that stand in for it, the newest first."""
+        found: dict[int, list[Checkpoint]] = {}
+        for full in reversed(self.live):
+            if is_merge(full) and self._usable(full):
+                for step in self._roots(full):
+                    found.setdefault(step, []).append(full)
+        return found
+
+    def _roots(self, full: Checkpoint) -> set[int]:
+        """Return the steps of all fulls that a merged one was made from, one by one."""
+        roots: set[int] = set()
+        at: Checkpoint | None = full
+        while at is not None and at.merged is not None and at.merged.base_step not in roots:
+            roots.add(at.merged.base_step)
+            at = self._by_step.get(at.merged.base_step)
+        return roots
+
+    def _usable(self, full: Checkpoint) -> bool:
+        """Return whether a full may be a base, as far as the head of its index shows.
+
+        That its shards are long enough is looked at last (`choose`), since it takes the
+        whole index.
+        """
+        return full.facts.damage is None and not full.missing and not misnamed(full)
+
+    def place(self, increment: Checkpoint) -> Checkpoint | None:
+        """Return the full in whose chain an increment is listed; None for an orphan.
+
+        The base that `choose` returns, if it returns one. Else the full that the increment
+        lies above: the nearest live one, or without one (or for an abandoned increment) the
+        nearest of all.
+        """
+        base = self._find(increment).base
+        if base is not None:
+            return base
+        below = self._below(increment)
+        if not below:
+            return None
+        if not self.timelines.is_live(increment):
+            lineage = increment.lineage
+            named = self._by_step.get(lineage.base_step) if lineage is not None else None
+            return named or below[-1]
+        live = [full for full in below if self.timelines.is_live(full)]
+        return live[-1] if live else below[-1]
+
+    def _below(self, increment: Checkpoint) -> tuple[Checkpoint, ...]:
+        return self.scan.fulls[: bisect_left(self._steps, increment.step)]
+
+    def is_orphan(self, increment: Checkpoint) -> bool:
+        """Return whether there is no full below it: no abandoned or damaged one either.
+
+        An increment whose full is there but cannot be used is not an orphan but unproven,
+        so that no option removes it.
+        """
+        return not self._below(increment)
+
+    def choose(self, increment: Checkpoint) -> BaseChoice:
+        """Return the base of an increment, and whether it is proven."""
+        choice = self._find(increment)
+        base = choice.base
+        if base is None:
+            return choice
+        if not base.complete:
+            reason = f"its base {base.name} is incomplete"
+            return _refuse("base-incomplete", reason, 3, [base.name])
+        for before in choice.series[:-1]:
+            if not before.complete:
+                reason = f"it follows {before.name}, which is incomplete"
+                return _refuse("delta-hole", reason, None, [before.name])
+        return choice
+
+    def _find(self, increment: Checkpoint) -> BaseChoice:
+        """Return the choice, what takes a whole index to know not looked at."""
+        if increment.facts.damage is not None:
+            return _refuse("damaged", "its index is damaged", None)
+        dead = self.timelines.why_abandoned(increment)
+        if dead is not None:
+            return _refuse("abandoned", f"abandoned: {dead}", None)
+        lineage = increment.lineage
+        if lineage is None:
+            return self._by_steps(increment)
+        if lineage.mode == "delta":
+            return self._delta(increment, lineage.base_step)
+        return self._by_lineage(increment, lineage.base_step)
+
+    def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
+        for full in self._stand_ins.get(base_step, ()):
+            if full.step < increment.step:
+                reason = f"{full.name} was merged from full {base_step}, which its lineage names"
+                return BaseChoice(full, True, reason, "lineage", series=(increment,))
+        return self._at(base_step, (increment,))
+
+    def _at(self, base_step: int, series: tuple[Checkpoint, ...]) -> BaseChoice:
+        """Return the choice of the very full that a lineage names."""
+        full = self._by_step.get(base_step)
+        if full is None:
+            reason = f"its lineage names full {base_step}, which is not here"
+            return _refuse("base-gone", reason, 4)
+        if base_step in self.twins:
+            return self._ambiguous(base_step)
+        if not self.timelines.is_live(full):
+            reason = f"its lineage names {full.name}, which is abandoned"
+            return _refuse("base-abandoned", reason, 4, [full.name])
+        if not self._usable(full):
+            what = "holds another step's state" if misnamed(full) else "is incomplete"
+            reason = f"its lineage names {full.name}, which {what}"
+            return _refuse("base-incomplete", reason, 3, [full.name])
+        reason = f"its lineage names {full.name}"
+        return BaseChoice(full, True, reason, "lineage", series=series)
+
+    def _delta(self, increment: Checkpoint, base_step: int) -> BaseChoice:
+        """Follow the series back to its base, or to a merged full that stands in.
+
+        Where a merged full holds more than the predecessor and the predecessor is here too,
+        the predecessor is followed: after a rollback the merged full may hold what the
+        series never saw.
+        """
+        series = [increment]
+        while True:
+            at = series[0]
+            previous = at.lineage.previous_step if at.lineage is not None else None
+            if previous is not None and previous >= at.step:
+                return _refuse("delta-hole", f"{at.name} names a predecessor above it", None)
+            stand_ins = [full for full in self._stand_ins.get(base_step, ()) if full.step < at.step]
+            exact = [full for full in stand_ins if full.step == previous]
+            reaching = [full for full in stand_ins if full.step >= (previous or 0)]
+            before = self._predecessor(previous, base_step)
+            first = previous is None or previous == base_step
+            whole = tuple(series)
+            if first:
+                choice = self._at(base_step, whole)
+                if choice.base is not None or not reaching:
+                    return choice
+            if not exact and before is not None:
+                series.insert(0, before)
+                continue
+            if not reaching:
+                reason = f"{at.name} follows increment {previous}, which cannot be used"
+                return _refuse("delta-hole", reason, None, [at.name])
+            full = (exact or reaching)[0]
+            reason = f"{full.name} was merged from the series on full {base_step}"
+            return BaseChoice(full, True, reason, "lineage", series=whole)
+
+    def _predecessor(self, step: int | None, base_step: int) -> Checkpoint | None:
+        found = self._increments_by_step.get(step, []) if step is not None else []
+        if len(found) != 1 or found[0].facts.damage is not None or found[0].missing:
+            return None
+        lineage = found[0].lineage
+        fits = lineage is not None and lineage.mode == "delta" and lineage.base_step == base_step
+        return found[0] if fits else None
+
+    def _by_steps(self, increment: Checkpoint) -> BaseChoice:
+        below = self.live[: bisect_left(self._live_steps, increment.step)]
+        base = next((f for f in reversed(below) if self._usable(f) or not is_ours(f)), None)
+        if base is None:
+            return _refuse("no-base", "there is no live full below it", 4)
+        if base.step in self.twins:
+            return self._ambiguous(base.step)
+        if not self._usable(base):
+            reason = f"the full below it, {base.name}, is incomplete"
+            return _refuse("base-incomplete", reason, 3, [base.name])
+        gone = self._gone_between(base, increment)
+        if gone:
+            reason = f"{gone[0]} was saved between {base.name} and it, and is gone"
+            return self._unproven(base, increment, "full-gone", reason, 3, gone)
+        hidden = self._hidden_by(base, increment)
+        if hidden is not None:
+            reason = (
+                f"{hidden.name} is abandoned, and nothing shows that "
+                f"{increment.name} was not recorded against it"
+            )
+            files = [hidden.name]
+            return self._unproven(base, increment, "abandoned-between", reason, 4, files)
+        proof = self._not_rotated(base)
+        if proof is None:
+            reason = (
+                f"{self.scan.full_state.path} does not list {base.name} or any full below it: "
+                "the true base may have rotated away"
+            )
+            return self._unproven(base, increment, "rotated", reason, 4, [base.name])
+        return BaseChoice(base, True, proof[1], proof[0], series=(increment,))
+
+    def _unproven(
+        self,
+        base: Checkpoint,
+        increment: Checkpoint,
+        code: str,
+        reason: str,
+        check: int,
+        files: Iterable[str],
+    ) -> BaseChoice:
+        return BaseChoice(base, False, reason, code, check, tuple(files), (increment,))
+
+    def _ambiguous(self, step: int) -> BaseChoice:
+        names = [full.name for full in self.scan.fulls if full.step == step]
+        reason = f"two fulls at step {step}: {' and '.join(names)}"
+        return _refuse("ambiguous", reason, None, names)
+
+    def _gone_between(self, base: Checkpoint, increment: Checkpoint) -> list[str]:
+        """Return names of fulls between base and increment that are gone: check 3."""
+        here = {full.name for full in self.scan.fulls}
+        removed = [item for item in self.scan.removed if item.kind == "full"]
+        harmless = {item.name for item in removed if item.merged}
+        counted = dict(self.scan.full_state.steps)
+        counted.update((item.name, item.step) for item in removed)
+        return [
+            name
+            for name, step in counted.items()
+            if base.step < step < increment.step and name not in here and name not in harmless
+        ]
+
+    def _hidden_by(self, base: Checkpoint, increment: Checkpoint) -> Checkpoint | None:
+        """Return an abandoned full that the increment may have been recorded against.
+
+        One between the two by step, not known to have been written after the increment,
+        and no live checkpoint of a step below it was written after it and before the
+        increment: such a one shows that the run had been rolled back by then.
+        """
+        before = self.timelines.order.before
+        for full in self.scan.fulls:
+            between = base.step < full.step < increment.step
+            if not between or self.timelines.is_live(full) or is_ours(full):
+                continue
+            if before(full, increment) is False:
+                continue
+            if not any(
+                other.step < full.step and before(full, other) and before(other, increment)
+                for other in self._witnesses
+            ):
+                return full
+        return None
+
+    @cached_property
+    def _witnesses(self) -> tuple[Checkpoint, ...]:
+        return tuple(
+            checkpoint
+            for checkpoint in (*self.scan.fulls, *self.scan.increments)
+            if self.timelines.is_live(checkpoint)
+            and not (checkpoint.kind == "full" and is_ours(checkpoint))
+        )
+
+    def _not_rotated(self, base: Checkpoint) -> tuple[str, str] | None:
+        """Return what proves that no full above the base rotated away: check 4."""
+        state = self.scan.full_state
+        if not state.present:
+            return "no-state-file", "no state file: nothing says that a full rotated away"
+        if base.name in state.order:
+            return "listed", f"{state.path} lists {base.name}"
+        ours = {full.name for full in self.scan.fulls if is_ours(full)}
+        ours |= {item.name for item in self.scan.removed if item.merged}
+        listed = [step for name, step in state.steps.items() if name not in ours]
+        oldest = next(iter(listed or state.steps.values()), None)
+        if oldest is not None and base.step > oldest:
+            return "above-oldest", f"{base.name} lies above the oldest listed full, {oldest}"
+        own = [full for full in self.scan.fulls if not is_ours(full)]
+        increments = self.scan.increment_state
+        if len(state.order) == 1 < len(own) and len(increments.order) == 1 < len(
+            self.scan.increments
+        ):
+            return "nothing-rotates", "both state files list one checkpoint while more lie there"
+        return None
+
+
+def is_merge(full: Checkpoint) -> bool:
+    """Return whether ckptctl merged a full from others."""
+    return full.merged is not None
+
+
+def is_ours(full: Checkpoint) -> bool:
+    """Return whether ckptctl wrote a full; where its index is damaged the mark says so."""
+    return is_merge(full) or (full.facts.damage is not None and full.mark is not None)
+
+
+def misnamed(full: Checkpoint) -> bool:
+    """Return whether a merged full holds another step's state than its name says.
+
+    `merge -o` may write any name. Such a full makes nothing stale, stands in for nothing
+    and is no restore point: its name is the only thing that says more than it holds.
+    """
+    return full.merged is not None and full.merged.up_to != full.step
+
+
+def _refuse(code: str, reason: str, check: int | None, files: Iterable[str] = ()) -> BaseChoice:
+    return BaseChoice(None, False, reason, code, check, tuple(files))

@@ -1,0 +1,162 @@
+"""What a writer left inside a checkpoint about where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from ckptctl.chain.names import MAX_STEP
+from ckptctl.errors import DamageError
+
+__all__ = [
+    "LINEAGE_TENSOR",
+    "MAX_FACT_BYTES",
+    "MERGED_TENSOR",
+    "Facts",
+    "Lineage",
+    "Merged",
+    "Mode",
+    "parse_lineage",
+    "parse_merged",
+]
+
+#: Names of the scalar string tensors (`restore.md`, "Lineage").
+LINEAGE_TENSOR = "ckptctl/lineage"
+MERGED_TENSOR = "ckptctl/merged"
+#: Longer than any of them; what is longer was not written by us.
+MAX_FACT_BYTES = 1 << 16
+
+Mode = Literal["cumulative", "delta"]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What an increment says of its origin: `ckptctl/lineage`.
+
+    Attributes
+    ----------
+    base_step
+        Step of the full that it was recorded against.
+    previous_step
+        Step of the increment before it, or None for the first one.
+    mode
+        `cumulative`: all keys changed since the base; `delta`: since the previous one.
+    """
+
+    base_step: int
+    previous_step: int | None = None
+    mode: Mode = "cumulative"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a full that ckptctl merged says of its origin: `ckptctl/merged`.
+
+    Attributes
+    ----------
+    base_step
+        Step of the full that its increments were recorded against.
+    up_to
+        Step of the last increment that is in it.
+    mode
+        Mode of those increments.
+    """
+
+    base_step: int
+    up_to: int
+    mode: Mode = "cumulative"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the head of an index says at once: no tensor list, no data but these two."""
+
+    num_shards: int = 1
+    lineage: Lineage | None = None
+    merged: Merged | None = None
+    damage: DamageError | None = None
+
+
+def parse_lineage(raw: bytes, step: int, path: str) -> Lineage:
+    """Return the lineage of the increment at `step`; raise `DamageError`.
+
+    An unknown version is refused too: what a later writer means by it cannot be guessed.
+    """
+    found = _object(raw, path, LINEAGE_TENSOR)
+    base = _step(found, "base_step", path, LINEAGE_TENSOR)
+    previous = None
+    if found.get("previous_step") is not None:
+        previous = _step(found, "previous_step", path, LINEAGE_TENSOR)
+    if base >= step or (previous is not None and not base <= previous < step):
+        raise DamageError(
+            "lineage contradicts the step of its increment",
+            file=path,
+            tensor=LINEAGE_TENSOR,
+            expected=f"base_step <= previous_step < {step}",
+            found=f"base_step {base}, previous_step {previous}",
+        )
+    return Lineage(base, previous, _mode(found, path, LINEAGE_TENSOR))
+
+
+def parse_merged(raw: bytes, step: int, path: str) -> Merged:
+    """Return the origin of the merged full at `step`; raise `DamageError`.
+
+    Without `up_to` the full's own step counts: a merge names its result by the last
+    increment that is in it.
+    """
+    found = _object(raw, path, MERGED_TENSOR)
+    base = _step(found, "base_step", path, MERGED_TENSOR)
+    up_to = step
+    if found.get("up_to") is not None:
+        up_to = _step(found, "up_to", path, MERGED_TENSOR)
+    if base >= up_to:
+        raise DamageError(
+            "merged full up to a step that is not above its base",
+            file=path,
+            tensor=MERGED_TENSOR,
+            expected=f"up_to > {base}",
+            found=up_to,
+        )
+    return Merged(base, up_to, _mode(found, path, MERGED_TENSOR))
+
+
+def _object(raw: bytes, path: str, tensor: str) -> dict[str, object]:
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"not JSON: {error}", file=path, tensor=tensor) from None
+    if not isinstance(found, dict) or found.get("version") != 1:
+        version = found.get("version") if isinstance(found, dict) else type(found).__name__
+        raise DamageError(
+            "unknown version",
+            file=path,
+            tensor=tensor,
+            expected='an object with "version": 1',
+            found=repr(version)[:80],
+            remedy="a newer ckptctl wrote it: use that one",
+        )
+    return found
+
+
+def _step(found: dict[str, object], key: str, path: str, tensor: str) -> int:
+    value = found.get(key)
+    # bool is an int to Python and not to JSON.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_STEP:
+        raise DamageError(f"{key} is no step", file=path, tensor=tensor, found=repr(value)[:80])
+    return value
+
+
+def _mode(found: dict[str, object], path: str, tensor: str) -> Mode:
+    mode = found.get("mode", "cumulative")
+    if mode == "cumulative":
+        return "cumulative"
+    if mode == "delta":
+        return "delta"
+    raise DamageError(
+        "unknown mode",
+        file=path,
+        tensor=tensor,
+        expected="cumulative or delta",
+        found=repr(mode)[:80],
+    )

@@ -1,0 +1,45 @@
+"""What is wrong, in words: the findings that need no rule but a look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckptctl.chain.model import Checkpoint, Problem, Scan
+
+__all__ = ["incompleteness", "misnamed_reason", "state_problems"]
+
+
+def incompleteness(checkpoint: Checkpoint) -> list[Problem]:
+    """Return what an incomplete checkpoint lacks; nothing for a complete one."""
+    if checkpoint.damage is not None:
+        return [Problem("damaged", f"{checkpoint.name}: {checkpoint.damage.message}")]
+    found = [
+        Problem("incomplete", f"{checkpoint.name}: data shard {name} is missing")
+        for name in checkpoint.missing[:3]
+    ]
+    return found + [
+        Problem("incomplete", f"{checkpoint.name}: {name} has {has} bytes where {need} are needed")
+        for name, need, has in checkpoint.short
+    ]
+
+
+def misnamed_reason(full: Checkpoint) -> str:
+    """Return what a full says that was merged under the name of another step."""
+    up_to = full.merged.up_to if full.merged is not None else full.step
+    return f"{full.name} holds the state at step {up_to}: it was merged under another name"
+
+
+def state_problems(scan: Scan) -> Iterator[Problem]:
+    """Return what the state files say that is not so in this directory."""
+    for state, path in scan.copied:
+        message = f"{state} names {path}, which lies in another directory: use --relocate"
+        yield Problem("copied", message)
+    silent = {(item.kind, item.name) for item in scan.removed}
+    for kind, state_file, found in (
+        ("full", scan.full_state, scan.fulls),
+        ("increment", scan.increment_state, scan.increments),
+    ):
+        here = {item.name for item in (*found, *scan.others)}
+        for name in state_file.order:
+            if name not in here and (kind, name) not in silent:
+                yield Problem("listed-gone", f"{state_file.path} lists {name}, which is not here")

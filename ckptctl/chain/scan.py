@@ -1,0 +1,318 @@
+"""Reading a checkpoint directory: names, state files, and indexes when asked for.
+
+Only this module of the room touches files. It follows no path of a state file but to see
+whether it leads to another directory, and enters no directory but `.incremental_checkpoint`,
+`*_temp_<hex>` and `*-emb_files`, the last two to count bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ckptctl.bundle import read_state
+from ckptctl.chain.model import (
+    NO_STEP,
+    Checkpoint,
+    Kind,
+    Leftover,
+    Problem,
+    Removed,
+    Scan,
+    StateFile,
+)
+from ckptctl.chain.names import (
+    FileGroup,
+    Grouped,
+    choose_base_name,
+    group_files,
+    split_step,
+)
+from ckptctl.chain.source import IndexSource
+from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileError
+from ckptctl.storage import LOCAL, FileInfo, Storage
+
+__all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_directory"]
+
+#: SUB_INCR_CKPT_DIR of incremental_saver.py.
+INCREMENT_DIRECTORY = ".incremental_checkpoint"
+#: What ckptctl removed here: lines {"kind", "name", "step", "merged"}.
+REMOVED_LOG = os.path.join(".ckptctl", "removed.jsonl")
+_MAX_LOG_BYTES = 64 << 20
+_DEFAULT_FULL = "model.ckpt"
+_DEFAULT_INCREMENT = "incremental_model.ckpt"
+
+
+def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
+    """Return what lies in a checkpoint directory; opens no index yet.
+
+    Damaged state files and unreadable pieces are problems of the scan, not errors: the rest
+    can still be listed.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such directory.
+    RefusedError
+        It may not be read.
+    """
+    directory = os.fspath(directory)
+    taken_ns = time.time_ns()
+    where = storage.stat(os.path.join(directory, "."))
+    fulls = _Room(directory, "full", _DEFAULT_FULL, storage)
+    increments = _Room(
+        os.path.join(directory, INCREMENT_DIRECTORY), "increment", _DEFAULT_INCREMENT, storage
+    )
+    fulls.read()
+    link = storage.stat(increments.directory, follow=False)
+    if link is not None:
+        increments.read_optional()
+    removed, log_problems = _read_removed(os.path.join(directory, REMOVED_LOG), storage)
+    return Scan(
+        directory=directory,
+        device=where.device if where else 0,
+        inode=where.inode if where else 0,
+        taken_ns=taken_ns,
+        fulls=fulls.checkpoints,
+        increments=increments.checkpoints,
+        others=(*fulls.others, *increments.others),
+        leftovers=(*fulls.leftovers, *increments.leftovers),
+        full_state=fulls.state,
+        increment_state=increments.state,
+        increment_directory=increments.directory,
+        increment_link=link is not None and link.is_symlink,
+        removed=removed,
+        problems=(*fulls.problems, *increments.problems, *log_problems),
+        notes=(*fulls.notes, *increments.notes),
+    )
+
+
+class _Room:
+    """One of the two directories of a chain: its listing and its state file."""
+
+    def __init__(self, directory: str, kind: Kind, default: str, storage: Storage) -> None:
+        self.directory = directory
+        self.kind: Kind = kind
+        self.default = default
+        self.storage = storage
+        self.state = StateFile(os.path.join(directory, "checkpoint"))
+        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.others: tuple[Checkpoint, ...] = ()
+        self.leftovers: tuple[Leftover, ...] = ()
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def read_optional(self) -> None:
+        """Read a directory that need not be one."""
+        try:
+            self.read()
+        except (NotFoundError, RefusedError) as error:
+            message = f"{self.directory}: {error.message}"
+            self.problems.append(Problem("increment-directory", message))
+
+    def read(self) -> None:
+        """Read the listing, then the state file, and sort what was found."""
+        entries = [self._follow(info) for info in self.storage.listdir(self.directory)]
+        grouped = group_files(entries)
+        misfits = {info.name for info in grouped.misfits}
+        for info in grouped.misfits:
+            what = "a link that leads nowhere" if info.is_symlink else "a directory"
+            self.problems.append(
+                Problem("misfit", f"{self._path(info.name)} is {what}, called like a file")
+            )
+        self.state = self._read_state(any(info.name == "checkpoint" for info in entries))
+        if self.state.error is not None:
+            message = f"{self.state.path}: {self.state.error.message}"
+            self.problems.append(Problem("state-file", message))
+        named = [self.state.latest] if self.state.latest is not None else []
+        base, note = choose_base_name([*named, *reversed(self.state.listed)], grouped, self.default)
+        self.notes += [f"{self.directory}: {note}"] if note else []
+        self._sort(grouped, base, misfits)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _follow(self, info: FileInfo) -> FileInfo:
+        """Give a symlink the facts of what it leads to; it stays marked as one."""
+        if not info.is_symlink:
+            return info
+        try:
+            target = self.storage.stat(self._path(info.name))
+        except OSError:  # a mount that is gone: as good as nowhere
+            target = None
+        if target is None:
+            return replace(info, is_dir=True)
+        return replace(target, name=info.name, is_symlink=True)
+
+    def _sort(self, grouped: Grouped, base: str | None, misfits: set[str]) -> None:
+        own: list[Checkpoint] = []
+        others: list[Checkpoint] = []
+        leftovers: list[Leftover] = []
+        for group in grouped.names.values():
+            parts = split_step(group.name)
+            ours = parts is not None and parts[0] == base
+            if group.index is not None:
+                (own if ours else others).append(self._checkpoint(group, ours))
+            elif ours and f"{group.name}.index" not in misfits:
+                # A link to an index that is not mounted just now leaves no leftovers.
+                leftovers += [self._leftover(group, info) for info in group.unindexed]
+        marks = {group.name for group in grouped.names.values() if group.mark is not None}
+        for name, info, atomic in grouped.temporaries:
+            parts = split_step(name)
+            foreign = parts is not None and parts[0] != base
+            leftovers.append(self._temporary(name, info, atomic, name in marks, foreign))
+        self.checkpoints = tuple(sorted(own, key=lambda item: (item.step, item.name)))
+        self.others = tuple(sorted(others, key=lambda item: item.name))
+        self.leftovers = tuple(sorted(leftovers, key=lambda item: item.path))
+
+    def _checkpoint(self, group: FileGroup, ours: bool) -> Checkpoint:
+        parts = split_step(group.name)
+        base, step = parts if parts is not None else (group.name, NO_STEP)
+        kind: Kind = self.kind if ours else "other"
+        side: list[tuple[str, FileInfo]] = []
+        side_dirs: list[str] = []
+        for info in group.side:
+            if info.is_dir:
+                side_dirs.append(self._path(info.name))
+                side += self._inside(info)
+            else:
+                side.append((self._path(info.name), info))
+        assert group.index is not None
+        return Checkpoint(
+            kind=kind,
+            step=step,
+            base_name=base,
+            name=group.name,
+            prefix=self._path(group.name),
+            index=group.index,
+            source=IndexSource(
+                self._path(group.name), kind, step, self.kind == "increment", self.storage
+            ),
+            shards=tuple(group.shards),
+            meta=group.meta,
+            mark=group.mark,
+            side=tuple(side),
+            side_dirs=tuple(side_dirs),
+        )
+
+    def _inside(self, info: FileInfo) -> list[tuple[str, FileInfo]]:
+        """Return the files of a directory, one level deep; nothing through a symlink."""
+        path = self._path(info.name)
+        if info.is_symlink:
+            return []
+        try:
+            entries = self.storage.listdir(path)
+        except (NotFoundError, RefusedError):  # removed meanwhile, or not ours to read
+            return []
+        return [(os.path.join(path, entry.name), entry) for entry in entries if not entry.is_dir]
+
+    def _leftover(self, group: FileGroup, info: FileInfo) -> Leftover:
+        inside = [entry for _, entry in self._inside(info)] if info.is_dir else []
+        return Leftover(
+            path=self._path(info.name),
+            bytes=sum(entry.size for entry in inside) if info.is_dir else info.size,
+            mtime_ns=max([info.mtime_ns, *(entry.mtime_ns for entry in inside)]),
+            reason="unindexed",
+            name=group.name,
+            marked=group.mark is not None,
+            is_dir=info.is_dir,
+        )
+
+    def _temporary(
+        self, name: str, info: FileInfo, atomic: bool, marked: bool, foreign: bool
+    ) -> Leftover:
+        inside = [entry for _, entry in self._inside(info)] if info.is_dir else []
+        return Leftover(
+            path=self._path(info.name),
+            bytes=sum(entry.size for entry in inside) if info.is_dir else info.size,
+            mtime_ns=max([info.mtime_ns, *(entry.mtime_ns for entry in inside)]),
+            reason="atomic" if atomic else "temporary" if info.is_dir else "tempstate",
+            name=name,
+            marked=marked or atomic,
+            foreign=foreign,
+            is_dir=info.is_dir,
+        )
+
+    def _read_state(self, present: bool) -> StateFile:
+        path = os.path.join(self.directory, "checkpoint")
+        if not present:
+            return StateFile(path)
+        try:
+            info = self.storage.stat(path)
+            state = read_state(path, self.storage)
+            if info is None or state is None:
+                raise StateFileError("state file is no file", file=path)
+        except StateFileError as error:
+            return StateFile(path, present=True, error=error)
+        except (RefusedError, OSError) as error:
+            message = f"state file cannot be read: {error}"
+            return StateFile(path, present=True, error=StateFileError(message, file=path))
+        return StateFile(
+            path,
+            present=True,
+            mtime_ns=info.mtime_ns,
+            listed=tuple(os.path.basename(item) for item in state.all_paths),
+            latest=os.path.basename(state.latest),
+            copied=tuple(self._elsewhere({state.latest: None, **dict.fromkeys(state.all_paths)})),
+            state=state,
+        )
+
+    def _elsewhere(self, paths: Iterable[str]) -> list[str]:
+        """Return the paths that lead to a checkpoint in another directory.
+
+        The same directory under another name (a link, a bind mount) has the same device
+        and inode.
+        """
+        here = self.storage.stat(os.path.join(self.directory, "."))
+        found = []
+        for path in paths:
+            parent = os.path.dirname(path)
+            if not parent:
+                continue
+            try:
+                there = self.storage.stat(os.path.join(self.directory, parent, "."))
+                if there is None or here is None:
+                    continue
+                same = (there.device, there.inode) == (here.device, here.inode)
+                target = os.path.join(self.directory, path)
+                if not same and self.storage.stat(f"{target}.index") is not None:
+                    found.append(path)
+            except OSError:  # a place that we may not look into is not shown to exist
+                continue
+        return found
+
+
+def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], list[Problem]]:
+    if storage.stat(path) is None:
+        return (), []
+    try:
+        raw = storage.read_small(path, _MAX_LOG_BYTES)
+    except (DamageError, RefusedError, NotFoundError, OSError) as error:
+        return (), [Problem("removed-log", f"{path} cannot be read: {error}")]
+    found = []
+    problems = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        item = _removed(line)
+        if item is None:
+            problems.append(Problem("removed-log", f"{path}: line {number} does not parse"))
+        else:
+            found.append(item)
+    return tuple(found), problems
+
+
+def _removed(line: bytes) -> Removed | None:
+    try:
+        item = json.loads(line)
+        name = str(item["name"])
+        parts = split_step(name)
+        step = item.get("step", parts[1] if parts else None)
+        merged = item.get("merged") is True
+        kind = item["kind"]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+    if kind not in ("full", "increment") or not isinstance(step, int):
+        return None
+    return Removed("full" if kind == "full" else "increment", name, step, merged)

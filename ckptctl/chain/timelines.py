@@ -1,0 +1,319 @@
+"""Which checkpoints are live, and which were left over from a run that was rolled back.
+
+The rules are the paragraph "Timelines" of `shared/spec/restore.md`. Everything here works
+on names, state files and mtimes, and on the heads of the indexes (lineage, merged): no
+index is read as a whole.
+
+Where the rules leave a choice, it is made here so that nothing is lost:
+
+* What a state file "names" is its `model_checkpoint_path`; the rest it "lists". What it
+  names counts as the newest of its list (`StateFile.order`).
+* A checkpoint that is listed and gone is still evidence: it was written when the list says.
+* "Written after" and "written before" need more than 2 s; where they are not shown, the
+  exception that rests on them does not apply.
+* An increment whose lineage names an abandoned full is abandoned: "an abandoned full is
+  never the base of a live increment", read from the other end.
+* A merged full takes no part in the comparisons. It is abandoned with the full that it was
+  merged from, and when the trainer wrote a step below its `up_to` after it: the run was
+  then rolled back to before what it holds, and it would carry dead rows into the new
+  timeline.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+from ckptctl.chain.model import Checkpoint, Scan, StateFile
+from ckptctl.chain.names import split_step
+
+__all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines"]
+
+#: mtimes this close count as equal: file systems keep 1 or 2 s, and clocks differ.
+SAME_TIME_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class WriteOrder:
+    """In which order the checkpoints of a directory were written.
+
+    Attributes
+    ----------
+    scan
+        The directory.
+    time_usable
+        Whether mtimes say anything: see `time_is_usable`.
+    by_step
+        `--assume-order step`: the order of steps, whatever lists and times say.
+    """
+
+    scan: Scan
+    time_usable: bool
+    by_step: bool = False
+
+    def before(self, a: Checkpoint, b: Checkpoint) -> bool | None:
+        """Return whether `a` was written before `b`; None where nothing shows it.
+
+        The list decides where both are in it, else the mtimes of `.index`.
+        """
+        if self.by_step:
+            return None if a.step == b.step else a.step < b.step
+        if a.kind == b.kind:
+            order = self.scan.state_of(a).order
+            if a.name in order and b.name in order:
+                return order[a.name] < order[b.name]
+        return self.earlier(a.mtime_ns, b.mtime_ns)
+
+    def earlier(self, a_ns: int, b_ns: int) -> bool | None:
+        """Return whether one mtime lies before another; None where that means nothing."""
+        if not self.time_usable or abs(a_ns - b_ns) <= SAME_TIME_NS:
+            return None
+        return a_ns < b_ns
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """Write order, and the checkpoints that are not on the present timeline.
+
+    Attributes
+    ----------
+    order
+        The write order.
+    notes
+        What was assumed where neither list nor times decide.
+    dead_fulls
+        Prefix of each abandoned full to the reason, in words.
+    """
+
+    order: WriteOrder
+    notes: tuple[str, ...] = ()
+    dead_fulls: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def dead_increments(self) -> Mapping[str, str]:
+        """Prefix of each abandoned increment to the reason; reads their lineages."""
+        if self.order.by_step:
+            return {}
+        return _dead_increments(self.order, self.dead_fulls)
+
+    def why_abandoned(self, checkpoint: Checkpoint) -> str | None:
+        """Return why a checkpoint is abandoned, or None if it is live."""
+        if checkpoint.kind == "full":
+            return self.dead_fulls.get(checkpoint.prefix)
+        return self.dead_increments.get(checkpoint.prefix)
+
+    def is_live(self, checkpoint: Checkpoint) -> bool:
+        """Return whether a checkpoint is on the present timeline."""
+        return self.why_abandoned(checkpoint) is None
+
+
+def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
+    """Return the timelines of a directory.
+
+    Parameters
+    ----------
+    scan
+        The directory; a full's `merged` is read, no more.
+    assume_order
+        "step" (`--assume-order step`): steps alone decide, nothing is abandoned.
+    """
+    if assume_order == "step":
+        order = WriteOrder(scan, time_usable=False, by_step=True)
+        return Timelines(order, ("steps decide the write order, as asked for",))
+    order = WriteOrder(scan, _copy_evidence(scan) is None)
+    return Timelines(order, tuple(_notes(order)), _dead_fulls(order))
+
+
+def _copy_evidence(scan: Scan) -> str | None:
+    """Return what shows that mtimes are those of a copy, or None.
+
+    They decide "only where mtimes agree with the list and no state file is older than what
+    it lists". Both are looked at in both directories: one copy made both.
+    """
+    for state, checkpoints in (
+        (scan.full_state, _unmerged(scan)),
+        (scan.increment_state, scan.increments),
+    ):
+        here = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+        # As listed, not as `order`: an edited line says nothing of times. A name that is
+        # listed twice was written, if at all, where it stands last.
+        last = {name: place for place, name in enumerate(state.listed)}
+        newest: Checkpoint | None = None
+        for name in sorted(last, key=last.__getitem__):
+            if name not in here:
+                continue
+            checkpoint = here[name]
+            if newest is not None and checkpoint.mtime_ns + SAME_TIME_NS < newest.mtime_ns:
+                return f"{name} is older than {newest.name}, which {state.path} lists before it"
+            if newest is None or checkpoint.mtime_ns > newest.mtime_ns:
+                newest = checkpoint
+        for name in state.order:
+            mtime = state.mtime_ns
+            if name in here and mtime is not None and mtime + SAME_TIME_NS < here[name].mtime_ns:
+                return f"{state.path} is older than {name}, which it lists"
+    return None
+
+
+def _unmerged(scan: Scan) -> list[Checkpoint]:
+    """Return the fulls that take part in comparisons of write order.
+
+    A merged full was written when ckptctl ran, not when the trainer was at its step. Where
+    the index is damaged the mark beside it says so; beside a sound one it says nothing,
+    since a trainer that restarts saves over a merged full and leaves the mark.
+    """
+    return [
+        full
+        for full in scan.fulls
+        if full.merged is None and not (full.facts.damage is not None and full.mark is not None)
+    ]
+
+
+def _notes(order: WriteOrder) -> Iterable[str]:
+    scan = order.scan
+    evidence = _copy_evidence(scan)
+    if evidence is not None:
+        yield f"file times decide nothing: {evidence} (was the directory copied?)"
+    for kind, state, found in (
+        ("full", scan.full_state, _unmerged(scan)),
+        ("increment", scan.increment_state, scan.increments),
+    ):
+        by_time = sorted(found, key=lambda item: item.mtime_ns)
+        pairs = pairwise(by_time)
+        if any(order.before(a, b) is None for a, b in pairs):
+            missing = "no list" if not state.order else "not all of them are listed"
+            yield (
+                f"steps decide the write order of {kind} checkpoints: "
+                f"{missing}, and file times do not tell them apart"
+            )
+
+
+def _dead_fulls(order: WriteOrder) -> dict[str, str]:
+    scan = order.scan
+    compared = _unmerged(scan)
+    dead = _overtaken(order, compared, scan.full_state)
+    by_step = {full.step: full for full in scan.fulls}
+    for full in scan.fulls:  # ascending: a merged full's base comes before it
+        merged = full.merged
+        if merged is None or _named(full, scan.full_state):
+            continue
+        base = by_step.get(merged.base_step)
+        if base is not None and base.prefix in dead:
+            dead[full.prefix] = f"merged from {base.name}, which is abandoned"
+            continue
+        later = next(
+            (
+                other
+                for other in (*compared, *scan.increments)
+                if other.step < merged.up_to and order.earlier(full.mtime_ns, other.mtime_ns)
+            ),
+            None,
+        )
+        if later is not None:
+            dead[full.prefix] = f"{later.name}, of a step below it, was written after it"
+    return dead
+
+
+def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[str, str]:
+    scan = order.scan
+    dead = _overtaken(order, scan.increments, scan.increment_state)
+    fulls = _unmerged(scan)
+    live = [full for full in fulls if full.prefix not in dead_fulls]
+    steps = [full.step for full in live]
+    by_step = {full.step: full for full in fulls}
+    for increment in scan.increments:
+        if increment.prefix in dead or _named(increment, scan.increment_state):
+            continue
+        lineage = increment.lineage
+        if lineage is not None:
+            base = by_step.get(lineage.base_step)
+        else:
+            at = bisect_right(steps, increment.step - 1)
+            base = live[at - 1] if at else None
+        if base is None:
+            continue
+        if base.prefix in dead_fulls:
+            dead[increment.prefix] = f"recorded against {base.name}, which is abandoned"
+        elif order.earlier(increment.mtime_ns, base.mtime_ns):
+            dead[increment.prefix] = f"written before its base {base.name}"
+    return dead
+
+
+def _named(checkpoint: Checkpoint, state: StateFile) -> bool:
+    """Return whether a state file names it: that is always live."""
+    return checkpoint.name == state.latest
+
+
+def _overtaken(order: WriteOrder, found: Sequence[Checkpoint], state: StateFile) -> dict[str, str]:
+    """Return those that a lower step followed, or that the state file passed over."""
+    followers = _Followers(order, found, state)
+    named = split_step(state.latest) if state.latest is not None else None
+    dead = {}
+    for checkpoint in found:
+        if _named(checkpoint, state):
+            continue
+        follower = followers.of(checkpoint)
+        if follower is not None:
+            dead[checkpoint.prefix] = f"step {follower} was written after it"
+        elif (
+            named is not None
+            and checkpoint.name not in state.order
+            and checkpoint.step > named[1]
+            and not order.earlier(state.mtime_ns or 0, checkpoint.mtime_ns)
+        ):
+            dead[checkpoint.prefix] = (
+                f"not listed, and above step {named[1]}, which {state.path} names"
+            )
+    return dead
+
+
+class _Followers:
+    """Finds a lower step that was written later, in O(log n) a question."""
+
+    def __init__(self, order: WriteOrder, found: Sequence[Checkpoint], state: StateFile) -> None:
+        self._order = order
+        self._places = state.order
+        merged: set[str] = set()
+        if state is order.scan.full_state:
+            merged = {full.name for full in order.scan.fulls} - {item.name for item in found}
+        bases = {item.base_name for item in found}
+        listed: list[tuple[int, int]] = []
+        for name, place in state.order.items():
+            parts = split_step(name)
+            if parts is not None and parts[0] in bases and name not in merged:
+                listed.append((place, parts[1]))
+        timed = [(item.mtime_ns, item.step) for item in found]
+        unlisted = [(i.mtime_ns, i.step) for i in found if i.name not in state.order]
+        self._listed = _SuffixMinimum(listed)
+        self._timed = _SuffixMinimum(timed)
+        self._unlisted = _SuffixMinimum(unlisted)
+
+    def of(self, checkpoint: Checkpoint) -> int | None:
+        """Return the lowest step that was written after a checkpoint, if below its own."""
+        lowest = []
+        place = self._places.get(checkpoint.name)
+        if place is not None:
+            lowest.append(self._listed.after(place))
+        if self._order.time_usable:
+            # Times decide only where one of the two is not listed.
+            timed = self._timed if place is None else self._unlisted
+            lowest.append(timed.after(checkpoint.mtime_ns + SAME_TIME_NS))
+        below = [step for step in lowest if step is not None and step < checkpoint.step]
+        return min(below, default=None)
+
+
+class _SuffixMinimum:
+    """The least step of all that come after a point."""
+
+    def __init__(self, points: Iterable[tuple[int, int]]) -> None:
+        ordered = sorted(points)
+        self._at = [at for at, _ in ordered]
+        self._least = [step for _, step in ordered]
+        for i in range(len(ordered) - 2, -1, -1):
+            self._least[i] = min(self._least[i], self._least[i + 1])
+
+    def after(self, point: int) -> int | None:
+        at = bisect_right(self._at, point)
+        return self._least[at] if at < len(self._at) else None

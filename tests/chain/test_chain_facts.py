@@ -1,0 +1,92 @@
+"""`ckptctl/lineage` and `ckptctl/merged`, as a writer left them or as damage."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ckptctl.chain import MAX_STEP, Lineage, Merged
+from ckptctl.chain.facts import parse_lineage, parse_merged
+from ckptctl.errors import DamageError
+
+
+def lineage(**changes):
+    facts = {"version": 1, "base_step": 100, "previous_step": 120, "mode": "delta"}
+    return json.dumps({k: v for k, v in (facts | changes).items() if v is not ...}).encode()
+
+
+GOOD = [
+    (lineage(), Lineage(100, 120, "delta")),
+    (lineage(previous_step=None), Lineage(100, None, "delta")),
+    (lineage(previous_step=...), Lineage(100, None, "delta")),
+    (lineage(previous_step=100), Lineage(100, 100, "delta")),
+    (lineage(mode="cumulative"), Lineage(100, 120, "cumulative")),
+    (lineage(mode=...), Lineage(100, 120, "cumulative")),
+    (lineage(base_step=0, unknown=[1]), Lineage(0, 120, "delta")),
+]
+
+
+@pytest.mark.parametrize(("raw", "expected"), GOOD)
+def test_lineage(raw, expected):
+    assert parse_lineage(raw, 140, "x.index") == expected
+
+
+BAD = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"\xff\xfe", id="no text"),
+    pytest.param(b"[" * 60_000, id="nested"),
+    pytest.param(b"[]", id="no object"),
+    pytest.param(b'"x"', id="a string"),
+    pytest.param(b"1" * 60_000, id="a long number"),
+    pytest.param(lineage(version=2), id="newer version"),
+    pytest.param(lineage(version=...), id="no version"),
+    pytest.param(lineage(base_step=...), id="no base"),
+    pytest.param(lineage(base_step=True), id="base is true"),
+    pytest.param(lineage(base_step="100"), id="base is a string"),
+    pytest.param(lineage(base_step=1.5), id="base is a fraction"),
+    pytest.param(lineage(base_step=-1), id="base is negative"),
+    pytest.param(lineage(base_step=MAX_STEP + 1), id="base is no int64"),
+    pytest.param(lineage(base_step=140), id="base is its own step"),
+    pytest.param(lineage(base_step=150, previous_step=None), id="base above it"),
+    pytest.param(lineage(previous_step=140), id="its own predecessor"),
+    pytest.param(lineage(previous_step=90), id="predecessor below the base"),
+    pytest.param(lineage(mode="sideways"), id="mode"),
+    pytest.param(lineage(mode=None), id="mode null"),
+]
+
+
+@pytest.mark.parametrize("raw", BAD)
+def test_lineage_that_makes_no_sense(raw):
+    with pytest.raises(DamageError) as caught:
+        parse_lineage(raw, 140, "x.index")
+    assert caught.value.tensor == "ckptctl/lineage"
+    assert caught.value.file == "x.index"
+
+
+def merged(**changes):
+    facts = {"version": 1, "base_step": 100, "up_to": 140, "mode": "cumulative"}
+    return json.dumps({k: v for k, v in (facts | changes).items() if v is not ...}).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (merged(), Merged(100, 140, "cumulative")),
+        (merged(mode="delta"), Merged(100, 140, "delta")),
+        (merged(up_to=120), Merged(100, 120, "cumulative")),
+        (merged(up_to=..., previous_step=120), Merged(100, 140, "cumulative")),
+    ],
+)
+def test_merged(raw, expected):
+    assert parse_merged(raw, 140, "x.index") == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"null", merged(version=0), merged(base_step=None), merged(up_to=100), merged(up_to="x")],
+)
+def test_merged_that_makes_no_sense(raw):
+    with pytest.raises(DamageError) as caught:
+        parse_merged(raw, 140, "x.index")
+    assert caught.value.tensor == "ckptctl/merged"
