@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -105,6 +106,9 @@ class BundleReader(BundleData):
 
     def slice_entry(self, name: str, slice_: TensorSlice) -> Entry:
         """Return the entry of a slice's data; raise `EntryError` without one."""
+        return self._slice_entry(name, slice_, self.entry(name))
+
+    def _slice_entry(self, name: str, slice_: TensorSlice, full: Entry) -> Entry:
         raw = self._table.get(encode_slice_key(_key(name), slice_))
         if raw is None:
             raise EntryError(
@@ -115,7 +119,6 @@ class BundleReader(BundleData):
                 found="none",
             )
         entry = self._decode(raw, name)
-        full = self.entry(name)
         if full.is_hash_table:  # of changing length: nothing that its shape could say
             return entry
         if entry.shape != slice_.shape(full.shape) or entry.dtype != full.dtype:
@@ -186,12 +189,12 @@ class BundleReader(BundleData):
         for shard, need in enumerate(self.shard_needs()):
             path = self.shard_path(shard)
             info = self.storage.stat(path)
-            if info is None:
+            if info is None or not stat.S_ISREG(info.mode):
                 raise MissingShardError(
                     "data shard missing",
                     file=path,
                     expected=f"{self.header.num_shards} shards, this one of >= {need} bytes",
-                    found="no such file",
+                    found="no such file" if info is None else "not a regular file",
                     remedy="restore the file or use another step",
                 )
             if info.size < need:
@@ -215,7 +218,7 @@ class BundleReader(BundleData):
         if entry.is_hash_table:
             raise RefusedError("a DeepRec hash table has no plain value", tensor=name)
         kind = object if entry.dtype.size == 0 else entry.dtype.numpy
-        data = [(s, self.slice_entry(name, s)) for s in entry.slices]
+        data = [(s, self._slice_entry(name, s, entry)) for s in entry.slices]
         if sum(part.elements for _, part in data) != entry.elements:
             raise EntryError(
                 "slices do not cover their tensor",

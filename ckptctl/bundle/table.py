@@ -124,6 +124,8 @@ class IndexTable:
             at = start + length + TRAILER_BYTES
         self._block(meta)
         self._blocks: dict[int, _Pairs] = {}
+        # The block of the last look-up: its number, content, offset, and restart points.
+        self._recent: tuple[int, bytes, int, tuple[int, ...], int] | None = None
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of `key`, or None; parses one block, from one restart point."""
@@ -134,8 +136,11 @@ class IndexTable:
             keys, values = self._blocks[number]
             at = bisect_left(keys, key)
             return values[at] if at < len(keys) and keys[at] == key else None
-        data, base = self._contents(self._handles[number])
-        restarts, end = self._restarts(data, base)
+        recent = self._recent
+        if recent is None or recent[0] != number:
+            data, base = self._contents(self._handles[number])
+            recent = self._recent = (number, data, base, *self._restarts(data, base))
+        _, data, base, restarts, end = recent
         low, high = 0, len(restarts) - 1
         while low < high:
             middle = (low + high + 1) // 2
@@ -168,8 +173,8 @@ class IndexTable:
                         "keys of a block lie outside its separators",
                         file=self.path,
                         offset=self._handles[number][0],
-                        expected=f"in ({lower!r}, {self._separators[number]!r}]",
-                        found=f"{keys[0]!r} to {keys[-1]!r}",
+                        expected=f"in ({_shown(lower)}, {_shown(self._separators[number])}]",
+                        found=f"{_shown(keys[0])} to {_shown(keys[-1])}",
                     )
             self._blocks[number] = pairs
         return self._blocks[number]
@@ -267,8 +272,8 @@ class IndexTable:
                     file=self.path,
                     tensor=key.decode("utf-8", "backslashreplace"),
                     offset=base,
-                    expected=f"> {last!r}",
-                    found=repr(key),
+                    expected=f"> {_shown(last)}",
+                    found=_shown(key),
                 )
             last = key
             keys.append(key)
@@ -318,6 +323,11 @@ class IndexTable:
 
     def _malformed(self, message: str, offset: int) -> DamageError:
         return BlockFormatError(message, file=self.path, offset=offset)
+
+
+def _shown(key: bytes | None) -> str:
+    """Return a key for people; a key may be longer than anyone wants to read."""
+    return repr(key) if key is None or len(key) <= 100 else f"{key[:100]!r}..."
 
 
 def _decompress(block: bytes, path: str, offset: int) -> bytes:

@@ -146,8 +146,8 @@ class BundleWriter:
         Raises
         ------
         ValueError
-            The slice lies outside the tensor, overlaps another one of it, or has another
-            shape than the array.
+            The slice lies outside the tensor, was added before, or has another shape than
+            the array.
         TypeError
             As `add`.
         """
@@ -164,11 +164,8 @@ class BundleWriter:
             full = Entry(kind, full_shape)
         elif not full.slices or full.shape != full_shape or full.dtype != kind:
             raise ValueError(f"slice {slice_} does not fit what there is of {name}")
-        full = full.moved(slices=(*full.slices, slice_))
-        if find_overlap(full.slices, full_shape) is not None:
-            raise ValueError(f"slice {slice_} overlaps the others of {name}")
         self._add(encode_slice_key(key, slice_), array, kind.name, shard)
-        self._entries[key] = full
+        self._entries[key] = full.moved(slices=(*full.slices, slice_))
 
     def stream(
         self, name: str, dtype: DType, shape: tuple[int, ...], *, shard: int = 0
@@ -192,12 +189,19 @@ class BundleWriter:
         return _Streaming(self, key, entry.moved(size=entry.elements * dtype.size))
 
     def close(self) -> None:
-        """Fsync the data and make the bundle exist; nothing happens when that was done."""
+        """Fsync the data and make the bundle exist; nothing happens when that was done.
+
+        Raises
+        ------
+        ValueError
+            Slices of a tensor overlap; nothing was left behind.
+        """
         if self._closed:
             return
         try:
             if self._busy:
                 raise ValueError("a tensor is still being written")
+            self._check_slices()
             for file in self._files:
                 file.fsync()
             self._close_files()
@@ -206,6 +210,12 @@ class BundleWriter:
         except BaseException:
             self.abort()
             raise
+
+    def _check_slices(self) -> None:
+        for key, entry in self._entries.items():
+            pair = find_overlap(entry.slices, entry.shape) if entry.slices else None
+            if pair is not None:
+                raise ValueError(f"slices {pair[0]} and {pair[1]} of {key!r} overlap")
 
     def abort(self) -> None:
         """Remove everything that was written; nothing happens after `close`."""
