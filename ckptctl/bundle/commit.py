@@ -1,23 +1,40 @@
 """How a bundle comes into being: everything under temporaries, the index renamed last.
 
 `restore.md`, "Writing a checkpoint": a prefix exists when its `.index` does. The mark
-`<prefix>.ckptctl.json` is written before anything else, so that whatever a killed run left
-behind is known to be ours.
+`<prefix>.ckptctl.json` is written first, with the name of the temporary, and again right
+before the first rename, with size and mtime of every file that is renamed: whatever a
+killed run leaves behind is then known to be ours, file by file. Where an older bundle with a
+mark of its own stands until then, the first form lies inside the temporary. At the end it
+says no more than where the bundle comes from.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from ckptctl.bundle.data import shard_path
 from ckptctl.bundle.reader import index_path
+from ckptctl.bundle.table import IndexTable
+from ckptctl.errors import ChangedError
 from ckptctl.storage import FileInfo, Storage
 
-__all__ = ["MARK_SUFFIX", "PendingBundle"]
+__all__ = ["INNER_MARK", "MARK_SUFFIX", "Mark", "PendingBundle", "file_identity"]
 
 MARK_SUFFIX = ".ckptctl.json"
+#: The mark inside a temporary, where an older bundle stands at the prefix.
+INNER_MARK = "ckptctl.json"
+
+#: What a mark says beside the names of files: JSON.
+Mark = Mapping[str, Any]
+
+
+def file_identity(info: FileInfo) -> list[int]:
+    """Return what tells a file from another of its name, also when both were copied."""
+    return [info.size, info.mtime_ns]
 
 
 class PendingBundle:
@@ -34,10 +51,12 @@ class PendingBundle:
     like
         A file whose mode, owner and group the result takes.
     mark
-        Content of the mark; None leaves none (a trainer's own saves).
-    late_mark
-        Write the mark with the first rename instead of at the start: an older bundle of
-        that name, with a mark of its own, still stands until then.
+        Facts for the mark; None leaves none (a trainer's own saves).
+    replaces
+        Files of an older bundle at `prefix`, the index first. They move to `trash` when all
+        is written, and back if something fails then.
+    trash
+        Directory for these.
     """
 
     def __init__(
@@ -46,40 +65,56 @@ class PendingBundle:
         num_shards: int,
         storage: Storage,
         like: FileInfo | None = None,
-        mark: bytes | None = None,
+        mark: Mark | None = None,
         *,
-        late_mark: bool = False,
+        replaces: Sequence[FileInfo] = (),
+        trash: str = "",
     ) -> None:
         self.prefix = prefix
         self.num_shards = num_shards
         self.storage = storage
         self.like = like
         self.mark = mark
-        self.late_mark = late_mark
+        self.replaces = replaces
+        self.trash = trash
         self.temporary = f"{prefix}_temp_{os.urandom(16).hex()}"
         self._extra: list[tuple[str, str]] = []
         self._marked = False
         self._placed: list[tuple[str, FileInfo | None]] = []  # final path, file that went there
         self._directories: list[str] = []
+        self._moved: list[tuple[str, str]] = []  # from the prefix, to the trash
 
-    def start(self, sizes: list[int]) -> None:
+    @property
+    def _directory(self) -> str:
+        return os.path.dirname(self.prefix)
+
+    def start(self, sizes: Sequence[int]) -> None:
         """Write the mark and create the data shards under the temporary, preallocated."""
-        if not self.late_mark:
-            self._write_mark()
+        if self.mark is not None and not self.replaces:
+            self._marked = True
+            self._write_mark(self.prefix + MARK_SUFFIX, {})
         self.storage.mkdir(self.temporary)
+        if self.mark is not None and self.replaces:
+            older = {info.name: file_identity(info) for info in self.replaces}
+            self._write_mark(os.path.join(self.temporary, INNER_MARK), {"replaces": older})
         for shard, size in enumerate(sizes):
             self.storage.create(self.shard_temporary(shard), size)
 
-    def _write_mark(self) -> None:
-        if self.mark is not None:
-            self.storage.write_new(self.prefix + MARK_SUFFIX, self.mark)
-            self._marked = True
-            self._attributes(self.prefix + MARK_SUFFIX)
-            self.storage.fsync_dir(os.path.dirname(self.prefix))
+    def _write_mark(self, path: str, more: Mark | None) -> None:
+        facts = dict(self.mark or {})
+        if more is not None:
+            facts |= {"temporary": os.path.basename(self.temporary), **more}
+        data = json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n"
+        self.storage.write_atomic(path, data, self.like)
 
     def shard_temporary(self, shard: int) -> str:
         """Return the path under which a data shard is written."""
         return os.path.join(self.temporary, f"data-{shard:05d}-of-{self.num_shards:05d}")
+
+    @property
+    def index_temporary(self) -> str:
+        """Path under which the index is written."""
+        return os.path.join(self.temporary, "index")
 
     def extra(self, suffix: str) -> str:
         """Return where to write a side file that will be `<prefix><suffix>`."""
@@ -90,35 +125,78 @@ class PendingBundle:
     def commit(self, index: bytes) -> None:
         """Rename everything into place, the index last. Data must be fsynced before.
 
+        Once the index is in place nothing raises any more: the bundle exists, and a
+        temporary that does not go is a leftover.
+
         Raises
         ------
         ExistsError
             Someone else wrote a file of that name meanwhile; nothing was replaced.
+        ChangedError
+            A file that was to be replaced is no longer what it was; nothing was moved.
         """
         storage = self.storage
-        directory = os.path.dirname(self.prefix)
-        index_temporary = os.path.join(self.temporary, "index")
-        storage.write_new(index_temporary, index)
+        storage.write_new(self.index_temporary, index)
+        for _ in IndexTable(self.index_temporary, storage).items():
+            pass  # read back, block by block, before anything depends on it
         moves = [
             (self.shard_temporary(shard), shard_path(self.prefix, shard, self.num_shards))
             for shard in range(self.num_shards)
         ]
         moves += [(path, self.prefix + suffix) for path, suffix in self._extra]
-        for path, _ in [*moves, (index_temporary, "")]:
+        for path in (*(path for path, _ in moves), self.index_temporary):
             self._attributes(path)
-        if self.late_mark:
-            self._write_mark()
+        storage.fsync_dir(self.temporary)
+        self._make_way()
+        if self.mark is not None:
+            self._marked = True
+            self._write_mark(self.prefix + MARK_SUFFIX, {"files": self._identities(moves)})
         for path, final in moves:
             parent = os.path.dirname(final)
-            if parent != directory:  # SSDHASH: <prefix>-<name>-emb_files/
+            if parent != self._directory:  # SSDHASH: <prefix>-<name>-emb_files/
                 self._make_directory(parent)
             self._place(path, final)
-            if parent != directory:
-                storage.fsync_dir(parent)
-        storage.fsync_dir(directory)
-        self._place(index_temporary, index_path(self.prefix))
-        storage.fsync_dir(directory)
-        storage.rmdir(self.temporary)
+        for parent in self._directories:
+            storage.fsync_dir(parent)
+        storage.fsync_dir(self._directory)
+        self._place(self.index_temporary, index_path(self.prefix))
+        storage.fsync_dir(self._directory)
+        with suppress(OSError):
+            self._remove_temporary()
+            if self.mark is not None:  # from here on it only says where the bundle is from
+                self._write_mark(self.prefix + MARK_SUFFIX, None)
+
+    def _identities(self, moves: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
+        found = {}
+        for path, final in moves:
+            info = self.storage.stat(path, follow=False)
+            if info is not None:
+                found[os.path.relpath(final, self._directory or ".")] = file_identity(info)
+        return found
+
+    def _make_way(self) -> None:
+        """Move what is replaced to the trash, its index first."""
+        if not self.replaces:
+            return
+        for info in self.replaces:
+            path = os.path.join(self._directory, info.name)
+            now = self.storage.stat(path, follow=False)
+            same = now is not None and (info.is_dir or now.identity == info.identity)
+            if not same:
+                raise ChangedError(
+                    "what was to be replaced is no longer what it was",
+                    file=path,
+                    remedy="a trainer may have saved there: look at it, and run the merge again",
+                )
+        self.storage.mkdir(os.path.dirname(self.trash))
+        self.storage.mkdir(self.trash)
+        for info in self.replaces:
+            path = os.path.join(self._directory, info.name)
+            place = os.path.join(self.trash, info.name)
+            self._moved.append((path, place))
+            self.storage.rename(path, place)
+        for directory in (self.trash, os.path.dirname(self.trash), self._directory):
+            self.storage.fsync_dir(directory)
 
     def _make_directory(self, path: str) -> None:
         if self.storage.stat(path, follow=False) is None:
@@ -132,20 +210,41 @@ class PendingBundle:
     def abort(self) -> None:
         """Remove what was written, the mark last; a bundle whose index is in place stays."""
         storage = self.storage
-        exists = any(final == index_path(self.prefix) for final in self._in_place())
-        if not exists:
-            for final in reversed(list(self._in_place())):
-                storage.remove(final)
-            for directory in self._directories:
-                with suppress(OSError):  # not empty: someone else's files
-                    storage.rmdir(directory)
+        if any(final == index_path(self.prefix) for final in self._in_place()):
+            with suppress(OSError):
+                self._remove_temporary()
+            return
+        for final in reversed(list(self._in_place())):
+            storage.remove(final)
+        for directory in self._directories:
+            with suppress(OSError):  # not empty: someone else's files
+                storage.rmdir(directory)
+        self._remove_temporary()
+        if self._marked:
+            storage.remove(self.prefix + MARK_SUFFIX)
+            self._marked = False
+        self._move_back()
+
+    def _move_back(self) -> None:
+        storage = self.storage
+        back = [
+            (path, place)
+            for path, place in reversed(self._moved)  # the index of the older bundle last
+            if storage.stat(place, follow=False) is not None
+        ]
+        self._moved.clear()
+        # A trainer that saved there meanwhile is newer: no file of the two may mix.
+        if back and not any(storage.stat(path, follow=False) for path, _ in back):
+            for path, place in back:
+                storage.rename_new(place, path)
+            storage.fsync_dir(self._directory)
+
+    def _remove_temporary(self) -> None:
+        storage = self.storage
         if storage.stat(self.temporary, follow=False) is not None:
             for info in storage.listdir(self.temporary):
                 storage.remove(os.path.join(self.temporary, info.name))
             storage.rmdir(self.temporary)
-        if self._marked and not exists:
-            storage.remove(self.prefix + MARK_SUFFIX)
-            self._marked = False
 
     def _in_place(self) -> Iterator[str]:
         """Return the final paths under which our own files now lie."""

@@ -276,10 +276,8 @@ class StateFile:
         appends it where it is not the last), also where someone edited that one line to
         roll a run back: what is listed above it is then no longer the present timeline.
         """
-        names = list(self.listed)
-        if self.latest is not None and (not names or names[-1] != self.latest):
-            names.append(self.latest)
-        return {name: place for place, name in enumerate(names)}
+        newest = () if self.latest is None else (self.latest,)
+        return {name: place for place, name in enumerate((*self.listed, *newest))}
 
     @cached_property
     def steps(self) -> Mapping[str, int]:

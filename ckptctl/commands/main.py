@@ -38,6 +38,10 @@ COMMANDS: Mapping[str, str] = {
 COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
 
 
+#: Signals that end a command after its clean-up.
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and no other."""
 
@@ -194,13 +198,14 @@ def _signals_as_exceptions() -> Iterator[None]:
         # A second one must not cut the clean-up of the first one short.
         for each in caught:
             signal.signal(each, signal.SIG_IGN)
-        raise Terminated(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
     # Under nohup SIGHUP is ignored, and stays so.
+    usual = {number: signal.getsignal(number) for number in _CAUGHT}
     caught = [
         number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is signal.SIG_DFL
+        for number, handler in usual.items()
+        if handler in (signal.SIG_DFL, signal.default_int_handler)
     ]
     for number in caught:
         signal.signal(number, terminate)
@@ -208,4 +213,4 @@ def _signals_as_exceptions() -> Iterator[None]:
         yield
     finally:
         for number in caught:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, usual[number])

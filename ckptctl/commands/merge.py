@@ -132,7 +132,7 @@ def command(
     out.show(_PlanView(plan, dry_run))
     for warning in plan.warnings:
         out.warn(warning)
-    if plan.nothing_to_do is not None or dry_run:
+    if dry_run or (plan.nothing_to_do is not None and not plan.unfinished):
         return
     progress = out.progress()
     try:
@@ -141,10 +141,10 @@ def command(
         )
     finally:
         progress.finish()
-    for warning in result.warnings:
-        if warning not in plan.warnings:
-            out.warn(warning)
-    out.show(_ResultView(plan, result))
+    for warning in result.warnings[len(plan.warnings) :]:
+        out.warn(warning)
+    if plan.nothing_to_do is None:
+        out.show(_ResultView(plan, result))
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class _PlanView:
         plan = self.plan
         if plan.nothing_to_do is not None:
             page.line("nothing to merge", plan.nothing_to_do)
+            for rest in plan.unfinished:
+                page.line(self._verb("finish"), rest)
             return
         verb = self._verb("merge" if plan.increments else "copy")
         page.line(verb, plan.directory, f"to step {plan.step}", style="bold")
@@ -228,8 +230,8 @@ class _ResultView:
         if not page.terminal:
             facts = ("step", "bytes", "keys", "keys_new", "keys_replaced", "peak_rss_bytes")
             numbers: dict[str, object] = {name: getattr(result, name) for name in facts}
-            numbers["seconds"] = round(result.seconds, 3)
-            numbers["verified"] = "yes" if result.verified else "no"
+            verified = "yes" if result.verified else "no"
+            numbers |= {"seconds": round(result.seconds, 3), "verified": verified}
             numbers["state_file"] = self._state_file()
             page.line("merged", result.prefix, *(f"{key}={n}" for key, n in numbers.items()))
             return

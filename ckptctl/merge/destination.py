@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from dataclasses import dataclass
+from typing import Any
 
 from ckptctl.bundle import index_path
-from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.bundle.commit import INNER_MARK, MARK_SUFFIX, file_identity
 from ckptctl.chain import Chains
-from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
+from ckptctl.chain.names import FileGroup, Grouped, group_files
+from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 
-__all__ = ["choose_destination", "look_at_destination"]
+__all__ = ["Found", "choose_destination", "look_at_destination", "own_temporaries"]
+
+_MAX_MARK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies at a destination.
+
+    Attributes
+    ----------
+    leftovers
+        Names of what runs of ours that were killed left behind: their temporaries, then the
+        files that they renamed into place, known by size and mtime; the mark, which
+        says so, is the last of them.
+    replaces
+        Files of an older bundle that is to be replaced, its index first.
+    """
+
+    leftovers: tuple[str, ...] = ()
+    replaces: tuple[FileInfo, ...] = ()
 
 
 def choose_destination(chosen: Selection, output: str | None) -> str:
@@ -23,7 +48,7 @@ def choose_destination(chosen: Selection, output: str | None) -> str:
         name = f"{base.base_name}-{chosen.step:0{width}d}" if width else None
         name = name or f"{base.base_name}-{chosen.step}"
         return os.path.join(os.path.dirname(base.prefix), name)
-    if not os.path.basename(output) or output.endswith((".index", MARK_SUFFIX)):
+    if os.path.basename(output) in ("", ".", "..") or output.endswith((".index", MARK_SUFFIX)):
         raise UsageError(
             f"-o {output!r} is no checkpoint prefix",
             remedy="write it like DIR/model.ckpt-120, without .index",
@@ -33,20 +58,30 @@ def choose_destination(chosen: Selection, output: str | None) -> str:
 
 def look_at_destination(
     destination: str, overwrite: bool, chains: Chains, chosen: Selection, storage: Storage
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what an earlier run left there, and the files of a bundle to be replaced."""
+) -> Found:
+    """Return what lies at a destination and may go.
+
+    Raises
+    ------
+    NotFoundError
+        The directory does not exist.
+    ExistsError
+        There is a bundle and no `overwrite`, or files that are not known to be ours.
+    RefusedError
+        What would be replaced is a source, or the only restore point.
+    """
     directory, name = os.path.split(destination)
     try:
-        found = storage.listdir(directory or ".")
+        grouped = group_files(storage.listdir(directory or "."))
     except NotFoundError:
         raise NotFoundError(
             "the output's directory does not exist", file=directory, remedy="make it first"
         ) from None
-    own = [
-        info.name for info in found if info.name.startswith((name + ".", name + "-", name + "_"))
-    ]
-    files = [other for other in own if _belongs(other, name)]
-    if f"{name}.index" in files:
+    own = grouped.names.get(name) or FileGroup(name)
+    mark = _read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
+    inner = _own_temporaries(directory, name, grouped, mark, storage)
+    files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
+    if own.index is not None:
         if not overwrite:
             raise ExistsError(
                 "the destination exists",
@@ -58,35 +93,80 @@ def look_at_destination(
             raise RefusedError("would overwrite what it is made from", file=destination)
         if _is_only_point(destination, chains):
             raise RefusedError("would overwrite the only restore point", file=destination)
-        return (), tuple(sorted(files, key=lambda item: (not item.endswith(".index"), item)))
-    if name + MARK_SUFFIX in files:
-        temporaries = [info.name for info in found if info.is_dir and _is_temporary(info, name)]
-        return (*temporaries, *sorted(set(files) - {name + MARK_SUFFIX}), name + MARK_SUFFIX), ()
-    if files:
-        raise ExistsError(
-            "files of that name lie there without an index",
-            file=os.path.join(directory, files[0]),
-            expected="a free name",
-            found=f"{len(files)} files that ckptctl did not write",
-            remedy="a save may be under way, or was cut short: remove them or give another -o",
-        )
-    return (), ()
+        older = (own.index, *files, *([own.mark] if own.mark else []))
+        return Found(tuple(inner), older)
+    ours = _identities(mark.get("files"))
+    older_ids: dict[str, list[int]] = {}
+    for facts in inner.values():
+        older_ids |= _identities(facts.get("replaces"))
+    leftovers, replaces = list(inner), []
+    for info in files:
+        names = _inside(directory, info, storage) if info.is_dir else {info.name: info}
+        if all(ours.get(path) == file_identity(each) for path, each in names.items()):
+            leftovers += [*names, *([info.name] if info.is_dir else [])]
+        elif older_ids.get(info.name) == file_identity(info) or (
+            info.is_dir and info.name in older_ids
+        ):
+            replaces.append(info)
+        else:
+            raise ExistsError(
+                "files of that name lie there without an index",
+                file=os.path.join(directory, info.name),
+                expected="a free name",
+                found="a file that ckptctl did not write, or that was changed since",
+                remedy="a save may be under way, or was cut short: remove it or give another -o",
+            )
+    if own.mark is not None:
+        leftovers.append(own.mark.name)
+    return Found(tuple(leftovers), tuple(replaces))
 
 
-def _belongs(other: str, name: str) -> bool:
-    """Return whether a file is of the checkpoint `name` and of no other."""
-    if other in (f"{name}.index", f"{name}.meta", name + MARK_SUFFIX):
-        return True
-    if other.startswith(f"{name}-"):  # SSDHASH side files
-        return other.endswith("-emb_files") or "-ssd_record." in other
-    rest = other.removeprefix(f"{name}.data-")
-    numbers = rest.split("-of-")
-    return rest != other and len(numbers) == 2 and all(n.isdigit() for n in numbers)
+def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
+    """Return the names of the temporaries that merges to `prefix` left behind."""
+    directory, name = os.path.split(prefix)
+    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    grouped = group_files(storage.listdir(directory or "."))
+    return tuple(_own_temporaries(directory, name, grouped, mark, storage))
 
 
-def _is_temporary(info: FileInfo, name: str) -> bool:
-    rest = info.name.removeprefix(f"{name}_temp_")
-    return len(rest) == 32 and rest != info.name and not set(rest) - set("0123456789abcdef")
+def _own_temporaries(
+    directory: str, name: str, grouped: Grouped, mark: dict[str, Any], storage: Storage
+) -> dict[str, dict[str, Any]]:
+    """Return the temporaries that a mark beside or inside them says are ours.
+
+    An empty one without a mark may be a trainer's that has just begun, and is left alone.
+    """
+    pattern = re.compile(re.escape(name) + "_temp_[0-9a-f]{32}")
+    found: dict[str, dict[str, Any]] = {}
+    for stem, info, ours in grouped.temporaries:
+        if ours and stem == name + MARK_SUFFIX:  # a mark that was being replaced
+            found[info.name] = {}
+        elif info.is_dir and pattern.fullmatch(info.name):
+            path = os.path.join(directory, info.name)
+            marked = any(each.name.startswith(INNER_MARK) for each in storage.listdir(path))
+            if marked or mark.get("temporary") == info.name:
+                found[info.name] = _read_mark(os.path.join(path, INNER_MARK), storage)
+    return found
+
+
+def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileInfo]:
+    entries = storage.listdir(os.path.join(directory, info.name))
+    return {os.path.join(info.name, each.name): each for each in entries}
+
+
+def _read_mark(path: str, storage: Storage) -> dict[str, Any]:
+    """Return a mark, or {} where there is none that could be one of ours."""
+    try:
+        facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))
+    except (NotFoundError, RefusedError, DamageError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _identities(facts: object) -> dict[str, list[int]]:
+    return (
+        {str(name): identity for name, identity in facts.items()} if isinstance(facts, dict) else {}
+    )
 
 
 def _is_only_point(destination: str, chains: Chains) -> bool:

@@ -7,19 +7,20 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ckptctl
-from ckptctl.bundle import index_path
+from ckptctl.bundle import BundleReader, index_path
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.bundle.commit import MARK_SUFFIX, PendingBundle
-from ckptctl.chain import MERGED_TENSOR, scan_directory
+from ckptctl.chain import MERGED_TENSOR, find_chains, scan_directory
 from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.run import Runner
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
+from ckptctl.merge.tasks import CheckTask
 from ckptctl.merge.write import Outcome, lay_out, survey_state, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
@@ -28,7 +29,6 @@ from ckptctl.storage.lock import directory_lock
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 
 TRASH_DIRECTORY = ".ckptctl-trash"
-_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,17 @@ def execute_merge(
         New keys lack rows in some members (`restore.md`, rule 9).
     """
     began = time.monotonic()
-    if plan.nothing_to_do is not None:
-        return MergeResult(plan.base.prefix, plan.step, 0, 0, 0, 0, 0, 0.0, _peak(), False, False)
+    if plan.nothing_to_do is not None and not plan.unfinished:
+        return _nothing_done(plan, False)
     limit = jobs or os.cpu_count() or 1
     runner = Runner(min(limit, plan.jobs or limit), executor, progress, bwlimit)
     outcome = Outcome()
-    directory = os.path.dirname(plan.destination)
     try:
-        with directory_lock(directory or ".", lock_wait_s), _sources(plan):
-            _check_sources(plan)
+        with _locks(plan, lock_wait_s), _sources(plan):
             _remove_leftovers(plan)
+            if plan.nothing_to_do is not None:
+                return _nothing_done(plan, _update_state(plan, outcome))
+            _check_still_so(plan)
             state = open_state(
                 plan.base.prefix,
                 [source.prefix for source in plan.increments],
@@ -115,7 +116,7 @@ def execute_merge(
                 size = _write(plan, state, runner, outcome)
             finally:
                 state.close()
-            listed = _update_state(plan)
+            listed = _update_state(plan, outcome)
     finally:
         progress.finish()
     return MergeResult(
@@ -134,25 +135,42 @@ def execute_merge(
     )
 
 
+def _nothing_done(plan: MergePlan, listed: bool) -> MergeResult:
+    return MergeResult(
+        plan.base.prefix, plan.step, 0, 0, 0, 0, 0, 0.0, _peak(), False, listed, plan.warnings
+    )
+
+
+@contextmanager
+def _locks(plan: MergePlan, wait_s: float) -> Iterator[None]:
+    """Hold the destination's directory, and the source's where its state files change."""
+    directories = {os.path.realpath(os.path.dirname(plan.destination) or ".")}
+    if plan.relocate:
+        directories.add(os.path.realpath(plan.directory))
+    with ExitStack() as stack:
+        for directory in sorted(directories):  # in one order, so that two runs never cross
+            stack.enter_context(directory_lock(directory, wait_s))
+        yield
+
+
 def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:
     surveys = survey_state(state, runner, plan.options, outcome)
     layout = lay_out(state, surveys)
-    index = plan.storage.stat(index_path(plan.base.prefix))
+    storage = plan.storage
+    name = os.path.basename(plan.destination)
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     pending = PendingBundle(
         plan.destination,
         len(layout.sizes),
-        plan.storage,
-        index,
-        _mark(plan),
-        late_mark=bool(plan.replaces),
+        storage,
+        storage.stat(index_path(plan.base.prefix)),
+        _provenance(plan),
+        replaces=plan.replaces,
+        trash=os.path.join(
+            os.path.dirname(plan.destination), TRASH_DIRECTORY, f"{name}.{stamp}.{os.getpid()}"
+        ),
     )
     try:
-
-        def before_commit() -> None:
-            _check_sources(plan)
-            _copy_side_files(plan, pending, runner)
-            _make_way(plan)
-
         return write_state(
             state,
             layout,
@@ -162,7 +180,8 @@ def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> i
             runner,
             outcome,
             verify=plan.verify,
-            before_commit=before_commit,
+            side=_side_files(plan, runner),
+            before_commit=lambda: _check_still_so(plan),
         )
     except BaseException:
         pending.abort()
@@ -178,23 +197,21 @@ def _merged(plan: MergePlan, state: State) -> bytes | None:
     return json.dumps(facts, sort_keys=True).encode()
 
 
-def _mark(plan: MergePlan) -> bytes:
-    """Return the provenance file, which also marks what a killed run leaves behind."""
-    facts = {
+def _provenance(plan: MergePlan) -> dict[str, Any]:
+    """Return what the provenance file says, beside what marks a killed run's files."""
+    return {
         "schema": "ckptctl.merged/1",
         "version": ckptctl.__version__,
         "step": plan.step,
         "base_step": plan.base_step,
         "mode": plan.mode,
-        "temporaries": f"{os.path.basename(plan.destination)}_temp_<32 hex digits>/",
-        "base": _provenance(plan, plan.base),
-        "increments": [_provenance(plan, source) for source in plan.increments],
+        "base": _source_facts(plan, plan.base),
+        "increments": [_source_facts(plan, source) for source in plan.increments],
         "options": plan.overrides,
     }
-    return json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def _provenance(plan: MergePlan, source: Source) -> dict[str, Any]:
+def _source_facts(plan: MergePlan, source: Source) -> dict[str, Any]:
     file = plan.storage.open(index_path(source.prefix))
     try:
         crc = crc32c(file.pread(0, file.size))
@@ -221,7 +238,7 @@ def _sources(plan: MergePlan) -> Iterator[None]:
 def _check_sources(plan: MergePlan) -> None:
     for source in (plan.base, *plan.increments):
         for path, info in source.files:
-            now = plan.storage.stat(path, follow=False)
+            now = plan.storage.stat(path, follow=info.is_symlink)
             if now is None or now.identity != info.identity:
                 raise ChangedError(
                     f"{source.name} {'is gone' if now is None else 'changed'} since the merge "
@@ -231,10 +248,45 @@ def _check_sources(plan: MergePlan) -> None:
                 )
 
 
+def _check_still_so(plan: MergePlan) -> None:
+    """Check that the sources are what they were, and what the plan took them for.
+
+    A run may be rolled back while we write for hours: what we read is then of a dead
+    timeline, and must not become the newest full.
+    """
+    _check_sources(plan)
+    chains = find_chains(scan_directory(plan.directory, plan.storage), plan.options.assume_order)
+    live = {
+        checkpoint.prefix
+        for checkpoint in (*chains.scan.fulls, *chains.scan.increments)
+        if chains.is_live(checkpoint)
+    }
+    for source in plan.increments or (plan.base,):
+        if source.prefix not in live:
+            raise ChangedError(
+                f"{source.name} was abandoned since the merge was planned",
+                file=source.prefix,
+                remedy="the trainer was rolled back: run the merge again",
+            )
+    if plan.increments and plan.options.base is None:
+        last = next(i for i in chains.scan.increments if i.prefix == plan.increments[-1].prefix)
+        base = chains.base_of(last).base
+        if base is None or base.prefix != plan.base.prefix:
+            raise ChangedError(
+                f"{last.name} has another base since the merge was planned",
+                file=last.prefix,
+                expected=plan.base.prefix,
+                found=base.prefix if base is not None else "none that is proven",
+                remedy="run the merge again",
+            )
+
+
 def _remove_leftovers(plan: MergePlan) -> None:
     """Remove what a killed run left behind, now that the lock says that none is running."""
+    storage = plan.storage
     index = index_path(plan.destination)
-    if not plan.replaces and plan.storage.stat(index, follow=False) is not None:
+    exists = storage.stat(index, follow=False) is not None
+    if exists and not plan.replaces and plan.nothing_to_do is None:
         raise ChangedError(
             "the destination came into being since the merge was planned",
             file=index,
@@ -243,53 +295,40 @@ def _remove_leftovers(plan: MergePlan) -> None:
     directory = os.path.dirname(plan.destination)
     for name in plan.leftovers:  # the mark is the last of them
         path = os.path.join(directory, name)
-        info = plan.storage.stat(path, follow=False)
-        if info is not None and info.is_dir:
-            for inner in plan.storage.listdir(path):
-                plan.storage.remove(os.path.join(path, inner.name))
-            plan.storage.rmdir(path)
-        elif info is not None:
-            plan.storage.remove(path)
-
-
-def _copy_side_files(plan: MergePlan, pending: PendingBundle, runner: Runner) -> None:
-    """Copy `.meta` and SSDHASH side files of the base under the new prefix."""
-    storage = plan.storage
-    for path, info in plan.base.files:
-        suffix = path[len(plan.base.prefix) :]
-        if suffix == MARK_SUFFIX or suffix == ".index" or suffix.startswith(".data-"):
+        info = storage.stat(path, follow=False)
+        if info is None:
             continue
-        target = pending.extra(suffix)
-        storage.create(target, info.size)
-        source, out = storage.open(path), storage.open_write(target)
-        try:
-            for at in range(0, info.size, _COPY_BYTES):
-                piece = source.pread(at, _COPY_BYTES)
-                out.pwrite(at, piece)
-                runner.progress.advance(0)
-            out.fsync()
-        finally:
-            source.close()
-            out.close()
+        if not info.is_dir:
+            storage.remove(path)
+            continue
+        if "_temp_" in name:
+            for inner in storage.listdir(path):
+                storage.remove(os.path.join(path, inner.name))
+        storage.rmdir(path)
 
 
-def _make_way(plan: MergePlan) -> None:
-    """Move what is replaced to the trash, its index first."""
-    if not plan.replaces:
-        return
-    directory = os.path.dirname(plan.destination)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    trash = os.path.join(directory, TRASH_DIRECTORY)
-    place = os.path.join(trash, f"{os.path.basename(plan.destination)}.{stamp}.{os.getpid()}")
-    plan.storage.mkdir(trash)
-    plan.storage.mkdir(place)
-    for name in plan.replaces:
-        plan.storage.rename(os.path.join(directory, name), os.path.join(place, name))
-    plan.storage.fsync_dir(place)
-    plan.storage.fsync_dir(directory or ".")
+def _side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
+    """Return `.meta` and SSDHASH side files of the base: (path, bytes, suffix).
+
+    Those that are bundles themselves are checked against their own checksums.
+    """
+    prefix = plan.base.prefix
+    found = [
+        (path, info.size, path[len(prefix) :])
+        for path, info in plan.base.files
+        if not path[len(prefix) :].startswith((".index", ".data-", MARK_SUFFIX))
+    ]
+    for path, _, suffix in found:
+        if suffix.endswith("-ssd_record.index"):
+            with BundleReader(path.removesuffix(".index"), plan.storage) as reader:
+                reader.check_shards()
+                tensors = tuple((name, entry) for _, name, entry in reader.data_entries())
+                for _ in runner.map([(None, CheckTask(reader, tensors))]):
+                    pass
+    return found
 
 
-def _update_state(plan: MergePlan) -> bool:
+def _update_state(plan: MergePlan, outcome: Outcome) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     if plan.relocate:
         relocate_state_files(plan.directory, plan.storage)
@@ -297,8 +336,14 @@ def _update_state(plan: MergePlan) -> bool:
         return False
     last = plan.increments[-1] if plan.increments else plan.base
     when = max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
-    scan = scan_directory(directory, plan.storage)
-    return update_state_file(scan, os.path.basename(plan.destination), when, plan.storage)
+    name = os.path.basename(plan.destination)
+    order = plan.options.assume_order
+    listed = update_state_file(directory, name, when, plan.storage, order)
+    if listed is None:
+        outcome.warnings.append(
+            f"{name} was abandoned by a rollback of the trainer while it was merged: not listed"
+        )
+    return bool(listed)
 
 
 def _peak() -> int:

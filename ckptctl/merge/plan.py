@@ -7,9 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptctl.chain import Chains, Checkpoint, ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import (
+    Chains,
+    Checkpoint,
+    ProvenPairs,
+    find_chains,
+    scan_directory,
+    split_step,
+)
 from ckptctl.errors import NotFoundError, RefusedError
-from ckptctl.merge.destination import choose_destination, look_at_destination
+from ckptctl.merge.destination import (
+    choose_destination,
+    look_at_destination,
+    own_temporaries,
+)
 from ckptctl.merge.estimate import check_space, fit_memory, most_keys, most_rows
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -104,7 +115,12 @@ class MergePlan:
     warnings, overrides
         What a user should know, and the options that overrule a check.
     leftovers
-        Files of an earlier run that was killed, which are removed first.
+        Names of what earlier runs that were killed left behind, which is removed first.
+    replaces
+        Files of an older bundle at the destination.
+    unfinished
+        What is to be done though there is nothing to merge: what an earlier run that was
+        killed did not come to, or `relocate`.
     base_step
         What the result says of its origin: the full that its increments were recorded on.
     mode
@@ -133,7 +149,8 @@ class MergePlan:
     tables: tuple[TableSummary, ...] = ()
     warnings: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
-    replaces: tuple[str, ...] = ()
+    replaces: tuple[FileInfo, ...] = ()
+    unfinished: tuple[str, ...] = ()
     base_step: int = 0
     mode: str = "cumulative"
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
@@ -164,8 +181,9 @@ class MergePlan:
             "overrides": self.overrides,
             "verify": self.verify,
             "overwrite": self.overwrite,
-            "replaces": list(self.replaces),
+            "replaces": [info.name for info in self.replaces],
             "leftovers": list(self.leftovers),
+            "unfinished": list(self.unfinished),
             "state_file": state_file if self.update_state else None,
             "relocate": self.relocate,
         }
@@ -238,6 +256,8 @@ def plan_merge(
     destination = choose_destination(chosen, output)
     update = in_place if update_state is None else update_state
     _check_copied(chains, in_place or update, relocate)
+    if update and not in_place:
+        _check_listable(destination, chosen, relocate, storage)
     common: dict[str, Any] = {
         "directory": directory,
         "step": step,
@@ -254,8 +274,14 @@ def plan_merge(
         "storage": storage,
     }
     if not chosen.increments and in_place:
-        return MergePlan(**common, nothing_to_do=f"{chosen.base.name} is already a full")
-    leftovers, replaces = look_at_destination(destination, overwrite, chains, chosen, storage)
+        todo, leftovers = _unfinished(chains, chosen.base, relocate, update, storage)
+        return MergePlan(
+            **common,
+            nothing_to_do=f"{chosen.base.name} is already a full",
+            leftovers=leftovers,
+            unfinished=todo,
+        )
+    found = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(
         chosen.base.prefix,
         chosen.to_prove,
@@ -276,15 +302,15 @@ def plan_merge(
         return MergePlan(
             **common,
             shards=len(layout.sizes),
-            tensors=len(state.full.tensors),
+            tensors=len(layout.tensors) + len(state.whole_entries()),
             bytes_to_read=chosen.base.bytes + sum(item.bytes for item in chosen.increments),
             bytes_to_write=size,
             memory_bytes=need,
             jobs=allowed,
             tables=_summaries(state),
             warnings=tuple(state.notes),
-            leftovers=leftovers,
-            replaces=replaces,
+            leftovers=found.leftovers,
+            replaces=found.replaces,
             base_step=_base_step(chosen, options),
             mode=_mode(chosen),
         )
@@ -324,6 +350,35 @@ def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
     if meta is not None:
         yield os.path.join(os.path.dirname(base.prefix), meta.name), meta
     yield from base.side
+
+
+def _check_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> None:
+    """Refuse to list a full where its name would say something else than it is."""
+    name = os.path.basename(destination)
+    if split_step(name) != (chosen.base.base_name, chosen.step):
+        raise RefusedError(
+            "a state file lists fulls by their step",
+            file=destination,
+            expected=f"{chosen.base.base_name}-{chosen.step}",
+            found=name,
+            remedy="leave --update-state out, or name the result by its step",
+        )
+    there = scan_directory(os.path.dirname(destination) or ".", storage)
+    _check_copied(find_chains(there), True, relocate)
+
+
+def _unfinished(
+    chains: Chains, full: Checkpoint, relocate: bool, update: bool, storage: Storage
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what a merge that was killed after its commit left to do, and to remove."""
+    todo = ["paths in the state files become relative"] if relocate else []
+    leftovers = own_temporaries(full.prefix, storage)
+    todo += [f"{name}, left behind by a killed run, is removed" for name in leftovers]
+    state = chains.scan.full_state
+    ours = full.merged is not None
+    if update and ours and state.state is not None and not chains.scan.in_state_file(full):
+        todo.append(f"{full.name} is entered into the state file")
+    return tuple(todo), leftovers
 
 
 def _summaries(state: State) -> tuple[TableSummary, ...]:

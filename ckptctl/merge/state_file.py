@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from ckptctl.bundle import CheckpointState, read_state, state_bytes
-from ckptctl.chain import INCREMENT_DIRECTORY, Scan, scan_directory, split_step
+from ckptctl.chain import INCREMENT_DIRECTORY, find_chains, scan_directory, split_step
 from ckptctl.errors import ChangedError
 from ckptctl.storage import Storage
 
@@ -16,7 +16,7 @@ __all__ = ["insert_full", "relocate_paths", "relocate_state_files", "update_stat
 _ROUNDS = 20
 
 
-def insert_full(state: CheckpointState, name: str, when: float) -> CheckpointState:
+def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool) -> CheckpointState:
     """Return the state with a full of the same directory in its place.
 
     Parameters
@@ -27,17 +27,20 @@ def insert_full(state: CheckpointState, name: str, when: float) -> CheckpointSta
         Name of the full, `<base name>-<step>`.
     when
         Seconds since the epoch; bent to lie between those of its neighbours.
+    newest
+        Whether it is the newest live full: the state file then names it.
 
     The list stays in step order, timestamps stay one a path, and relative paths stay
-    relative. `latest` changes only if the new full has the greatest step of all.
+    relative.
     """
+    head = os.path.dirname(state.latest)
+    path = os.path.join(head, name) if os.path.isabs(state.latest) else name
     if name in map(os.path.basename, state.all_paths):
-        return state
+        path = next(p for p in state.all_paths if os.path.basename(p) == name)
+        return replace(state, latest=path) if newest else state
     step = _step(name)
     steps = [_step(path) for path in state.all_paths]
     at = next((i for i, other in enumerate(steps) if other > step), len(steps))
-    head = os.path.dirname(state.latest)
-    path = os.path.join(head, name) if os.path.isabs(state.latest) else name
     times = list(state.timestamps)
     if times:
         low = times[at - 1] if at else None
@@ -45,12 +48,10 @@ def insert_full(state: CheckpointState, name: str, when: float) -> CheckpointSta
         when = max(when, low) if low is not None else when
         when = min(when, high) if high is not None else when
         times.insert(at, when)
-    paths = [*state.all_paths[:at], path, *state.all_paths[at:]]
-    newest = step > max([*steps, _step(state.latest)])
     return replace(
         state,
         latest=path if newest else state.latest,
-        all_paths=tuple(paths),
+        all_paths=(*state.all_paths[:at], path, *state.all_paths[at:]),
         timestamps=tuple(times),
     )
 
@@ -65,56 +66,80 @@ def relocate_paths(state: CheckpointState) -> CheckpointState:
 
 
 def relocate_state_files(directory: str, storage: Storage) -> None:
-    """Rewrite the paths of both state files of a directory as relative."""
+    """Rewrite the paths of both state files of a directory as relative.
+
+    Raises
+    ------
+    ChangedError
+        A trainer kept rewriting one of them.
+    """
     for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
         path = os.path.join(home, "checkpoint")
-        state = read_state(path, storage)
-        if state is not None and relocate_paths(state) != state:
+        for _ in range(_ROUNDS):
+            state = read_state(path, storage)
+            if state is None or relocate_paths(state) == state:
+                break
             storage.write_atomic(path, state_bytes(relocate_paths(state)), storage.stat(path))
+        else:
+            raise ChangedError("the state file kept changing under us", file=path)
 
 
-def update_state_file(scan: Scan, name: str, when: float, storage: Storage) -> bool:
-    """Put a new full into the state file of its directory; return whether there is one.
+def update_state_file(
+    directory: str, name: str, when: float, storage: Storage, assume_order: str | None = None
+) -> bool | None:
+    """Put a new full into the state file of its directory.
 
     A live trainer rewrites the file from its own memory, so it is read again right before
-    it is replaced, and the directory is scanned right after: a full that appeared meanwhile
-    is added, until nothing changes any more. Where there is no state file none is made: it
-    would hide the fulls that it does not list.
+    it is replaced, and the directory is scanned right after: a full that was committed
+    meanwhile is added, until nothing changes any more. Where there is no state file none is
+    made: it would hide the fulls that it does not list.
 
     Parameters
     ----------
-    scan
-        The directory, scanned when the new full was there.
+    directory
+        The checkpoint directory, the new full in it.
     name, when
         The new full, and its time in seconds since the epoch.
+    assume_order
+        As for `find_chains`.
+
+    Returns
+    -------
+    bool or None
+        Whether the state file lists the full now: False without a state file, None if the
+        full is abandoned by now, since what a state file names counts as live for ever.
 
     Raises
     ------
     ChangedError
         It kept changing.
     """
-    path = scan.full_state.path
-    known = {full.name for full in scan.fulls} - {name}
-    wanted = {name: when}
+    path = os.path.join(directory, "checkpoint")
+    first = storage.stat(path)
+    since = first.mtime_ns if first is not None else 0
     for _ in range(_ROUNDS):
+        chains = find_chains(scan_directory(directory, storage), assume_order)
+        live = {f.name: f for f in chains.scan.fulls if chains.is_live(f) and f.complete}
+        if name not in live:
+            return None
         info = storage.stat(path)
         before = read_state(path, storage)
         if before is None:
             return False
+        listed = set(map(os.path.basename, before.all_paths))
+        # What a trainer has just committed, and may have listed where we overwrote it.
+        fresh = {
+            full.name: full.mtime_ns / 1e9
+            for full in live.values()
+            if full.name not in listed and full.merged is None and full.mtime_ns >= since
+        }
         after = before
-        for item in sorted(wanted, key=_step):
-            after = insert_full(after, item, wanted[item])
-        if after != before:
-            storage.write_atomic(path, state_bytes(after), info)
-        listed = {os.path.basename(item) for item in after.all_paths}
-        fresh = [
-            full
-            for full in scan_directory(scan.directory, storage).fulls
-            if full.name not in known and full.name not in listed and full.complete
-        ]
-        wanted.update((full.name, full.mtime_ns / 1e9) for full in fresh)
-        if not fresh and read_state(path, storage) == after:
+        newest = max(live, key=_step)
+        for item, time_s in sorted({**fresh, name: when}.items(), key=lambda each: _step(each[0])):
+            after = insert_full(after, item, time_s, newest=item == newest)
+        if after == before:
             return True
+        storage.write_atomic(path, state_bytes(after), info)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
+from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.bundle.checksum import EMPTY_MASKED, crc32c, mask
+from ckptctl.errors import ChangedError, TensorChecksumError
 from ckptctl.restore import (
     CopyJob,
     MemberState,
@@ -19,7 +22,7 @@ from ckptctl.restore import (
 )
 from ckptctl.restore.column import copy_checked, view_bytes
 from ckptctl.restore.join import KeyJoin
-from ckptctl.storage import Writable
+from ckptctl.storage import Readable, Storage, Writable
 
 __all__ = [
     "CheckTask",
@@ -30,6 +33,7 @@ __all__ = [
     "Place",
     "Report",
     "RowsTask",
+    "SideTask",
     "SurveyTask",
     "Written",
     "batches",
@@ -38,6 +42,12 @@ __all__ = [
 
 #: Told of the bytes that were moved; may raise to stop the task, or wait to slow it down.
 Report = Callable[[int], None]
+
+
+_T = TypeVar("_T")
+
+#: Bytes of small things that one task does together.
+BATCH_BYTES = 64 << 20
 
 
 def ignore(_: int) -> None:
@@ -107,6 +117,51 @@ class CheckTask:
         for name, entry in self.tensors:
             self.data.check_tensor(name, entry, report)
         return self.nbytes
+
+
+@dataclass(frozen=True)
+class SideTask:
+    """Copies one side file, flushes it, and reads it back if told to."""
+
+    source: str
+    target: str
+    size: int
+    storage: Storage
+    verify: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are moved."""
+        return self.size
+
+    def run(self, report: Report = ignore) -> None:
+        """Return when the copy is on the disk; raise `ChangedError` for a short source."""
+        source, out = self.storage.open(self.source), self.storage.open_write(self.target)
+        try:
+            crc = self._run_through(source, report, out)
+            out.fsync()
+        finally:
+            source.close()
+            out.close()
+        if self.verify:
+            copy = self.storage.open(self.target)
+            try:
+                if self._run_through(copy, lambda _: report(0)) != crc:
+                    raise TensorChecksumError("copy differs from its source", file=self.target)
+            finally:
+                copy.close()
+
+    def _run_through(self, file: Readable, report: Report, out: Writable | None = None) -> int:
+        crc = 0
+        for at in range(0, self.size, knobs.PIECE_BYTES):
+            piece = file.pread(at, min(knobs.PIECE_BYTES, self.size - at))
+            if len(piece) != min(knobs.PIECE_BYTES, self.size - at):
+                raise ChangedError("a side file became shorter", file=self.source, offset=at)
+            crc = crc32c(piece, crc)
+            if out is not None:
+                out.pwrite(at, piece)
+            report(len(piece))
+        return crc
 
 
 @dataclass(frozen=True)
@@ -240,16 +295,16 @@ class _Output:
 
 
 def batches(
-    items: Iterable[tuple[CopyJob, Place]], size: int
-) -> Iterator[list[tuple[CopyJob, Place]]]:
-    """Return the items in batches of about `size` bytes."""
-    batch: list[tuple[CopyJob, Place]] = []
+    items: Iterable[_T], size_of: Callable[[_T], int], most: int = BATCH_BYTES
+) -> Iterator[tuple[_T, ...]]:
+    """Return the items in batches of about `most` bytes."""
+    batch: list[_T] = []
     total = 0
     for item in items:
         batch.append(item)
-        total += item[1].size
-        if total >= size:
-            yield batch
+        total += size_of(item)
+        if total >= most:
+            yield tuple(batch)
             batch, total = [], 0
     if batch:
-        yield batch
+        yield tuple(batch)

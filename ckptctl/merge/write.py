@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from ckptctl.merge.tasks import (
     PendingData,
     Place,
     RowsTask,
+    SideTask,
     SurveyTask,
     Written,
     batches,
@@ -40,8 +41,6 @@ __all__ = ["Layout", "Outcome", "lay_out", "survey_state", "write_state"]
 
 #: Name of the tensor that says that ckptctl wrote a full, and from what.
 MERGED_NAME = b"ckptctl/merged"
-#: Bytes of plain tensors that one task copies.
-_BATCH = 64 << 20
 #: New keys of a table that may be dropped for want of a row in some member.
 _TOLERATED = 0.01
 
@@ -107,15 +106,8 @@ def _check_tasks(state: State) -> Iterator[CheckTask]:
             name = f"{rows.name}-sparse_incr_values"
             chosen.setdefault(number, {})[name] = rows.values
     for number, tensors in chosen.items():
-        size, batch = 0, []
-        for item in tensors.items():
-            batch.append(item)
-            size += item[1].size
-            if size >= _BATCH:
-                yield CheckTask(state.increments[number], tuple(batch))
-                size, batch = 0, []
-        if batch:
-            yield CheckTask(state.increments[number], tuple(batch))
+        for batch in batches(tensors.items(), lambda item: item[1].size):
+            yield CheckTask(state.increments[number], batch)
 
 
 def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Outcome) -> None:
@@ -219,6 +211,7 @@ def write_state(
     outcome: Outcome,
     *,
     verify: bool,
+    side: Sequence[tuple[str, int, str]] = (),
     before_commit: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a state under the temporaries of `pending` and commit it; return its bytes.
@@ -229,6 +222,8 @@ def write_state(
         Content of `ckptctl/merged`, or None to write none.
     verify
         Read everything back and compare checksums before the index is renamed.
+    side
+        Side files to copy: (path, bytes, what follows the prefix in their name).
     before_commit
         Called when all is written and nothing is renamed; may raise to give up.
     """
@@ -247,7 +242,10 @@ def write_state(
         file = pending.storage.open_write(target.shard_path(0))
         file.pwrite(mark.offset, data)
         file.close()
-    runner.progress.start("writing", sum(sizes))
+    copies = [_side_task(pending, *each, verify) for each in side]
+    runner.progress.start("writing", sum(sizes) + sum(task.nbytes for task in copies))
+    for _ in runner.map((None, task) for task in copies):
+        pass
     crcs: dict[bytes, int] = {}
     skipped: dict[str, int] = {}
     for name, result in runner.map(_write_tasks(state, layout, surveys, target)):
@@ -278,9 +276,17 @@ def write_state(
         runner.progress.start("verifying", sum(sizes))
         for _ in runner.map(_verify_tasks(entries, target)):
             pass
+    index = index_bytes(state.full.header, entries)
+    target.close()  # a file that is open keeps its directory alive on some filesystems
     before_commit()
-    pending.commit(index_bytes(state.full.header, entries))
+    pending.commit(index)
     return sum(sizes)
+
+
+def _side_task(pending: PendingBundle, path: str, size: int, suffix: str, verify: bool) -> SideTask:
+    target = pending.extra(suffix)
+    pending.storage.create(target, size)
+    return SideTask(path, target, size, pending.storage, verify)
 
 
 def _write_tasks(
@@ -306,8 +312,8 @@ def _write_tasks(
         yield "", MemberTask(job, member, dropped, target, tuple(places), join)
     for task in rows:
         yield task.job.plan.name, task
-    for batch in batches(copies, _BATCH):
-        yield "", CopyTask(tuple(batch), target)
+    for batch in batches(copies, lambda item: item[1].size):
+        yield "", CopyTask(batch, target)
 
 
 def _verify_tasks(
@@ -317,11 +323,5 @@ def _verify_tasks(
         ((key.decode("utf-8", "backslashreplace"), e) for key, e in entries.items() if e.has_data),
         key=lambda item: (item[1].shard, item[1].offset),
     )
-    batch: list[tuple[str, Entry]] = []
-    for item in owned:
-        batch.append(item)
-        if sum(entry.size for _, entry in batch) >= _BATCH:
-            yield None, CheckTask(target, tuple(batch))
-            batch = []
-    if batch:
-        yield None, CheckTask(target, tuple(batch))
+    for batch in batches(owned, lambda item: item[1].size):
+        yield None, CheckTask(target, batch)

@@ -75,6 +75,12 @@ def _acquire(fd: int, path: str, wait_s: float) -> None:
             return
         except BlockingIOError:
             left = until - time.monotonic()
+        except OSError as error:
+            raise RefusedError(
+                f"this filesystem has no locks: {error.strerror}",
+                file=path,
+                remedy="mount it with locks (Lustre: -o flock), or write elsewhere with -o",
+            ) from None
         if left <= 0:
             owner = os.pread(fd, 4096, 0).decode("utf-8", "replace").strip() or "unknown"
             raise LockedError(

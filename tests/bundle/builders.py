@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -249,13 +250,25 @@ def outcome(prefix: str) -> dict[str, object] | CkptctlError:
 
 @contextmanager
 def bounded(seconds: float = 1.0, mebibytes: int = 200) -> Iterator[None]:
-    """Fail if the body takes longer, or run it out of memory if it asks for more."""
+    """Fail if the body takes longer, or run it out of memory if it asks for more.
+
+    Seconds are those of the processor, so that a busy machine fails nothing; what waits for
+    something that never comes is stopped as well.
+    """
+
+    def stop(*_: object) -> None:
+        raise AssertionError(f"still waiting after {seconds * 30} s")
+
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), hard))
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds * 30)
     began = time.process_time()
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     assert time.process_time() - began < seconds

@@ -49,7 +49,8 @@ class RecordingStorage(LocalStorage):
         return call
 
     def tell(self, name: str, *paths: str) -> None:
-        short = [re.sub("_temp_[0-9a-f]{32}", "_temp", os.path.basename(p) or p) for p in paths]
+        random = r"(?<=_temp)_[0-9a-f]{32}|(?<=ckptctl)-[0-9a-f]{16}(?=\.tmp)"
+        short = [re.sub(random, "", os.path.basename(path) or path) for path in paths]
         self.calls.append(" ".join([name, *short]))
         self.before(self.calls[-1])
 

@@ -48,9 +48,11 @@ GOOD = b.table([(b"x", BLOCK)])
 END_OF_BLOCK = len(BLOCK) - 8  # where its one restart point stands
 
 
-def failure(prefix: str, error_class: type[CkptctlError], **facts: object) -> CkptctlError:
+def failure(
+    prefix: str, error_class: type[CkptctlError], seconds: float = 1.0, **facts: object
+) -> CkptctlError:
     """Read a bundle that cannot be read, in little time and memory; return why not."""
-    with b.bounded():
+    with b.bounded(seconds):
         error = b.outcome(prefix)
     assert type(error) is error_class, error
     assert {name: getattr(error, name) for name in facts} == facts
@@ -759,23 +761,40 @@ def test_very_many_slices(tmp_path: Path, count: int) -> None:
     raw = b.entry(dims=(count,), slices=[[(at, 1)] for at in range(count)])
     prefix = b.forge(tmp_path, [(b"x", raw)])
     if count == 32_768:
-        with b.bounded(), BundleReader(prefix) as reader:
+        with b.bounded(seconds=3), BundleReader(prefix) as reader:
             assert len(reader.entry("x").slices) == count
     else:
         assert "many slices" in failure(prefix, EntryError, found=count).message
 
 
-def test_slices_that_take_long_to_tell_apart(tmp_path: Path) -> None:
-    """Each touches all others along one axis or the other, and no plane parts them."""
-    spiral, low, high = [], 0, 4000
-    for at in range(1500):
-        spiral += [[(at, 1), (low, high - low)], [(at + 1, high - low), (high - 1, 1)]]
+def spiral(turns: int) -> list[b.Box]:
+    """Each sail touches the next, so that one plane after the other parts a single one."""
+    boxes, low, high = [], 0, 2 * turns + 2
+    for at in range(turns):
+        boxes += [[(at, 1), (low, high - low)], [(at + 1, high - low), (high - 1, 1)]]
         low, high = low + 1, high - 1
-    raw = b.entry(dims=(9000, 9000), slices=spiral)
-    prefix = b.forge(tmp_path, [(b"x", raw)])
-    with b.bounded(seconds=4):
-        error = b.outcome(prefix)
-    assert isinstance(error, EntryError)
+    return boxes
+
+
+def wheel_around(count: int) -> list[b.Box]:
+    """Four sails that no plane gets past, and a square of small boxes in between."""
+    size = count + 1
+    sails = [
+        [(0, 1), (0, size)],
+        [(0, size), (size, 1)],
+        [(size, 1), (1, size)],
+        [(1, size), (0, 1)],
+    ]
+    return sails + [
+        [(1 + row, 1), (1 + column, 1)] for row in range(count) for column in range(count)
+    ]
+
+
+@pytest.mark.parametrize("boxes", [spiral(1500), wheel_around(45)], ids=["spiral", "wheel"])
+def test_slices_that_take_long_to_tell_apart(tmp_path: Path, boxes: list[b.Box]) -> None:
+    """Nobody cuts a tensor so, and nobody shall wait for it."""
+    prefix = b.forge(tmp_path, [(b"x", b.entry(dims=(9000, 9000), slices=boxes))])
+    assert "absurd way" in failure(prefix, EntryError, seconds=3, tensor="x").message
 
 
 @pytest.mark.parametrize(
@@ -789,6 +808,7 @@ def test_slices_that_take_long_to_tell_apart(tmp_path: Path) -> None:
         b"\0x\0\1\1\xff",
         b"\0\0\2",
         b"\0\xff\1",
+        b.slice_key("x", [(0, 1)]) + b"!",
     ],
 )
 def test_keys_that_are_of_no_slice(tmp_path: Path, key: bytes) -> None:
@@ -829,6 +849,18 @@ def test_a_shard_that_is_no_file(tmp_path: Path, kind: str) -> None:
     failure(prefix, MissingShardError, file=str(path), found=found)
     with BundleReader(prefix) as reader, b.bounded(), pytest.raises(RefusedError):
         reader.read("x")
+
+
+@pytest.mark.parametrize("read", ["read", "check_tensor"])
+def test_a_shard_that_shrinks_while_it_is_read(tmp_path: Path, read: str) -> None:
+    prefix = b.forge(tmp_path, [ENTRY], b"12345678")
+    with BundleReader(prefix) as reader:
+        reader.read("x")  # now it is open
+        os.truncate(f"{prefix}.data-00000-of-00001", 3)
+        more = (reader.entry("x"),) if read == "check_tensor" else ()
+        with pytest.raises(EntryBoundsError) as caught:
+            getattr(reader, read)("x", *more)
+    assert (caught.value.tensor, caught.value.expected) == ("x", ">= 8 bytes in the shard")
 
 
 def test_a_wrong_tensor_checksum(tmp_path: Path) -> None:

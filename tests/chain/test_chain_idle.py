@@ -55,6 +55,18 @@ CASES = [
         id="no global_step: the names count",
     ),
     pytest.param(
+        chains_of(full(100, global_step=300), incr(120, sparse=rows(emb=0), global_step=None)),
+        120,
+        "all",
+        id="no global_step in the increment: the names count",
+    ),
+    pytest.param(
+        chains_of(full(100), incr(120, sparse=rows(new=9))),
+        120,
+        "all",
+        id="missing, and rows of a table that the full lacks",
+    ),
+    pytest.param(
         chains_of(full(100, sparse=rows(a=5, b=5)), incr(120, sparse=rows(a=0, b=1))),
         120,
         "no",
@@ -153,6 +165,12 @@ CASES = [
         id="delta mode: a set may be empty where the one before had rows",
     ),
     pytest.param(
+        two(incr(120, sparse=both(3, 4)), incr(140, sparse=both(5, 0), base=100)),
+        140,
+        "part",
+        id="cumulative by lineage: it may not be empty",
+    ),
+    pytest.param(
         two(
             incr(120, sparse=both(3, 4), base=100, delta=True),
             incr(140, sparse=both(5, None), base=100, previous=120, delta=True),
@@ -206,6 +224,16 @@ CASES = [
         id="two parts where the full has none",
     ),
     # Rows of normal variables.
+    pytest.param(
+        chains_of(
+            full(100, sparse=rows(emb=(4, 0)), dense={"wide": (0, 1)}),
+            incr(110, sparse=rows(emb=(1, 0)) | {"wide/part_2": normal(3, 1)}),
+            incr(120, sparse=rows(emb=(2, 0))),
+        ),
+        120,
+        "no",
+        id="a part beyond the slices of the full says nothing of a shard",
+    ),
     pytest.param(
         chains_of(
             full(100, sparse={}, dense={"wide": (0, 1)}),
@@ -283,6 +311,11 @@ def test_the_reason_names_the_tables_but_not_all_of_them():
     )
     reason = chains.idle_of(only(chains, 120)).reason
     assert "t0, t1, t2 and 4 more" in reason
+    tables = {f"t{i}": (5, 1) for i in range(3)}
+    chains = chains_of(
+        full(100, sparse=rows(emb=(4, 0), **tables)), incr(120, sparse=rows(emb=(1, 0)))
+    )
+    assert "t0, t1, t2 is missing" in chains.idle_of(only(chains, 120)).reason
 
 
 def test_global_step_is_read_only_where_a_shard_is_silent():

@@ -19,6 +19,8 @@ STEPS = [
     (" with space\nand line-5", (" with space\nand line", 5)),
     (f"m-{MAX_STEP}", ("m", MAX_STEP)),
     (f"m-{MAX_STEP + 1}", None),
+    ("m-9223372036854775807", ("m", 9223372036854775807)),
+    ("m-9223372036854775808", None),
     (f"m-{10**30}", None),
     ("m-" + "0" * 200 + "5", ("m", 5)),
     ("m-" + "9" * 100_000, None),
@@ -90,7 +92,13 @@ SIDE = [
         {"m-1-2": 1},
         id="the longest name that exists",
     ),
+    pytest.param(
+        ["m-1.index", "m-1-2.data-00000-of-00001", "m-1-2-x-ssd_record.index"],
+        {"m-1": 1},
+        id="a longer name without an index",
+    ),
     pytest.param(["m-7-emb-ssd_record.index"], {"m-7": 1}, id="its checkpoint is gone"),
+    pytest.param([f"m-{10**30}-emb-ssd_record.index"], {}, id="a number that is no step"),
     pytest.param(["emb-ssd_record.index"], {}, id="of no checkpoint"),
     pytest.param(["m-1.index", "m-1-ssd_record.index"], {}, id="without an EV"),
 ]

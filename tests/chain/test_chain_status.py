@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckptctl.chain import STATUSES, Removed, find_chains
-from ckptctl.errors import AmbiguousError
+from ckptctl.errors import AmbiguousError, DamageError
 from tests.chain.builder import (
     build_scan,
     chains_of,
@@ -513,6 +513,21 @@ def test_an_index_is_read_once():
     for item in (*chains.scan.fulls, *chains.scan.increments):
         assert item.source.asked.count("contents") == 1
         assert item.source.asked.count("facts") == 1
+
+
+@pytest.mark.parametrize("how", ["damage", "late_damage"])
+def test_contents_of_a_damaged_index(how):
+    checkpoint = full(100, **{how: True})
+    with pytest.raises(DamageError) as caught:
+        _ = checkpoint.contents
+    assert caught.value is checkpoint.damage
+    assert checkpoint.short == ()
+    assert not checkpoint.complete
+
+
+def test_a_misnamed_full_says_what_it_holds():
+    chains = chains_of(full(100), merged(150, 100, up_to=120))
+    assert "holds the state at step 120" in chains.why_not(chains.full_at(150))
 
 
 def test_in_state_file():

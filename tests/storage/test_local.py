@@ -18,6 +18,7 @@ from ckptctl.bundle import BundleWriter, dtype_by_name
 from ckptctl.errors import CkptctlError, DamageError, ExistsError, NotFoundError, RefusedError
 from ckptctl.storage import LOCAL, LocalStorage
 from ckptctl.storage.local import LocalFile
+from tests.bundle import builders as b
 
 
 def names(directory: Path) -> list[str]:
@@ -79,9 +80,9 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = open_files()
     for path in (str(tmp_path), str(tmp_path / "pipe"), "/dev/null"):
-        with pytest.raises(RefusedError, match="not a regular file"):
+        with b.bounded(), pytest.raises(RefusedError, match="not a regular file"):
             LOCAL.open(path)
-        with pytest.raises(CkptctlError):
+        with b.bounded(), pytest.raises(CkptctlError):
             LOCAL.read_small(path, 9)
     assert open_files() == before
 

@@ -175,6 +175,18 @@ def test_a_full_disk_is_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         locked(tmp_path)
 
 
+def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", none)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(RefusedError, match="no locks") as caught:
+        free(tmp_path)
+    assert caught.value.file == str(tmp_path / ".ckptctl" / "lock")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def make_file(directory: Path) -> None:
     (directory / ".ckptctl").touch()
 

@@ -1,0 +1,338 @@
+"""The state file: the new full in its place, nothing else lost, whoever writes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptctl.bundle import CheckpointState, read_state
+from ckptctl.chain import find_chains, scan_directory
+from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.merge.state_file import insert_full
+from tests.merge.model import small_chain
+from tests.merge.storages import Hooked
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    full,
+    increment,
+    table,
+    write_state,
+)
+from tests.oracle.images import write_image
+
+
+def state_of(directory: Path) -> CheckpointState:
+    found = read_state(str(directory / "checkpoint"))
+    assert found is not None
+    return found
+
+
+def names(state: CheckpointState) -> list[str]:
+    return [os.path.basename(path) for path in state.all_paths]
+
+
+# --- the new full in its place --------------------------------------------------------
+
+CASES = {
+    # paths, latest, new -> paths, latest
+    "newest": (["m-1", "m-5"], "m-5", "m-9", ["m-1", "m-5", "m-9"], "m-9"),
+    "between": (["m-1", "m-9"], "m-9", "m-5", ["m-1", "m-5", "m-9"], "m-9"),
+    "oldest": (["m-5", "m-9"], "m-9", "m-1", ["m-1", "m-5", "m-9"], "m-9"),
+    "listed": (["m-5", "m-9"], "m-9", "m-5", ["m-5", "m-9"], "m-9"),
+    "by number": (["m-5", "m-10"], "m-10", "m-7", ["m-5", "m-7", "m-10"], "m-10"),
+    "padded": (["m-0005", "m-0010"], "m-0010", "m-0007", ["m-0005", "m-0007", "m-0010"], "m-0010"),
+    "absolute": (["/d/m-1"], "/d/m-1", "m-5", ["/d/m-1", "/d/m-5"], "/d/m-5"),
+    "moved": (["/gone/m-1"], "/gone/m-1", "m-5", ["/gone/m-1", "/gone/m-5"], "/gone/m-5"),
+    "latest is not listed last": (["m-1", "m-9"], "m-1", "m-5", ["m-1", "m-5", "m-9"], "m-1"),
+    "one": (["m-1"], "m-1", "m-5", ["m-1", "m-5"], "m-5"),
+}
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_a_full_is_inserted_in_step_order(what: str) -> None:
+    paths, latest, new, expected, newest = CASES[what]
+    state = CheckpointState("/d/checkpoint", latest, tuple(paths))
+    after = insert_full(state, new, 100.0, newest=os.path.basename(newest) == new)
+    assert (list(after.all_paths), after.latest) == (expected, newest)
+    assert after.timestamps == ()
+
+
+@pytest.mark.parametrize(
+    ("when", "new", "expected"),
+    [
+        (15.0, "m-5", [10.0, 15.0, 20.0]),
+        (5.0, "m-5", [10.0, 10.0, 20.0]),
+        (50.0, "m-5", [10.0, 20.0, 20.0]),
+        (50.0, "m-10", [10.0, 20.0, 50.0]),
+        (5.0, "m-10", [10.0, 20.0, 20.0]),
+        (5.0, "m-0", [5.0, 10.0, 20.0]),
+        (50.0, "m-0", [10.0, 10.0, 20.0]),
+    ],
+)
+def test_timestamps_stay_one_a_path_and_ascending(when: float, new: str, expected: list) -> None:
+    state = CheckpointState("/d/checkpoint", "m-9", ("m-1", "m-9"), (10.0, 20.0), 7.0)
+    after = insert_full(state, new, when, newest=new == "m-10")
+    assert list(after.timestamps) == expected
+    assert after.last_preserved == 7.0
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize(("step", "newest"), [(50, True), (30, False)])
+def test_a_merge_lists_its_result(tmp_path: Path, absolute: bool, step: int, newest: bool) -> None:
+    chain = small_chain(tmp_path)
+    head = f"{chain.directory}/" if absolute else ""
+    times = [1000.5, 1_700_000_000.25]
+    write_state(chain.directory, [f"{head}model.ckpt-10", f"{head}model.ckpt-40"], times=times)
+    result = chain.merge(step)
+    assert result.state_file_updated
+    after = state_of(chain.directory)
+    order = [10, 40, 50] if newest else [10, 30, 40]
+    assert list(after.all_paths) == [f"{head}model.ckpt-{n}" for n in order]
+    assert after.latest == f"{head}model.ckpt-{50 if newest else 40}"
+    assert len(after.timestamps) == 3
+    assert list(after.timestamps) == sorted(after.timestamps)
+    others = [t for t, n in zip(after.timestamps, order, strict=True) if n != step]
+    assert others == times
+
+
+def test_the_time_of_the_result_is_its_increments(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    for at, prefix in ((1000, chain.full_prefix(40)), (2000, chain.increment_prefix(50))):
+        for path in prefix.parent.glob(f"{prefix.name}.*"):
+            os.utime(path, (at, at))
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"], times=[1.0, 1000.0])
+    os.utime(chain.directory / "checkpoint", (3000, 3000))
+    chain.merge(50, assume_order="step")
+    assert state_of(chain.directory).timestamps == (1.0, 1000.0, 2000.0)
+
+
+def test_without_a_state_file_none_is_made(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    (chain.directory / "checkpoint").unlink()
+    assert not chain.merge().state_file_updated
+    assert not (chain.directory / "checkpoint").exists()
+
+
+def test_it_is_left_alone_when_asked_to(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    before = (chain.directory / "checkpoint").stat()
+    assert not chain.merge(update_state=False).state_file_updated
+    after = (chain.directory / "checkpoint").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_elsewhere_it_is_updated_when_asked_to(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = build_chain(tmp_path / "other", full(1))
+    target = other.directory / "model.ckpt-50"
+    before = (chain.directory / "checkpoint").read_bytes()
+    assert chain.merge(50, target, update_state=True).state_file_updated
+    assert names(state_of(other.directory)) == ["model.ckpt-1", "model.ckpt-50"]
+    assert (chain.directory / "checkpoint").read_bytes() == before
+
+
+def test_the_increments_state_file_is_left_alone(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    before = (chain.directory / INCREMENTS / "checkpoint").stat().st_mtime_ns
+    chain.merge()
+    assert (chain.directory / INCREMENTS / "checkpoint").stat().st_mtime_ns == before
+
+
+def test_no_temporary_stays(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    chain.merge()
+    assert not [path for path in chain.directory.iterdir() if ".tmp" in path.name]
+
+
+def test_a_newer_full_that_is_not_listed_yet(tmp_path: Path) -> None:
+    """The trainer has committed step 60, and is about to write its state file."""
+    chain = small_chain(tmp_path)
+    old = time.time() - 1000
+    for path in [*chain.directory.rglob("*")]:
+        os.utime(path, (old, old))
+    chain.add(full(60, table("emb", [1], parts=2), shards=2))
+    assert find_chains(scan_directory(str(chain.directory))).latest == 60
+    chain.merge(50)
+    assert state_of(chain.directory).latest != "model.ckpt-50"
+    assert find_chains(scan_directory(str(chain.directory))).latest == 60
+
+
+def test_an_abandoned_full_of_a_greater_step(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1])),
+        full(90, table("emb", [1])),
+        full(40, table("emb", [1])),
+        increment(50, changes("emb", [1])),
+    )
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-90", "model.ckpt-40"])
+    assert find_chains(scan_directory(str(chain.directory))).latest == 50
+    chain.merge(50)
+    assert state_of(chain.directory).latest == "model.ckpt-50"
+
+
+# --- a trainer that writes meanwhile --------------------------------------------------
+
+
+def in_a_thread(work: Callable[[], object]) -> Callable[[], None]:
+    """The trainer is someone else, and is done before we go on."""
+
+    def run() -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    return run
+
+
+def saves(chain: Chain, step: int, *listed: int) -> Callable[[], None]:
+    """A trainer that saves a full and writes the state file from its own memory."""
+
+    def work() -> None:
+        write_image(full(step, table("emb", [1], parts=2), shards=2), chain.full_prefix(step))
+        write_state(chain.directory, [f"model.ckpt-{n}" for n in (*listed, step)])
+
+    return in_a_thread(work)
+
+
+STATE = "write_atomic"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_full_that_is_saved_while_we_write(tmp_path: Path, when: str) -> None:
+    """Between our read and our rename, or right after: neither full gets lost."""
+    chain = small_chain(tmp_path)
+    chain.merge(storage=Hooked(STATE, **{when: saves(chain, 60, 10, 40)}))
+    after = state_of(chain.directory)
+    assert names(after) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50", "model.ckpt-60"]
+    assert after.latest == "model.ckpt-60"
+
+
+def test_a_full_that_the_trainer_lists_only_now(tmp_path: Path) -> None:
+    """Its index was there when we looked at the directory; its line came while we wrote."""
+    chain = small_chain(tmp_path)
+    old = time.time() - 1000
+    for path in [*chain.directory.rglob("*")]:
+        os.utime(path, (old, old))
+    write_image(full(60, table("emb", [1], parts=2), shards=2), chain.full_prefix(60))
+    listed = [f"model.ckpt-{n}" for n in (10, 40, 60)]
+    lists = in_a_thread(lambda: write_state(chain.directory, listed))
+    chain.merge(50, storage=Hooked(STATE, before=lists))
+    assert "model.ckpt-60" in names(state_of(chain.directory))
+
+
+def test_a_trainer_that_rewrites_it_from_its_memory(tmp_path: Path) -> None:
+    """It knows nothing of ours: we put it in again."""
+    chain = small_chain(tmp_path)
+    rewrite = in_a_thread(lambda: write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"]))
+    storage = Hooked(STATE, after=rewrite)
+    chain.merge(storage=storage)
+    assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
+
+
+def test_a_full_that_was_never_listed_stays_unlisted(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    write_state(chain.directory, ["model.ckpt-40"])
+    chain.merge(50)
+    assert names(state_of(chain.directory)) == ["model.ckpt-40", "model.ckpt-50"]
+
+
+def test_an_incomplete_full_is_not_listed(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+
+    def torn() -> None:
+        saves(chain, 60)()
+        Path(f"{chain.full_prefix(60)}.data-00000-of-00002").unlink()
+        write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"])
+
+    chain.merge(storage=Hooked(STATE, before=torn))
+    assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
+
+
+def test_one_that_keeps_changing_is_given_up_and_told(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    count = [60]
+
+    def again() -> None:
+        write_state(chain.directory, ["model.ckpt-10", f"model.ckpt-{count[0]}"])
+        count[0] += 1
+
+    with pytest.raises(ChangedError) as caught:
+        chain.merge(storage=Hooked(STATE, after=again, always=True))
+    assert "complete" in caught.value.remedy
+    chain.check(40, 50)
+
+
+def test_a_state_file_that_goes_is_not_made_anew(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    remove = in_a_thread((chain.directory / "checkpoint").unlink)
+    # `rmdir` of the temporary: the last change before the state file.
+    assert not chain.merge(storage=Hooked("rmdir", after=remove)).state_file_updated
+    assert not (chain.directory / "checkpoint").exists()
+
+
+# --- directories that were copied or moved --------------------------------------------
+
+
+def copied(tmp_path: Path) -> tuple[Chain, Chain]:
+    """A chain with absolute paths, and a copy of it."""
+    chain = small_chain(tmp_path)
+    write_state(chain.directory, [str(chain.full_prefix(n)) for n in (10, 40)])
+    own = [str(chain.increment_prefix(n)) for n in (20, 30, 50)]
+    write_state(chain.directory / INCREMENTS, own)
+    copy = Chain(tmp_path / "copy", chain.fulls, chain.increments)
+    shutil.copytree(chain.directory, copy.directory)
+    return chain, copy
+
+
+def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:
+    chain, copy = copied(tmp_path)
+    with pytest.raises(RefusedError) as caught:
+        copy.plan(50)
+    error = caught.value
+    assert error.exit_code == 12
+    assert error.file == str(copy.directory / "checkpoint")
+    assert str(chain.directory) in str(error.found)
+    assert "--relocate" in error.remedy
+    copy.merge(50, relocate=True)
+    after = state_of(copy.directory)
+    assert after.all_paths == ("model.ckpt-10", "model.ckpt-40", "model.ckpt-50")
+    assert after.latest == "model.ckpt-50"
+    own = state_of(copy.directory / INCREMENTS)
+    assert own.all_paths == tuple(f"incremental_model.ckpt-{n}" for n in (20, 30, 50))
+    assert own.latest == "incremental_model.ckpt-50"
+    assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40"]
+    copy.plan(30)
+
+
+def test_a_copy_may_be_read(tmp_path: Path) -> None:
+    _, copy = copied(tmp_path)
+    before = (copy.directory / "checkpoint").read_bytes()
+    copy.merge(50, tmp_path / "out-50")
+    assert (copy.directory / "checkpoint").read_bytes() == before
+
+
+def test_a_directory_that_was_moved_is_no_copy(tmp_path: Path) -> None:
+    chain, copy = copied(tmp_path)
+    shutil.rmtree(chain.directory)
+    copy.merge(50)
+    after = state_of(copy.directory)
+    assert names(after) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
+
+
+def test_a_link_to_the_directory_is_no_copy(tmp_path: Path) -> None:
+    chain, copy = copied(tmp_path)
+    shutil.rmtree(copy.directory)
+    copy.directory.symlink_to(chain.directory)
+    copy.merge(50)
+    assert state_of(chain.directory).latest == str(chain.full_prefix(50))
