@@ -120,11 +120,12 @@ def state_bytes(state: CheckpointState) -> bytes:
             all_model_checkpoint_paths=state.all_paths,
             all_model_checkpoint_timestamps=state.timestamps,
         )
-    except UnicodeEncodeError as error:
+    except ValueError:  # which one depends on how protobuf was built
+        odd = (p for p in (state.latest, *state.all_paths) if not p.isprintable())
         raise RefusedError(
             "a state file cannot name a path that is not UTF-8",
             file=state.path,
-            found=repr(error.object),
+            found=repr(next(odd, state.latest)),
         ) from None
     if state.last_preserved is not None:
         message.last_preserved_timestamp = state.last_preserved

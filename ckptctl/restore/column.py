@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +13,25 @@ from ckptctl.bundle import BundleData, Entry
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.restore.rowmap import RowMap
 
-__all__ = ["ArrayRows", "Column", "FileRows", "RowSource", "copy_checked", "view_bytes"]
+__all__ = [
+    "ArrayRows",
+    "Column",
+    "FileRows",
+    "RowSource",
+    "copy_checked",
+    "row_bytes",
+    "view_bytes",
+]
 
 
 def view_bytes(array: np.ndarray) -> memoryview:
     """Return the bytes of a contiguous array; `memoryview.cast` takes no empty ones."""
     return array.data.cast("B") if array.size else memoryview(b"")
+
+
+def row_bytes(entry: Entry) -> int:
+    """Return the bytes of one row: of all dimensions but the first."""
+    return entry.dtype.size * prod(entry.shape[1:])
 
 
 def copy_checked(data: BundleData, name: str, entry: Entry) -> Iterator[memoryview]:
@@ -148,9 +162,7 @@ class Column:
         self._entry = entry
         self._map = rowmap
         self._source = source
-        self.row_bytes = entry.dtype.size
-        for size in entry.shape[1:]:
-            self.row_bytes *= size
+        self.row_bytes = row_bytes(entry)
 
     @property
     def rows(self) -> int:

@@ -61,7 +61,10 @@ def _any_nonzero(data: BundleData, ev: EvSet, suffix: str) -> bool:
     entry = ev.entries[suffix]
     file = data.data_file(ev.name + suffix, entry)
     for at in range(entry.offset, entry.end, knobs.PIECE_BYTES):
-        raw = file.pread(at, min(knobs.PIECE_BYTES, entry.end - at))
+        size = min(knobs.PIECE_BYTES, entry.end - at)
+        raw = file.pread(at, size)
+        if len(raw) != size:
+            raise data.past_end(ev.name + suffix, entry, file.size)
         if np.frombuffer(raw, np.uint8).any():
             return True
     return False

@@ -14,7 +14,19 @@ from ckptctl.bundle.checksum import crc32c
 from ckptctl.errors import TableError
 from ckptctl.tables import BUCKETS, EvSet
 
-__all__ = ["IncomingKeys", "KeyJoin", "bucket_of", "join_keys", "read_incoming", "read_offsets"]
+__all__ = [
+    "IncomingKeys",
+    "KeyJoin",
+    "KeyReader",
+    "bucket_of",
+    "check_keys",
+    "in_slice",
+    "is_in",
+    "join_keys",
+    "read_incoming",
+    "read_keys",
+    "read_offsets",
+]
 
 _NONE = np.empty(0, np.int64)
 #: 2^64 / golden ratio: multiplying by it spreads neighbouring keys.
@@ -55,6 +67,17 @@ def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndar
             + ("" if (np.diff(offsets) >= 0).all() else ", not ascending"),
         )
     return offsets
+
+
+def read_keys(data: BundleData, name: str, entry: Entry, first: int, last: int) -> np.ndarray:
+    """Return rows [first, last) of a key column as int64, unchecked."""
+    file = data.data_file(name, entry)
+    kind = entry.dtype.numpy
+    size = (last - first) * kind.itemsize
+    raw = file.pread(entry.offset + first * kind.itemsize, size)
+    if len(raw) != size:
+        raise data.past_end(name, entry, file.size)
+    return np.frombuffer(raw, kind).astype(np.int64, copy=False)
 
 
 def check_keys(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
@@ -101,7 +124,7 @@ class IncomingKeys:
         """Return the keys that are not in `dropped` (int64, sorted)."""
         if not len(dropped) or not len(self.keys):
             return self
-        kept = ~_is_in(self.keys, dropped)
+        kept = ~is_in(self.keys, dropped)
         return IncomingKeys(
             self.keys[kept],
             self.bucket[kept],
@@ -112,7 +135,10 @@ class IncomingKeys:
         )
 
 
-def _is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
+def is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
+    """Return which of `values` stand in an ascending array."""
+    if not len(sorted_set):
+        return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(sorted_set, values), len(sorted_set) - 1)
     return np.asarray(sorted_set[at] == values)
 
@@ -146,7 +172,7 @@ def read_incoming(
             offsets = read_offsets(data, ev, "-incr_partition_offset", ev.rows)
             own = np.arange(own_part, BUCKETS, own_parts)
             if part == own_part % num_parts:  # so that each source counts its strays once
-                skipped += ev.rows - int((offsets[own + 1] - offsets[own]).sum())
+                skipped += _check_strays(data, ev, offsets, own)
             wanted = own[own % num_parts == part]
             rows, keys, place = _read_buckets(data, ev, offsets, wanted)
             check_keys(data, ev, keys)
@@ -192,12 +218,25 @@ def _twice(data: BundleData, ev: EvSet, key: int) -> TableError:
     )
 
 
+def _check_strays(data: BundleData, ev: EvSet, offsets: np.ndarray, own: np.ndarray) -> int:
+    """Return how many rows lie outside the buckets of their part; check their keys."""
+    counts = np.diff(offsets)
+    counts[own] = 0
+    foreign = np.flatnonzero(counts)
+    ranges = [(int(offsets[bucket]), int(offsets[bucket + 1])) for bucket in foreign]
+    if offsets[-1] < ev.rows:
+        ranges.append((int(offsets[-1]), ev.rows))
+    for first, last in ranges:
+        for at in range(first, last, knobs.JOIN_KEYS):
+            stop = min(at + knobs.JOIN_KEYS, last)
+            check_keys(data, ev, read_keys(data, ev.name, ev.keys, at, stop))
+    return sum(last - first for first, last in ranges)
+
+
 def _read_buckets(
     data: BundleData, ev: EvSet, offsets: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows, keys and buckets (by offset) of the wanted buckets."""
-    file = data.data_file(ev.name, ev.keys)
-    kind = ev.keys.dtype.numpy
     begin, end = offsets[wanted], offsets[wanted + 1]
     counts = end - begin
     bucket = np.repeat(wanted, counts).astype(np.int64)
@@ -207,9 +246,8 @@ def _read_buckets(
     keys = np.empty(len(rows), np.int64)
     for first, last in pairwise([0, *breaks.tolist(), len(rows)]):
         if last > first:
-            at = ev.keys.offset + int(rows[first]) * kind.itemsize
-            raw = file.pread(at, (last - first) * kind.itemsize)
-            keys[first:last] = np.frombuffer(raw, kind)
+            row = int(rows[first])
+            keys[first:last] = read_keys(data, ev.name, ev.keys, row, row + last - first)
     return rows, keys, bucket
 
 
@@ -229,6 +267,8 @@ class KeyJoin:
         int64[1001] of the full, or None for a table in the old form.
     digest
         Of the full's key set, whatever its order: equal sets, equal digests.
+    unfiltered
+        Ascending rows of filtered keys that are admitted now; None: not yet looked up.
     """
 
     found: np.ndarray
@@ -236,6 +276,7 @@ class KeyJoin:
     old_rows: int
     offsets: np.ndarray | None
     digest: int = 0
+    unfiltered: np.ndarray | None = None
 
 
 def join_keys(
@@ -250,11 +291,13 @@ def join_keys(
 ) -> KeyJoin:
     """Find incoming keys among the keys of one member of one part of the full.
 
-    Reads the full's key column once, in pieces, and checks it: its crc32c, no key that no PS
-    can save, no key twice (within a bucket of up to 4 million keys; beyond that, and among
-    rows without a bucket, within a piece). Memory: one piece and 16 bytes an incoming key.
-    Without `validate`, keys that were looked at before are only found again. `report` is told
-    of the bytes as they are read, and may raise to stop.
+    Reads the full's key column in pieces, and checks it: its crc32c, no key that no PS can
+    save, no key twice. What does not fit in memory for that (a bucket of more than
+    `4 * knobs.JOIN_KEYS` keys, the old form, more than `_UNIQUE_KEYS` rows behind the last
+    bucket) is read again, see `_Unique`. Memory: some pieces, `_UNIQUE_KEYS`
+    keys where there are such rows, and 16 bytes an incoming key. Without `validate`, keys
+    that were looked at before are only found again. `report` is told of the bytes as they
+    are read, and may raise to stop.
 
     Raises
     ------
@@ -267,20 +310,17 @@ def join_keys(
     by_key: np.ndarray | None = None
     deleted: list[np.ndarray] = []
     problem: TableError | None = None
-    reader = _KeyReader(data, f"{ev.name}-keys", ev.keys)
+    unique = _Unique(data, ev, part, num_parts, offsets, report) if validate else None
+    reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
     for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
         at = reader.row
         keys = reader.read(stop - at)
         if report is not None:
             report(keys.nbytes)
-        own = bucket_of(keys)
+        wrong = _illegal(keys, at, part, num_parts, offsets)
         if offsets is None or bucket_first == BUCKETS:
-            wrong = own % num_parts != part
             wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
         else:
-            edges = np.clip(offsets[bucket_first : bucket_last + 1], at, stop)
-            bucket = np.repeat(np.arange(bucket_first, bucket_last), np.diff(edges))
-            wrong = (own != bucket) | (bucket % num_parts != part)
             lo, hi = np.searchsorted(incoming.bucket, (bucket_first, bucket_last))
             # Runs that ascend, one a bucket: a merge sort joins them.
             wanted = lo + np.argsort(incoming.keys[lo:hi], kind="stable")
@@ -288,9 +328,9 @@ def join_keys(
             deleted.append(np.flatnonzero(wrong) + at)
         hits, rows = _match(keys, incoming.keys[wanted], wrong)
         try:
-            if validate:
+            if unique is not None:
                 check_keys(data, ev, keys)
-                _check_unique(data, ev, keys)
+                unique.check(keys, at, wrong)
             again = found[wanted[hits]] >= 0
             if again.any():
                 raise _twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
@@ -300,16 +340,38 @@ def join_keys(
     reader.finish()
     if problem is not None:
         raise problem
+    if unique is not None:
+        unique.finish()
     return KeyJoin(found, np.concatenate([_NONE, *deleted]), ev.rows, offsets, reader.digest)
 
 
-#: Keys of one bucket up to which it is looked at as a whole.
-_WHOLE_BUCKET = 1 << 22
+def _illegal(
+    keys: np.ndarray, at: int, part: int, num_parts: int, offsets: np.ndarray | None
+) -> np.ndarray:
+    """Return which keys, of the rows from `at` on, lie outside their part or bucket."""
+    own = bucket_of(keys)
+    if offsets is None or at >= offsets[-1]:
+        return np.asarray(own % num_parts != part)
+    stop = at + len(keys)
+    first = int(np.searchsorted(offsets, at, side="right")) - 1
+    last = int(np.searchsorted(offsets, stop, side="left"))
+    edges = np.clip(offsets[first : last + 1], at, stop)
+    bucket = np.repeat(np.arange(first, min(last, BUCKETS)), np.diff(edges))
+    wrong = own % num_parts != part
+    wrong[: len(bucket)] |= own[: len(bucket)] != bucket
+    return np.asarray(wrong)
+
+
+#: Keys that are sorted together to find one that stands twice.
+_UNIQUE_KEYS = 1 << 20
+#: Most times that a column is read again for that.
+_MOST_SLICES = 64
 
 
 def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, int]]:
     """Return (end row, first bucket, last bucket) of ranges of about `knobs.JOIN_KEYS` keys.
 
+    A bucket of up to four times as many is one range, a larger one is several.
     Rows without a bucket (the old form, or what older releases put behind the last one)
     come last, in ranges of bucket 1000.
     """
@@ -322,7 +384,7 @@ def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, in
             last = int(np.searchsorted(offsets, begin + knobs.JOIN_KEYS, side="right")) - 1
             last = min(max(last, first + 1), BUCKETS)
             end = int(offsets[last])
-            step = end - begin if end - begin <= _WHOLE_BUCKET else _WHOLE_BUCKET
+            step = min(end - begin, _piece())
             for stop in range(begin + step, end + 1, step) if step else ():
                 yield stop, first, last
             if step and (end - begin) % step:
@@ -330,6 +392,100 @@ def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, in
             first = last
     for at in range(bound, rows, knobs.JOIN_KEYS):
         yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS
+
+
+def _piece() -> int:
+    """Return the most keys that are read together."""
+    return knobs.JOIN_KEYS * 4
+
+
+class _Unique:
+    """Looks for keys that stand twice, while the keys of a part are read in pieces.
+
+    Rows outside their part or bucket do not count: a PS skips them. So a key can stand twice
+    within its bucket, behind the last bucket, or once in each.
+    """
+
+    def __init__(
+        self,
+        data: BundleData,
+        ev: EvSet,
+        part: int,
+        num_parts: int,
+        offsets: np.ndarray | None,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        self._data = data
+        self._ev = ev
+        self._place = (part, num_parts, offsets)
+        self._report = report
+        bound = 0 if offsets is None else int(offsets[-1])
+        tail = ev.rows - bound
+        self._everywhere = tail > (_UNIQUE_KEYS if bound else 0)
+        self._ranges: list[tuple[int, int]] = []
+        self._tail = _NONE
+        if self._everywhere:
+            self._ranges = [(0, ev.rows)]
+            return
+        if offsets is not None:
+            large = np.flatnonzero(np.diff(offsets) > _piece())
+            self._ranges = [(int(offsets[at]), int(offsets[at + 1])) for at in large]
+        if tail:
+            self._tail = self._legal(bound, ev.rows, 0, 1)
+            self._ranges.append((bound, ev.rows))
+
+    def check(self, keys: np.ndarray, at: int, wrong: np.ndarray) -> None:
+        """Raise `TableError` for a key that stands twice in this piece, or here and behind."""
+        if self._everywhere:
+            return
+        kept = keys[~wrong] if wrong.any() else keys
+        _check_unique(self._data, self._ev, kept)
+        offsets = self._place[2]
+        if len(self._tail) and offsets is not None and at < offsets[-1]:
+            hits, _ = _match(keys, self._tail, wrong)
+            if len(hits):
+                raise _twice(self._data, self._ev, int(self._tail[hits[0]]))
+
+    def finish(self) -> None:
+        """Raise `TableError` for a key that stands twice in what is read in several pieces.
+
+        Reads it again, as many times as it has `_UNIQUE_KEYS` keys and 64 times at most, and
+        each time sorts the keys whose hash falls into one slice.
+        """
+        for first, last in self._ranges:
+            slices = min(-(-(last - first) // _UNIQUE_KEYS), _MOST_SLICES)
+            for number in range(slices):
+                keys = self._legal(first, last, number, slices)
+                twice = np.flatnonzero(keys[1:] == keys[:-1])
+                if len(twice):
+                    raise _twice(self._data, self._ev, int(keys[twice[0]]))
+
+    def _legal(self, first: int, last: int, number: int, slices: int) -> np.ndarray:
+        """Return the keys of a range that a PS takes, of one slice of hashes, ascending."""
+        # One array that is filled: many small ones would leave holes in the heap.
+        together = np.empty((last - first) // slices * 9 // 8 + 1, np.int64)
+        count = 0
+        for at in range(first, last, knobs.JOIN_KEYS):
+            stop = min(at + knobs.JOIN_KEYS, last)
+            keys = read_keys(self._data, self._ev.name, self._ev.keys, at, stop)
+            kept = keys[in_slice(keys, number, slices) & ~_illegal(keys, at, *self._place)]
+            if count + len(kept) > len(together):  # hashes that are badly spread
+                together = np.concatenate([together, np.empty(len(together) + len(kept), np.int64)])
+            together[count : count + len(kept)] = kept
+            count += len(kept)
+            if self._report is not None:
+                self._report(0)
+        together = together[:count]
+        together.sort()
+        return together
+
+
+def in_slice(keys: np.ndarray, number: int, slices: int) -> np.ndarray:
+    """Return which keys have a hash in one of `slices` equal slices."""
+    if slices == 1:
+        return np.ones(len(keys), bool)
+    high = (keys.view(np.uint64) * _FACTOR) >> np.uint64(32)
+    return np.asarray((high * np.uint64(slices)) >> np.uint64(32) == number)
 
 
 def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
@@ -376,7 +532,7 @@ def _match(
     return position[hit], candidates[hit]
 
 
-class _KeyReader:
+class KeyReader:
     """Reads a key column front to back and checks it against its checksum."""
 
     def __init__(self, data: BundleData, name: str, entry: Entry) -> None:

@@ -138,6 +138,5 @@ class _Matcher:
             )
         self.result.plain += [PlainPlan(name, last, added=True) for name in unknown]
         self.result.notes += [f"{name}: added from the increment" for name in unknown]
-        tables = self.tables.added()
-        self.result.tables += tables
-        self.result.notes += [f"{table.name}: table added from the increment" for table in tables]
+        self.result.tables = self.tables.added(self.result.tables)
+        self.result.notes += [f"{name}: added from the increment" for name in sorted(foreign)]

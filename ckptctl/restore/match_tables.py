@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from ckptctl.bundle import BundleReader, Entry, dtype_by_name
 from ckptctl.bundle.checksum import EMPTY_MASKED
-from ckptctl.errors import AmbiguousError, TableError
+from ckptctl.errors import AmbiguousError, TableError, UnprovenError
+from ckptctl.restore.opening import bucket_rows
 from ckptctl.restore.plans import IncomingSet, Increment, MemberPlan, TablePlan
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, Table, TableMember, part_components
 from ckptctl.tables.sets import FULL_SUFFIXES
 
 __all__ = ["TableMatcher"]
+
+#: Rows outside their part that are skipped as a PS does, however few rows there are.
+_FEW = 2
 
 
 class TableMatcher:
@@ -22,8 +28,8 @@ class TableMatcher:
     ----------
     notes
         Members that keep the rows they had.
-    foreign
-        The increments' EVs that belong to no table of the full, by member.
+    incoming, foreign
+        The increments' EVs by member of the full, and those of no member by their own.
     """
 
     def __init__(
@@ -34,13 +40,20 @@ class TableMatcher:
         self._increments = increments
         self._members = {m.name: m for table in catalogue.tables for m in table.members}
         self._member_of = {ev.name: m.name for m in self._members.values() for ev in m.sets}
+        # The only EV of a member may be called like a part of another name: `part_0/emb`.
+        self._alone = {
+            m.sets[0].name: m.name for m in self._members.values() if len(m.parts) == 1 and m.sets
+        }
+        self._table_name = {m.name: table.name for table in catalogue.tables for m in table.members}
+        #: Member that the full lacks -> (name of its table, slot).
+        self._table_of: dict[str, tuple[str, str]] = {}
         for ev in catalogue.ev_sets.values():
             _check_problem(full, ev)
-        self._incoming, self.foreign = self._incoming_sets()
+        self.incoming, self.foreign = self._incoming_sets()
 
     def plan(self, table: Table) -> TablePlan:
         """Return a table of the full with what increments bring to it."""
-        plans = tuple(self._member(m, self._incoming.get(m.name, [])) for m in table.members)
+        plans = tuple(self._member(m, self.incoming.get(m.name, [])) for m in table.members)
         if len({len(plan.parts) for plan in plans}) > 1:
             raise TableError(
                 "members of a table with different numbers of parts",
@@ -56,21 +69,44 @@ class TableMatcher:
         ]
         return TablePlan(table.name, plans)
 
-    def added(self) -> list[TablePlan]:
-        """Return the tables that the full lacks, as if it had them without rows."""
-        by_table = {
-            member.name: (table.name, member.slot)
-            for _, other in self._increments
-            for table in other.tables
-            for member in table.members
-        }
-        tables: dict[str, list[MemberPlan]] = defaultdict(list)
-        for name in sorted(self.foreign, key=lambda item: by_table[item]):
-            table, slot = by_table[name]
-            sets = self.foreign[name]
-            parts = tuple(_empty_set(name, sets, part) for part in range(sets[-1][3]))
-            tables[table].append(MemberPlan(name, slot, parts, tuple(sets)))
-        return [TablePlan(name, tuple(plans), added=True) for name, plans in tables.items()]
+    def added(self, plans: Sequence[TablePlan]) -> list[TablePlan]:
+        """Return the plans with the tables that the full lacks, as if it had them without rows.
+
+        Raises
+        ------
+        UnprovenError
+            A slot that the full lacks, where its table has rows: they would have none in it
+            (DeepRec #1023).
+        """
+        ours = {plan.name: plan for plan in plans}
+        new: dict[str, list[tuple[str, str, list[IncomingSet]]]] = defaultdict(list)
+        for name in sorted(self.foreign, key=lambda item: self._table_of[item]):
+            table, slot = self._table_of[name]
+            new[table].append((name, slot, self.foreign[name]))
+        for table, members in new.items():
+            own = ours.get(table)
+            if own is not None:
+                self._check_no_rows(own, members)
+                ours[table] = TablePlan(table, (*own.members, *_new_slots(own, members)))
+            else:
+                ours[table] = TablePlan(table, _new_members(members), added=True)
+        return list(ours.values())
+
+    def _check_no_rows(
+        self, table: TablePlan, members: Sequence[tuple[str, str, list[IncomingSet]]]
+    ) -> None:
+        rows = sum(ev.rows for ev in table.members[0].parts)
+        if rows:
+            name, _, sets = members[0]
+            raise UnprovenError(
+                "a slot that the full lacks cannot be added to a table with rows",
+                file=self._increments[sets[-1][0]][0].index_path,
+                tensor=name,
+                expected=f"the slots of {table.name} in {self._full.prefix}",
+                found=f"{rows} keys of {table.name} would have no row in it: a PS then restores "
+                "garbage there (DeepRec #1023)",
+                remedy="use a full that was saved with this optimizer",
+            )
 
     def _incoming_sets(
         self,
@@ -79,53 +115,60 @@ class TableMatcher:
         found: dict[str, list[IncomingSet]] = defaultdict(list)
         foreign: dict[str, list[IncomingSet]] = defaultdict(list)
         for number, (reader, catalogue) in enumerate(self._increments):
+            own: dict[str, list[tuple[int, bool, EvSet]]] = defaultdict(list)
+            most: dict[str, int] = {}
             for table in catalogue.tables:
+                parts = max(len(member.parts) for member in table.members)
+                name = table.name
                 for member in table.members:
                     for part, ev in enumerate(member.parts):
                         if ev is None:
                             continue
                         _check_problem(reader, ev)
-                        target, own_part, own_parts = self._target(ev, member, part, reader)
-                        item = (number, ev, own_part, own_parts)
-                        (foreign if target is None else found)[target or member.name].append(item)
+                        target, own_part, named = self._target(ev, member, part, reader)
+                        whole = target or member.name
+                        if target is not None and not member.slot:
+                            name = self._table_name[target]
+                        elif target is None:
+                            self._table_of[whole] = (name, member.slot)
+                        own[whole].append((own_part, named, ev))
+                        most[whole] = max(parts, most.get(whole, 0))
+            for whole, sets in own.items():
+                ours = self._members.get(whole)
+                likely = [] if ours is None else [len(ours.parts)]
+                parts = _count_parts(reader, sets, [*likely, most[whole]])
+                home = foreign if ours is None else found
+                home[whole] += [(number, ev, part, parts) for part, _, ev in sets]
         return found, foreign
 
     def _target(
         self, ev: EvSet, member: TableMember, part: int, reader: BundleReader
-    ) -> tuple[str | None, int, int]:
-        """Return the full's member that an increment's EV belongs to, its part and parts."""
-        whole = self._member_of.get(ev.name)
-        readings = [c for c in part_components(ev.name) if c.whole in self._members]
-        if whole is None and ev.name in self._members:
-            whole = ev.name
-        if whole is None:
-            wholes = {component.whole for component in readings}
-            if len(wholes) > 1:
-                raise AmbiguousError(
-                    "two tables of the full may be meant",
-                    file=reader.index_path,
-                    tensor=ev.name,
-                    found=" and ".join(sorted(wholes)),
-                )
-            whole = wholes.pop() if wholes else None
-        if whole is None or whole == member.name:
-            return whole, part, len(member.parts)
-        # The increment alone reads the name another way: believe the full.
-        component = next((c for c in readings if c.whole == whole), None)
-        if component is None:
-            return whole, 0, 1
-        siblings = {
-            c.number
-            for name in self._ev_names(reader)
-            for c in part_components(name)
-            if (c[0], c[2]) == (component[0], component[2])
-        }
-        return whole, component.number, max(siblings) + 1
+    ) -> tuple[str | None, int, bool]:
+        """Return the full's member that an increment's EV belongs to, and which part of it.
 
-    def _ev_names(self, reader: BundleReader) -> Iterator[str]:
-        for other, catalogue in self._increments:
-            if other is reader:
-                yield from catalogue.ev_sets
+        The last says whether the name has a component for the part.
+        """
+        if ev.name in self._member_of:
+            whole = self._member_of[ev.name]
+            number = [own.name for own in self._members[whole].sets].index(ev.name)
+            return whole, number, ev.name != whole
+        if ev.name in self._members:
+            return ev.name, 0, False
+        readings = {
+            self._alone.get(c.whole, c.whole): c.number
+            for c in part_components(ev.name)
+            if c.whole in self._members or c.whole in self._alone
+        }
+        if len(readings) > 1:
+            raise AmbiguousError(
+                "two tables of the full may be meant",
+                file=reader.index_path,
+                tensor=ev.name,
+                found=" and ".join(sorted(readings)),
+            )
+        for whole, number in readings.items():
+            return whole, number, True
+        return None, part, ev.name != member.name
 
     def _member(self, member: TableMember, incoming: Sequence[IncomingSet]) -> MemberPlan:
         parts = member.sets
@@ -168,11 +211,110 @@ def _check_problem(reader: BundleReader, ev: EvSet) -> None:
         )
 
 
-def _empty_set(name: str, sets: Sequence[IncomingSet], part: int) -> EvSet:
-    """Return the EV of a table that the full lacks, with no rows."""
-    by_part = {item[2]: item[1] for item in sets}
-    like = sets[-1][1]
-    own = by_part[part].name if part in by_part else f"{name}/part_{part}"
+def _count_parts(
+    reader: BundleReader, sets: Sequence[tuple[int, bool, EvSet]], likely: Sequence[int]
+) -> int:
+    """Return in how many parts an increment has a member: the reading that skips fewest rows.
+
+    An increment may lack the sets of some parts, the last one's too. Rows of each set lie in
+    the buckets of its part; a PS skips those that do not.
+
+    Parameters
+    ----------
+    sets
+        (part number, whether the name says so, EV).
+    likely
+        Numbers of parts to try first.
+    """
+    top = max(part for part, _, _ in sets) + 1
+    if len(sets) == 1 and not sets[0][1]:
+        return 1
+    rows = {part: np.zeros(BUCKETS, np.int64) for part, _, _ in sets}
+    for part, _, ev in sets:
+        rows[part] += bucket_rows(reader, ev)
+    total = sum(int(counts.sum()) for counts in rows.values())
+    buckets = np.arange(BUCKETS)
+
+    def strays(parts: int) -> int:
+        return sum(int(n[buckets % parts != part].sum()) for part, n in rows.items() if n.any())
+
+    tried = {parts: strays(parts) for parts in [*likely, top] if parts >= top}
+    best = min(tried, key=lambda parts: tried[parts])
+    if _too_many(tried[best], total):
+        tried = {parts: strays(parts) for parts in range(top, BUCKETS + 1)}
+        best = min(tried, key=lambda parts: tried[parts])
+    if _too_many(tried[best], total):
+        part, _, ev = max(sets, key=lambda s: int(rows[s[0]][buckets % best != s[0]].sum()))
+        raise TableError(
+            "rows outside their part: no number of parts fits",
+            file=reader.index_path,
+            tensor=ev.name,
+            expected=f"rows of part {part} in buckets of that part",
+            found=f"{tried[best]} of {total} rows elsewhere, even as one of {best} parts",
+            remedy="use another step",
+        )
+    return best
+
+
+def _too_many(strays: int, rows: int) -> bool:
+    """Return whether these are more than single rows that a PS would skip."""
+    return strays > max(_FEW, rows // 100)
+
+
+def _new_members(
+    members: Sequence[tuple[str, str, list[IncomingSet]]],
+) -> tuple[MemberPlan, ...]:
+    """Return the members of a table that the full lacks, all in as many parts."""
+    last = max(item[0] for _, _, sets in members for item in sets)
+    parts = max(
+        item[3] for _, _, sets in members for item in sets if item[0] == last or len(members) == 1
+    )
+    return tuple(
+        MemberPlan(
+            name,
+            slot,
+            tuple(
+                _empty_set(_part_name(name, slot, part, parts, members), sets[-1][1])
+                for part in range(parts)
+            ),
+            tuple(sets),
+        )
+        for name, slot, sets in members
+    )
+
+
+def _new_slots(
+    table: TablePlan, members: Sequence[tuple[str, str, list[IncomingSet]]]
+) -> Iterator[MemberPlan]:
+    """Return slots that a table of the full without rows gains, in its parts."""
+    for name, slot, sets in members:
+        parts = tuple(_empty_set(f"{ev.name}/{slot}", sets[-1][1]) for ev in table.members[0].parts)
+        yield MemberPlan(name, slot, parts, tuple(sets))
+
+
+def _part_name(
+    name: str,
+    slot: str,
+    part: int,
+    parts: int,
+    members: Sequence[tuple[str, str, list[IncomingSet]]],
+) -> str:
+    """Return the name of one part of a member, as this or another part of the table has it."""
+    for _, other, sets in members:
+        for _, ev, number, _ in reversed(sets):
+            for c in part_components(ev.name):
+                if c.number == number and _without(c.whole, other) == _without(name, slot):
+                    after = _without(c[2], other) if other else c[2]
+                    return "/".join(filter(None, (c[0], f"part_{part}", after, slot)))
+    return name if parts == 1 else f"{_without(name, slot)}/part_{part}" + (slot and f"/{slot}")
+
+
+def _without(name: str, slot: str) -> str:
+    return name[: -len(slot)].rstrip("/") if slot and name.endswith(slot) else name
+
+
+def _empty_set(own: str, like: EvSet) -> EvSet:
+    """Return an EV that the full lacks, with no rows."""
     int32, int64 = dtype_by_name("int32"), dtype_by_name("int64")
     entries = {}
     for suffix in FULL_SUFFIXES:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.bundle.checksum import crc32c
 from ckptctl.errors import TableError
-from ckptctl.restore.column import ArrayRows, Column, FileRows, RowSource
+from ckptctl.restore.column import ArrayRows, Column, FileRows, RowSource, row_bytes
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
 from ckptctl.restore.join import (
     IncomingKeys,
     KeyJoin,
+    KeyReader,
     bucket_of,
+    is_in,
     join_keys,
     read_incoming,
     read_offsets,
@@ -135,8 +136,16 @@ def survey_part(job: PartJob, report: Report | None = None, *, keep: bool = Fals
     incoming = [job.incoming(member) for member in members]
     joins = [job.join(member, incoming[member], report=report) for member in members]
     dropped, new_keys = _unpaired(job, incoming, joins)
+    admitted = lru_cache(maxsize=None)(lambda: _union([keys.keys for keys in incoming], dropped))
     states = [
-        MemberState(job, member, dropped, _keys=(incoming[member], joins[member]))
+        MemberState(
+            job,
+            member,
+            dropped,
+            report=report and _sign_of_life(report),
+            _keys=(incoming[member], joins[member]),
+            _admitted=admitted,
+        )
         for member in members
     ]
     for state in states:
@@ -159,8 +168,27 @@ def survey_part(job: PartJob, report: Report | None = None, *, keep: bool = Fals
         dropped=dropped,
         new_keys=new_keys,
         unpaired=tuple(join.old_rows for join in joins) if len(digests) > 1 else None,
-        joins=tuple(joins) if keep else (),
+        joins=tuple(
+            replace(join, unfiltered=state.unfiltered)
+            for join, state in zip(joins, states, strict=True)
+        )
+        if keep
+        else (),
     )
+
+
+def _sign_of_life(report: Report) -> Report:
+    return lambda _: report(0)
+
+
+def _union(keys: Sequence[np.ndarray], dropped: np.ndarray) -> np.ndarray:
+    """Return the ascending keys that stand in any of the arrays and are not dropped."""
+    first = keys[0]
+    if all(np.array_equal(first, other) for other in keys[1:]):
+        together = np.sort(first)
+    else:
+        together = np.unique(np.concatenate(keys))
+    return together[~is_in(together, dropped)] if len(dropped) else together
 
 
 def _unpaired(
@@ -220,6 +248,7 @@ class MemberState:
         join: KeyJoin | None = None,
         report: Report | None = None,
         _keys: tuple[IncomingKeys, KeyJoin] | None = None,
+        _admitted: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self.job = job
         self.member = member
@@ -228,6 +257,7 @@ class MemberState:
         self._join = join
         self.ev = job.table.members[member].parts[job.part]
         self._known = _keys
+        self._admitted = _admitted or self._all_admitted
 
     @cached_property
     def _keys(self) -> tuple[IncomingKeys, KeyJoin]:
@@ -276,37 +306,39 @@ class MemberState:
         )
 
     @cached_property
-    def _unfiltered(self) -> np.ndarray:
+    def unfiltered(self) -> np.ndarray:
         """Ascending rows of filtered keys that are admitted now, by whichever member."""
         entry = self.ev.entries.get("-keys_filtered")
         if entry is None or not entry.rows:
             return _NONE
-        admitted = [self.job.incoming(m).keys for m in range(len(self.job.table.members))]
-        return self._find_filtered(entry, np.setdiff1d(np.concatenate(admitted), self.dropped))
+        if self._join is not None and self._join.unfiltered is not None:
+            return self._join.unfiltered
+        return self._find_filtered(entry, self._admitted())
+
+    def _all_admitted(self) -> np.ndarray:
+        """Return the ascending keys that the increments admit, of whichever member."""
+        own = {self.member: self._keys[0]}
+        members = range(len(self.job.table.members))
+        incoming = [(own[m] if m in own else self.job.incoming(m)).keys for m in members]
+        return _union(incoming, self.dropped)
 
     @cached_property
     def filtered_map(self) -> RowMap:
         """Which filtered rows stay: an admitted key leaves those of every member."""
-        return RowMap.without(self.ev.filtered, self._unfiltered)
+        return RowMap.without(self.ev.filtered, self.unfiltered)
 
     def _find_filtered(self, entry: Entry, admitted: np.ndarray) -> np.ndarray:
         """Return the ascending rows of the filtered keys that are admitted now."""
         if not len(admitted):
             return _NONE
-        data, name = self.job.full, self.ev.name + "-keys_filtered"
-        file = data.data_file(name, entry)
-        kind = entry.dtype.numpy
-        step = knobs.JOIN_KEYS * kind.itemsize
+        reader = KeyReader(self.job.full, self.ev.name + "-keys_filtered", entry)
         found = [_NONE]
-        crc = 0
-        for at in range(entry.offset, entry.end, step):
-            raw = file.pread(at, min(step, entry.end - at))
-            crc = crc32c(raw, crc)
-            keys = np.frombuffer(raw, kind).astype(np.int64, copy=False)
-            place = np.minimum(np.searchsorted(admitted, keys), len(admitted) - 1)
-            hits = np.flatnonzero(admitted[place] == keys)
-            found.append(hits + (at - entry.offset) // kind.itemsize)
-        data.compare_crc(name, entry, crc)
+        for at in range(0, entry.rows, knobs.JOIN_KEYS):
+            keys = reader.read(min(knobs.JOIN_KEYS, entry.rows - at))
+            if self._report is not None:
+                self._report(0)
+            found.append(np.flatnonzero(is_in(keys, admitted)) + at)
+        reader.finish()
         return np.concatenate(found)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
@@ -332,7 +364,7 @@ class MemberState:
             assert old is not None  # a table in the old form has no such tensor
         else:
             old = read_offsets(self.job.full, self.ev, suffix, self.ev.filtered)
-            deleted, new = self._unfiltered, np.zeros(BUCKETS, np.int64)
+            deleted, new = self.unfiltered, np.zeros(BUCKETS, np.int64)
         moved = old - np.searchsorted(deleted, old)
         moved[1:] += np.cumsum(new)
         return moved.astype("<i4")
@@ -349,12 +381,9 @@ class MemberState:
         if suffix == "-keys":
             return ArrayRows(incoming.keys.astype(entry.dtype.numpy))
         theirs = {"-values": "-sparse_incr_values", **OPTIONAL_COLUMNS}[suffix]
-        width = entry.dtype.size
-        for size in entry.shape[1:]:
-            width *= size
         return FileRows(
             [(data, ev.name + theirs, ev.entries[theirs]) for data, ev in incoming.sources],
             incoming.tensor_of,
             incoming.row_of,
-            width,
+            row_bytes(entry),
         )

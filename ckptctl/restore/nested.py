@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from ckptctl.bundle import BundleData, BundleReader
+from ckptctl import knobs
+from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import Checkpoint, ProvenPairs
-from ckptctl.errors import UnprovenError
+from ckptctl.errors import TableError, UnprovenError
 from ckptctl.progress import NO_PROGRESS, Progress
-from ckptctl.restore.join import read_incoming
-from ckptctl.restore.match import match
+from ckptctl.restore.join import (
+    KeyReader,
+    bucket_of,
+    check_keys,
+    in_slice,
+    is_in,
+    read_keys,
+    read_offsets,
+)
+from ckptctl.restore.match_rows import RowsMatcher
+from ckptctl.restore.match_tables import TableMatcher
+from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
-from ckptctl.restore.plans import Matched
+from ckptctl.restore.plans import Increment
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
+from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["check_nested"]
 
 #: Keys of one increment that are compared together.
-_KEYS = 1 << 22
+_KEYS = 1 << 20
+#: Each key is read twice: to check its column, then to compare it.
+_BYTES = 8
+
+_NONE = np.empty(0, np.int64)
+Report = Callable[[int], None]
 
 
 def check_nested(
@@ -35,8 +53,10 @@ def check_nested(
 ) -> None:
     """Prove that no increment of a series lost keys of the one before.
 
-    Streams keys, some buckets at a time. What is among the `proven` pairs is not looked at
-    again; with `remember`, what is proven now is added to them.
+    Compares all keys of each member of a table, whatever part they stand in, some buckets
+    at a time. Memory: `_KEYS` keys of each increment, and the keys that stand outside
+    their bucket. What is among the `proven` pairs is not looked at again; with `remember`,
+    what is proven now is added to them.
 
     Raises
     ------
@@ -44,77 +64,204 @@ def check_nested(
         Keys are missing: a full or a recorder was lost in between.
     """
     pairs = [pair for pair in pairwise(series) if (pair[0].prefix, pair[1].prefix) not in proven]
-    if pairs:
-        total = sum(_key_bytes(before, after) for before, after in pairs)
-        progress.start("comparing increments", total)
-    for before, after in pairs:
-        pair = (before.prefix, after.prefix)
-        missing, where = _missing_keys(base, *pair, storage)
-        progress.advance(_key_bytes(before, after))
-        if missing:
-            raise UnprovenError(
-                f"{after.name} lacks keys of {before.name}: a full or a recorder was lost between",
-                file=after.prefix,
-                tensor=where,
-                expected=f"every key of {before.prefix}",
-                found=f"{missing} keys missing",
-                remedy="--increments last for what a DeepRec PS would hold, "
-                "or --increments all for each key's newest row",
-            )
-        if remember:
-            proven.add(pair)
+    if not pairs:
+        return
+    progress.start("comparing increments", sum(_key_bytes(*pair) for pair in pairs))
+    with ExitStack() as stack:
+        full = open_bundle(base, False, storage)
+        stack.callback(full[0].close)
+        for before, after in pairs:
+            pair = (before.prefix, after.prefix)
+            told = _Told(progress, _key_bytes(before, after))
+            missing, where = _missing_keys(full, pair, storage, told.report)
+            told.finish()
+            if missing:
+                raise UnprovenError(
+                    f"{after.name} lacks keys of {before.name}: a full or a recorder was lost "
+                    "between",
+                    file=after.prefix,
+                    tensor=where,
+                    expected=f"every key of {before.prefix}",
+                    found=f"{missing} keys missing",
+                    remedy="--increments last for what a DeepRec PS would hold, "
+                    "or --increments all for each key's newest row",
+                )
+            if remember:
+                proven.add(pair)
 
 
 def _key_bytes(before: Checkpoint, after: Checkpoint) -> int:
-    return 8 * (before.contents.keys + after.contents.keys)
+    rows = [rows.rows for item in (before, after) for rows in item.contents.sparse.values()]
+    return 2 * _BYTES * sum(rows)
 
 
-def _missing_keys(base: str, before: str, after: str, storage: Storage) -> tuple[int, str]:
-    with (
-        BundleReader(base, storage) as full,
-        BundleReader(before, storage) as one,
-        BundleReader(after, storage) as two,
-    ):
+@dataclass
+class _Told:
+    """Progress over one pair: never more than was promised, in the end exactly that."""
+
+    progress: Progress
+    left: int
+
+    def report(self, done: int) -> None:
+        done = min(done, self.left)
+        self.left -= done
+        self.progress.advance(done)
+
+    def finish(self) -> None:
+        self.report(self.left)
+
+
+def _missing_keys(
+    full: Increment, prefixes: tuple[str, str], storage: Storage, report: Report
+) -> tuple[int, str]:
+    """Return how many keys the second increment lacks, and the first tensor that lacks some."""
+    with ExitStack() as stack:
+        changes: list[Increment] = []
+        for prefix in prefixes:
+            changes.append(open_bundle(prefix, True, storage))
+            stack.callback(changes[-1][0].close)
         missing, first = 0, ""
-        for name, count in _compare(_match(full, one, two), (one, two)):
+        for name, old, new in _columns(full, changes):
+            count = _compare(_Keys(old, report), _Keys(new, report, strays=False))
             missing += count
             first = first or (name if count else "")
         return missing, first
 
 
-def _match(full: BundleReader, one: BundleReader, two: BundleReader) -> Matched:
+@dataclass(frozen=True)
+class _Column:
+    """A column of keys; `ev` is None for the row numbers of a normal variable."""
+
+    reader: BundleReader
+    name: str
+    entry: Entry
+    ev: EvSet | None = None
+
+    def offsets(self) -> np.ndarray:
+        """Return int64[1001]; row numbers all lie in bucket 0."""
+        if self.ev is not None:
+            suffix = "-incr_partition_offset"
+            return read_offsets(self.reader, self.ev, suffix, self.ev.rows)
+        offsets = np.full(BUCKETS + 1, self.entry.rows, np.int64)
+        offsets[0] = 0
+        return offsets
+
+    def home_of(self, keys: np.ndarray) -> np.ndarray:
+        """Return where the keys belong."""
+        return np.zeros(len(keys), np.int64) if self.ev is None else bucket_of(keys)
+
+
+def _columns(
+    full: Increment, changes: Sequence[Increment]
+) -> Iterator[tuple[str, list[_Column], list[_Column]]]:
+    """Return the columns of both increments for each member and each slice of a variable."""
+    tables = TableMatcher(*full, changes)
+    for name, sets in (*tables.incoming.items(), *tables.foreign.items()):
+        own: tuple[list[_Column], list[_Column]] = ([], [])
+        for number, ev, _, _ in sets:
+            column = _Column(changes[number][0], f"{ev.name}-sparse_incr_keys", ev.keys, ev)
+            own[number].append(column)
+        yield name, *own
     lenient = RestoreOptions(keep_missing=True, add_new=True)
-    changes: list[tuple[BundleReader, Catalogue]] = [
-        (reader, find_tables(reader.tensors, increment=True)) for reader in (one, two)
-    ]
-    for reader, catalogue in changes:
-        for ev in catalogue.ev_sets.values():
-            reader.check_tensor(ev.name, ev.keys)
-        for rows in catalogue.rows.values():
-            reader.check_tensor(rows.name, rows.keys)
-    return match(full, find_tables(full.tensors), changes, lenient)
+    for name, rows in RowsMatcher(*full, changes, lenient).incoming.items():
+        if name in changes[1][1].entries:
+            continue  # a variable that the newer one holds whole lacks nothing
+        for part in sorted({item[1] for item in rows}):
+            slices: tuple[list[_Column], list[_Column]] = ([], [])
+            for number, at, item in rows:
+                if at == part:
+                    keys = f"{item.name}-sparse_incr_keys"
+                    slices[number].append(_Column(changes[number][0], keys, item.keys))
+            yield name, *slices
 
 
-def _compare(
-    matched: Matched, readers: tuple[BundleReader, BundleReader]
-) -> Iterator[tuple[str, int]]:
-    for table in matched.tables:
-        for member in table.members:
-            sets: tuple[list[tuple[BundleData, EvSet, int, int]], ...] = ([], [])
-            for number, ev, part, parts in member.incoming:
-                sets[number].append((readers[number], ev, part, parts))
-            rows = max(sum(ev.rows for _, ev, _, _ in own) for own in sets)
-            pieces = min(BUCKETS, rows // _KEYS + 1)
-            missing = 0
-            for piece in range(pieces):
-                old, new = (read_incoming([own], piece, pieces).keys for own in sets)
-                missing += int(np.count_nonzero(~np.isin(old, new)))
-            yield member.name, missing
-    for plan in matched.rows:
-        keys = [np.empty(0, np.int64), np.empty(0, np.int64)]
-        for number, rows_set in plan.incoming:
-            name = f"{rows_set.name}-sparse_incr_keys"
-            keys[number] = readers[number].read_entry(name, rows_set.keys)
-        # A variable that the newer one holds whole lacks nothing.
-        whole = plan.source == 1
-        yield plan.name, 0 if whole else int(np.count_nonzero(~np.isin(keys[0], keys[1])))
+class _Keys:
+    """All keys of some columns, by the bucket that they belong to.
+
+    Without `strays`, those outside their bucket are left out: a PS skips their rows, so a
+    newer increment that has a key there only has lost it.
+
+    Attributes
+    ----------
+    counts
+        int64[1000]: keys in each bucket, by offset.
+    """
+
+    def __init__(self, columns: Sequence[_Column], report: Report, *, strays: bool = True) -> None:
+        self._columns = [(column, column.offsets()) for column in columns]
+        self._report = report
+        self.counts = np.zeros(BUCKETS, np.int64)
+        found = [_NONE]
+        for column, offsets in self._columns:
+            self.counts += np.diff(offsets)
+            outside = list(self._check(column, offsets))
+            found += outside if strays else []
+        self._strays = np.concatenate(found)
+        self._homes = bucket_of(self._strays)
+
+    def _check(self, column: _Column, offsets: np.ndarray) -> Iterator[np.ndarray]:
+        """Check a column, and return the keys outside their bucket."""
+        reader = KeyReader(column.reader, column.name, column.entry)
+        rows = column.entry.rows
+        strays = []
+        problem = None
+        for at in range(0, rows, knobs.JOIN_KEYS):
+            keys = reader.read(min(knobs.JOIN_KEYS, rows - at))
+            if column.ev is not None:
+                try:
+                    check_keys(column.reader, column.ev, keys)
+                except TableError as error:  # or flipped bits, which is told first
+                    problem = problem or error
+                strays.append(keys[_outside(column, keys, at, offsets)])
+            self._report(len(keys) * _BYTES)
+        reader.finish()
+        if problem is not None:
+            raise problem
+        return iter(strays)
+
+    def read(self, first: int, last: int, number: int, slices: int) -> np.ndarray:
+        """Return the ascending keys that belong into buckets [first, last): one slice of them."""
+        chosen = (self._homes >= first) & (self._homes < last)
+        strays = self._strays[chosen]
+        found = [strays[in_slice(strays, number, slices)]]
+        for column, offsets in self._columns:
+            begin, end = int(offsets[first]), int(offsets[last])
+            for at in range(begin, end, knobs.JOIN_KEYS):
+                stop = min(at + knobs.JOIN_KEYS, end)
+                keys = read_keys(column.reader, column.name, column.entry, at, stop)
+                kept = in_slice(keys, number, slices)
+                if column.ev is not None:
+                    kept &= ~_outside(column, keys, at, offsets)
+                found.append(keys[kept])
+                self._report(len(found[-1]) * _BYTES)
+        together = np.concatenate(found)
+        together.sort()
+        return together
+
+
+def _outside(column: _Column, keys: np.ndarray, at: int, offsets: np.ndarray) -> np.ndarray:
+    """Return which keys, of the rows from `at` on, stand outside their bucket."""
+    rows = np.arange(at, at + len(keys))
+    return np.asarray(np.searchsorted(offsets, rows, side="right") - 1 != column.home_of(keys))
+
+
+def _compare(old: _Keys, new: _Keys) -> int:
+    """Return how many keys of `old` are missing in `new`."""
+    missing = 0
+    for first, last, slices in _ranges(np.maximum(old.counts, new.counts)):
+        for number in range(slices):
+            keys = old.read(first, last, number, slices)
+            theirs = new.read(first, last, number, slices)
+            missing += int(np.count_nonzero(~is_in(keys, theirs)))
+    return missing
+
+
+def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Return (first bucket, last bucket, slices) of ranges of about `_KEYS` keys."""
+    ends = np.cumsum(counts)
+    first = 0
+    while first < BUCKETS:
+        before = int(ends[first - 1]) if first else 0
+        last = max(int(np.searchsorted(ends, before + _KEYS, side="right")), first + 1)
+        yield first, last, max(1, -(-(int(ends[last - 1]) - before) // _KEYS))
+        first = last

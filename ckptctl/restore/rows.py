@@ -8,7 +8,7 @@ import numpy as np
 
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
-from ckptctl.restore.column import Column, FileRows
+from ckptctl.restore.column import Column, FileRows, row_bytes
 from ckptctl.restore.plans import RowsPlan
 from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import RowSet
@@ -87,8 +87,5 @@ class RowsState:
             (self._job.increments[number], f"{item.name}-sparse_incr_values", item.values)
             for number, item in plan.incoming
         ]
-        width = plan.entry.dtype.size
-        for size in plan.entry.shape[1:]:
-            width *= size
-        source = FileRows(sources, self._which, self._row, width)
+        source = FileRows(sources, self._which, self._row, row_bytes(plan.entry))
         return Column(self._job.base, plan.name, plan.entry, self._map, source)

@@ -11,9 +11,6 @@ from ckptctl.restore.options import RestoreOptions
 
 __all__ = ["Selection", "select"]
 
-#: Write times closer than this count as equal (`restore.md`, Timelines).
-_SAME_TIME_NS = 2_000_000_000
-
 
 @dataclass(frozen=True)
 class Selection:
@@ -61,6 +58,14 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     if increment is None:
         if full is not None and options.base is None:
             raise _unusable(chains, full)
+        if full is not None:
+            raise RefusedError(
+                f"step {step} is a full; --base applies to increments",
+                file=full.prefix,
+                expected="an increment at that step",
+                found=full.name,
+                remedy="leave --base out",
+            )
         raise NotFoundError(
             f"no checkpoint at step {step}",
             file=chains.scan.directory,
@@ -85,16 +90,19 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
             else choice.code,
             remedy="use another step, or --base STEP if you know the full it was recorded on",
         )
-    idle = chains.idle_of(increment)
+    delta = increment.lineage is not None and increment.lineage.mode == "delta"
+    idle = chains.idle_of(increment, base)
     if idle and options.increments != "last":
         raise UnprovenError(
             f"{increment.name} is idle: {idle.reason}",
             file=increment.prefix,
             expected=_nearest(chains, step),
             found="tables would be the full's while dense tensors are the increment's",
-            remedy="use another step, or --increments last for what a DeepRec PS would hold",
+            remedy="use another step"
+            if delta
+            else "use another step, or --increments last for what a DeepRec PS would hold",
         )
-    if increment.lineage is not None and increment.lineage.mode == "delta":
+    if delta:
         return _delta(chains, increment, base, reason, options)
     series = chains.nested_series(base, increment)
     if options.increments == "auto":
@@ -102,7 +110,7 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     if options.increments == "last":
         return Selection(step, base, (increment,), (), reason)
     if options.assume_order is None:
-        _refuse_inversion(series)
+        _refuse_inversion(chains, series)
     return Selection(step, base, series, (), reason)
 
 
@@ -142,14 +150,14 @@ def _delta(
     return Selection(increment.step, base, choice.series, (), reason)
 
 
-def _refuse_inversion(series: tuple[Checkpoint, ...]) -> None:
+def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:
     for before, after in pairwise(series):
-        if after.mtime_ns + _SAME_TIME_NS < before.mtime_ns:
+        if chains.timelines.order.before(after, before):
             raise UnprovenError(
                 f"{after.name} was written before {before.name}: they may be of two runs",
                 file=after.prefix,
                 expected="increments written in the order of their steps",
-                found=f"{(before.mtime_ns - after.mtime_ns) / 1e9:.0f} s earlier",
+                found=f"{after.name}, then {before.name}",
                 remedy="--increments last, or --assume-order step if the clocks are wrong",
             )
 

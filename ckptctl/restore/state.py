@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from math import gcd
-
-import numpy as np
 
 from ckptctl.bundle import BundleData, BundleReader, Entry, TensorSlice
 from ckptctl.bundle.slices import encode_slice_key
 from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
-from ckptctl.restore.join import read_offsets
 from ckptctl.restore.match import match
 from ckptctl.restore.match_rows import data_entry
 from ckptctl.restore.member import PartJob
+from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import (
     OWN_NAMES,
@@ -27,7 +25,7 @@ from ckptctl.restore.plans import (
 )
 from ckptctl.restore.rows import RowsJob
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.tables import Catalogue, EvSet, find_tables
+from ckptctl.tables import Catalogue
 
 __all__ = ["CopyJob", "MemberTensor", "State", "StateTensor", "open_state"]
 
@@ -185,7 +183,10 @@ class State:
                     for suffix, entry in ev.entries.items():
                         made = MemberTensor(number, part, at, suffix)
                         name = ev.name + suffix
-                        yield StateTensor(_key(name), name, entry, entry.shard, made), table.added
+                        key = _key(name)
+                        # A table of the full may gain a slot while it has no rows.
+                        added = key not in self._full_places
+                        yield StateTensor(key, name, entry, entry.shard, made), added
         for plan in self.rows:
             job = RowsJob(self._data(plan.source), self.increments, plan)
             key, shard = self._where(plan.name, plan.slice)
@@ -254,8 +255,8 @@ def open_state(
         Check 5 of `restore.md` does not hold.
     """
     options = options or RestoreOptions()
-    base, tables = _open(full, False, storage)
-    changes = [_open(prefix, True, storage) for prefix in increments]
+    base, tables = open_bundle(full, False, storage)
+    changes = [open_bundle(prefix, True, storage) for prefix in increments]
     matched = match(base, tables, changes, options)
     return State(
         base,
@@ -266,26 +267,6 @@ def open_state(
         tuple(matched.plain),
         matched.notes,
     )
-
-
-def _open(prefix: str, increment: bool, storage: Storage) -> tuple[BundleReader, Catalogue]:
-    reader = BundleReader(prefix, storage)
-    reader.check_shards()
-    suffix = "-incr_partition_offset" if increment else "-partition_offset"
-    sets: dict[str, EvSet] = dict(find_tables(reader.tensors, increment=increment).ev_sets)
-    occupied = partial(_occupied, reader, sets, suffix)
-    return reader, find_tables(reader.tensors, increment=increment, occupied=occupied)
-
-
-def _occupied(
-    reader: BundleReader, sets: dict[str, EvSet], suffix: str, name: str
-) -> Iterable[int]:
-    ev = sets[name]
-    if suffix not in ev.entries or not ev.rows:
-        return ()
-    offsets = read_offsets(reader, ev, suffix, ev.rows)
-    buckets: list[int] = np.flatnonzero(np.diff(offsets)).tolist()
-    return buckets
 
 
 def _may_meet(

@@ -13,8 +13,11 @@ from ckptctl.tables.sets import EvSet, RowSet, find_full_sets, find_increment_se
 
 __all__ = ["Catalogue", "Table", "TableMember", "find_tables"]
 
-#: name of an EV -> buckets (key % 1000) that hold rows
-Occupied = Callable[[str], Iterable[int]]
+#: Name of an EV -> buckets (key % 1000) that hold rows, if known with the rows in each.
+Occupied = Callable[[str], "Iterable[int] | Mapping[int, int]"]
+
+#: Of so many rows one may lie in a bucket of another part: a PS skips such a row.
+_STRAY_SHARE = 100
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def find_tables(
         Whether the bundle is an increment.
     occupied
         Returns the buckets of an EV that hold rows. With it, a component `part_<i>` counts
-        as a part only if the rows of each part lie in buckets of that part; without it,
+        as a part only if the rows of each part lie in buckets of that part, all but one in
+        a hundred; of two such readings the one without any stray row counts. Without it,
         names decide and a doubtful name is read in the way that has more parts.
 
     Raises
@@ -145,14 +149,16 @@ def _group_parts(
     for name, found in components.items():
         for component in found:
             groups[component[0], component[2]][component.number] = name
-    doubted = {
-        where
+    strays = {
+        where: _stray_rows(group, occupied)
         for where, group in groups.items()
-        if len(group) > 1 and occupied is not None and not _buckets_match(group, occupied)
+        if len(group) > 1 and occupied is not None
     }
+    doubted = {where for where, (out, rows) in strays.items() if out * _STRAY_SHARE > rows}
+    clean = {where for where, (out, _) in strays.items() if not out}
     chosen: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name, found in components.items():
-        part = _part_of(name, found, sets, groups, doubted, strict=occupied is not None)
+        part = _part_of(name, found, sets, groups, doubted, clean, strict=occupied is not None)
         if part is None:
             chosen[name].append((0, name))
         else:
@@ -169,6 +175,7 @@ def _part_of(
     sets: Mapping[str, EvSet],
     groups: Mapping[tuple[str, str], Mapping[int, str]],
     doubted: Collection[tuple[str, str]],
+    clean: Collection[tuple[str, str]],
     *,
     strict: bool,
 ) -> PartComponent | None:
@@ -182,6 +189,10 @@ def _part_of(
         if complete and not doubtful and component.whole and component.whole not in sets:
             candidates.append((len(group), component))
     real = [component for parts, component in candidates if parts > 1]
+    lone = [component for _, component in candidates if _ends_with_part(component, sets)]
+    if len(real) > 1 and strict:
+        best = [component for component in real if (component[0], component[2]) in clean]
+        real = best if len(best) == 1 else real
     if len(real) > 1 and strict:
         raise AmbiguousError(
             "two components of the name may be its part",
@@ -191,13 +202,30 @@ def _part_of(
         )
     if real:
         return real[0]
-    return candidates[-1][1] if candidates else None
+    return lone[-1] if lone else None
 
 
-def _buckets_match(group: Mapping[int, str], occupied: Occupied) -> bool:
-    return all(
-        bucket % len(group) == number for number, name in group.items() for bucket in occupied(name)
-    )
+def _ends_with_part(component: PartComponent, sets: Mapping[str, EvSet]) -> bool:
+    """Return whether a name ends with its part, or with its part and a slot.
+
+    So DeepRec writes it. Without other parts that would show it, `part_0/emb` is a scope.
+    """
+    before, number, after = component
+    primary = "/".join(filter(None, (before, f"part_{number}")))
+    return not after or primary in sets or is_slot_name(after)
+
+
+def _stray_rows(group: Mapping[int, str], occupied: Occupied) -> tuple[int, int]:
+    """Return how many rows lie in buckets of other parts than their own, and how many there are."""
+    out = total = 0
+    parts = max(group) + 1
+    for number, name in group.items():
+        buckets = occupied(name)
+        counts = buckets if isinstance(buckets, Mapping) else dict.fromkeys(buckets, 1)
+        for bucket, rows in counts.items():
+            total += rows
+            out += rows if bucket % parts != number else 0
+    return out, total
 
 
 def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Table, ...]:
@@ -219,12 +247,16 @@ def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Tab
 def _is_slot(slot: str, parts: tuple[EvSet | None, ...], primary: tuple[EvSet | None, ...]) -> bool:
     """Return whether an EV called `<primary>/<slot>` is a slot and not a table in a scope.
 
-    An optimizer's name says so. A slot of an optimizer that we do not know has as many rows
-    in each part as its primary.
+    An optimizer's name says so. A slot of an optimizer that we do not know has the dim of
+    its primary, and in each part as many rows; no rows at all say nothing.
     """
     pairs = [(a, b) for a, b in zip(parts, primary, strict=False) if a and b]
     if any(a.keys.dtype != b.keys.dtype for a, b in pairs):
         return False
     if is_slot_name(slot):
         return True
-    return len(parts) == len(primary) and all(a.rows == b.rows for a, b in pairs)
+    return (
+        len(parts) == len(primary)
+        and any(a.rows for a, _ in pairs)
+        and all(a.rows == b.rows and a.dim == b.dim for a, b in pairs)
+    )

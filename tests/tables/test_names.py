@@ -15,7 +15,10 @@ from ckptctl.tables.names import is_slot_name
         ("emb/part_0", [("emb", 0, "emb")]),
         ("emb/part_10/Adam", [("emb", 10, "emb/Adam")]),
         ("part_3/emb", [("", 3, "emb")]),
-        ("part_0/emb/part_1/Adam_1", [("", 0, "emb/part_1/Adam_1"), ("part_0/emb", 1, "part_0/emb/Adam_1")]),
+        (
+            "part_0/emb/part_1/Adam_1",
+            [("", 0, "emb/part_1/Adam_1"), ("part_0/emb", 1, "part_0/emb/Adam_1")],
+        ),
         ("part_0", []),  # nothing would be left
         ("emb/part_01", []),
         ("emb/part_", []),

@@ -1,0 +1,49 @@
+"""Opening a checkpoint: its names read in the one way that its offset tensors allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from ckptctl.bundle import BundleReader
+from ckptctl.restore.join import read_offsets
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
+
+__all__ = ["bucket_rows", "open_bundle"]
+
+
+def open_bundle(
+    prefix: str, increment: bool, storage: Storage = LOCAL
+) -> tuple[BundleReader, Catalogue]:
+    """Return a checkpoint and what its names mean; reads its index and offset tensors.
+
+    Raises
+    ------
+    DamageError
+        The index or a shard contradicts itself.
+    AmbiguousError
+        Two components of a name may be its part.
+    """
+    reader = BundleReader(prefix, storage)
+    reader.check_shards()
+    # Which names are EVs does not depend on how their parts are read.
+    sets = find_tables(reader.tensors, increment=increment).ev_sets
+    occupied = partial(_occupied, reader, sets)
+    return reader, find_tables(reader.tensors, increment=increment, occupied=occupied)
+
+
+def bucket_rows(reader: BundleReader, ev: EvSet) -> np.ndarray:
+    """Return int64[1000]: the rows in each bucket, by offset; all 0 without an offset tensor."""
+    suffix = "-incr_partition_offset" if ev.incremental else "-partition_offset"
+    if ev.problem or suffix not in ev.entries or not ev.rows:
+        return np.zeros(BUCKETS, np.int64)
+    return np.diff(read_offsets(reader, ev, suffix, ev.rows))
+
+
+def _occupied(reader: BundleReader, sets: Mapping[str, EvSet], name: str) -> dict[int, int]:
+    rows = bucket_rows(reader, sets[name])
+    buckets = np.flatnonzero(rows)
+    return dict(zip(buckets.tolist(), rows[buckets].tolist(), strict=True))

@@ -1,0 +1,156 @@
+"""Rule 5: a table has versions and freqs, or it has not, in all parts and members alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckptctl.errors import TableError
+from tests.oracle.chain import build_chain, changes, full, increment, put, read, table
+from tests.oracle.images import Tensor, floats, ints
+
+
+@pytest.mark.parametrize("versions", [None, 5])
+@pytest.mark.parametrize("freqs", [None, 3])
+def test_columns_of_the_full_are_kept(tmp_path: Path, versions, freqs) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1, 2], parts=2, versions=versions, freqs=freqs)),
+        increment(20, changes("emb", [2, 4, 5], parts=2, versions=20, freqs=7)),
+    )
+    chain.merge(20)
+    chain.check(10, 20)
+    for ev in ("emb/part_0", "emb/part_0/Adagrad"):
+        for suffix, has in (("-versions", versions), ("-freqs", freqs)):
+            assert len(read(chain.full_prefix(20), ev + suffix)) == (2 if has else 0)
+
+
+@pytest.mark.parametrize(("versions", "freqs"), [(0, 0), (20, 0), (0, 7), (20, 7)])
+def test_an_empty_table_takes_the_columns_that_the_increment_fills(
+    tmp_path: Path, versions: int, freqs: int
+) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [], parts=2)),
+        increment(20, changes("emb", [2, 4, 5], parts=2, versions=versions, freqs=freqs)),
+    )
+    chain.merge(20)
+    chain.check(10, 20)
+    assert read(chain.full_prefix(20), "emb/part_0-versions") == ([20, 20] if versions else [])
+    assert read(chain.full_prefix(20), "emb/part_1/Adagrad-freqs") == ([7] if freqs else [])
+
+
+def test_one_filled_part_decides_for_the_empty_ones(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [2], parts=2, freqs=3)),  # part 1 is empty
+        increment(20, changes("emb", [2, 5], parts=2, versions=20, freqs=0)),
+    )
+    chain.merge(20)
+    chain.check(10, 20)
+    assert read(chain.full_prefix(20), "emb/part_1-freqs") == [0]
+    assert read(chain.full_prefix(20), "emb/part_1-versions") == []
+
+
+def test_an_incoming_value_of_one_part_decides_for_all(tmp_path: Path) -> None:
+    theirs = changes("emb", [2], parts=2, freqs=9) + changes("emb", [5], parts=2, freqs=0)
+    own = {ev.name: ev for ev in theirs if ev.rows}
+    rest = changes("emb", [], parts=2)
+    inc = [own.get(ev.name, ev) for ev in rest]
+    chain = build_chain(tmp_path, full(10, table("emb", [], parts=2)), increment(20, inc))
+    chain.merge(20)
+    chain.check(10, 20)
+    assert read(chain.full_prefix(20), "emb/part_1-freqs") == [0]
+
+
+DAMAGE = {
+    "a member without": [("emb/Adagrad-freqs", ints("int64", []))],
+    "a part without": [
+        ("emb/part_1-freqs", ints("int64", [])),
+        ("emb/part_1/Adagrad-freqs", ints("int64", [])),
+    ],
+    "one row short": [("emb-freqs", ints("int64", [3]))],
+    "one row more": [("emb-freqs", ints("int64", [3, 3, 3]))],
+    "another type": [("emb-freqs", ints("int32", [3, 3]))],
+    "two dimensions": [("emb-freqs", Tensor("int64", (2, 1), bytes(16)))],
+    "filtered without freqs": [("emb-freqs_filtered", None)],
+    "filtered freqs short": [("emb-freqs_filtered", ints("int64", [1]))],
+    "filtered versions short": [("emb-versions_filtered", ints("int64", [1]))],
+    "filtered keys of another type": [("emb-keys_filtered", ints("int32", [8, 9]))],
+    "values short": [("emb-values", floats(1, 2, shape=(1, 2)))],
+    "values flat": [("emb-values", floats(1, 2))],
+    "filter offsets short": [("emb-partition_filter_offset", ints("int32", [0] * 1000))],
+    "filter offsets not ascending": [
+        ("emb-partition_filter_offset", ints("int32", [0, 2, 1] + [2] * 998))
+    ],
+    "filter offsets beyond": [("emb-partition_filter_offset", ints("int32", [0] + [3] * 1000))],
+    "offsets not from 0": [("emb-partition_offset", ints("int32", [1] * 2 + [2] * 999))],
+    "offsets not ascending": [("emb-partition_offset", ints("int32", [0, 2, 1] + [2] * 998))],
+    "offsets beyond": [("emb-partition_offset", ints("int32", [0] + [3] * 1000))],
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_anything_else_in_the_full_is_damage(tmp_path: Path, what: str) -> None:
+    raw = dict(DAMAGE[what])
+    parts = 2 if any("part_" in name for name in raw) else None
+    ours = table("emb", [1, 2], parts=parts, freqs=3, filtered=[8, 9])
+    chain = build_chain(
+        tmp_path,
+        full(10, ours, raw=raw),
+        increment(20, changes("emb", [1, 2], parts=parts, freqs=4)),
+    )
+    with pytest.raises(TableError) as caught:
+        chain.merge(20)
+    assert caught.value.exit_code == 4
+    assert caught.value.tensor.startswith("emb")
+    assert not list(chain.directory.glob("model.ckpt-20*"))
+
+
+INCREMENT_DAMAGE = {
+    "no freqs": ("emb-sparse_incr_freqs", None),
+    "no offsets": ("emb-incr_partition_offset", None),
+    "freqs short": ("emb-sparse_incr_freqs", ints("int64", [1])),
+    "versions of another type": ("emb-sparse_incr_versions", ints("int32", [1, 1])),
+    "values short": ("emb-sparse_incr_values", floats(1, 2, shape=(1, 2))),
+    "offsets short": ("emb-incr_partition_offset", ints("int32", [0] * 1000)),
+    "offsets not from 0": ("emb-incr_partition_offset", ints("int32", [1] * 2 + [2] * 999)),
+    "offsets not ascending": ("emb-incr_partition_offset", ints("int32", [0, 2, 1] + [2] * 998)),
+    "offsets beyond": ("emb-incr_partition_offset", ints("int32", [0] + [3] * 1000)),
+}
+
+
+@pytest.mark.parametrize("what", INCREMENT_DAMAGE)
+def test_anything_else_in_the_increment_is_damage(tmp_path: Path, what: str) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1, 2])),
+        increment(20, changes("emb", [1, 2]), raw=dict([INCREMENT_DAMAGE[what]])),
+    )
+    with pytest.raises(TableError) as caught:
+        chain.merge(20)
+    assert caught.value.exit_code == 4
+    assert "incremental_model.ckpt-20" in caught.value.file
+    assert not list(chain.directory.glob("model.ckpt-20*"))
+
+
+def test_an_increment_of_another_dim_key_type_or_dtype_is_damage(tmp_path: Path) -> None:
+    theirs = {
+        "dim": changes("emb", [1], dim=3),
+        "key type": changes("emb", [1], key_type="int32"),
+        "dtype": put(changes("emb", [1], dim=4, value_type="bfloat16"), dim=4),
+    }
+    ours = {"dtype": table("emb", [1], dim=4)}
+    for what, evs in theirs.items():
+        if what == "dtype":
+            evs = [
+                put([ev], rows=[r._replace(value=r.value[:8]) for r in ev.rows])[0] for ev in evs
+            ]
+        home = tmp_path / what
+        home.mkdir()
+        own = ours.get(what, table("emb", [1]))
+        chain = build_chain(home, full(10, own), increment(20, evs))
+        with pytest.raises(TableError, match=what) as caught:
+            chain.plan(20)
+        assert caught.value.exit_code == 4

@@ -1,0 +1,233 @@
+"""Finding an increment's keys among the full's, against loops over lists."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import tracemalloc
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleReader, BundleWriter
+from ckptctl.errors import EntryBoundsError, TableError
+from ckptctl.restore import join
+from ckptctl.tables import find_tables
+from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
+
+MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+POOL = [0, 1, 2, 3, 5, 8, 999, 1000, 1001, 1003, 2002, 7005, -1000, -5000, 2**40 + 3, 2**63 - 1]
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)))
+def test_a_bucket_is_the_remainder_of_c(keys: list[int]) -> None:
+    assert join.bucket_of(np.array(keys, np.int64)).tolist() == [bucket_of(k) for k in keys]
+
+
+@st.composite
+def rows(draw: st.DrawFn, part: int, parts: int, tail: bool = False) -> list[Row]:
+    """Unique keys of a part, some of them misplaced, some behind the last bucket."""
+    own = [key for key in POOL if bucket_of(key) % parts == part]
+    keys = draw(st.lists(st.sampled_from(own), unique=True)) if own else []
+    found = [
+        Row(None if tail and draw(st.booleans()) else bucket_of(key), key, b"abcd") for key in keys
+    ]
+    others = draw(st.lists(st.sampled_from(POOL), max_size=2, unique=True))
+    for key in others:
+        place = draw(st.integers(0, 999))
+        # A stray, unless that is where it belongs or a second row of its key.
+        if place != bucket_of(key) and key not in keys:
+            found.append(Row(place, key, b"abcd"))
+    return found
+
+
+def written(ev: Ev, room: str) -> tuple[BundleReader, object]:
+    write_image(Image(1, evs=[ev]), Path(room) / "b")
+    reader = BundleReader(f"{room}/b")
+    sets = find_tables(reader.tensors, increment=ev.incremental).ev_sets
+    return reader, sets[ev.name]
+
+
+@MANY
+@given(
+    data=st.data(),
+    parts=st.sampled_from([1, 2, 3, 7]),
+    tail=st.booleans(),
+    sizes=st.sampled_from([(1, 1 << 22), (2, 1), (3, 2), (1 << 16, 1 << 22)]),
+)
+def test_joining_is_looking_up(
+    data: st.DataObject, parts: int, tail: bool, sizes: tuple[int, int]
+) -> None:
+    part = data.draw(st.integers(0, parts - 1))
+    own = data.draw(rows(part, parts, tail))
+    ev = Ev("emb", "", None, 1, 1, own).ordered()
+    asked = data.draw(
+        st.lists(
+            st.sampled_from([k for k in POOL if bucket_of(k) % parts == part] or [0]), unique=True
+        )
+    )
+    asked = sorted(
+        (k for k in asked if bucket_of(k) % parts == part), key=lambda k: (bucket_of(k), k)
+    )
+    bucket = np.array([bucket_of(k) for k in asked], np.int64)
+    zeros = np.zeros(len(asked), np.int64)
+    incoming = join.IncomingKeys(np.array(asked, np.int64), bucket, zeros, zeros)
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY) as room,
+        patch.object(knobs, "JOIN_KEYS", sizes[0]),
+        patch.object(join, "_UNIQUE_KEYS", sizes[1]),
+    ):
+        reader, found = written(ev, room)
+        joined = join.join_keys(reader, found, part, parts, incoming)
+        reader.close()
+    legal = {
+        row.key: at
+        for at, row in enumerate(ev.rows)
+        if bucket_of(row.key) % parts == part and row.place in (None, bucket_of(row.key))
+    }
+    assert joined.found.tolist() == [legal.get(key, -1) for key in asked]
+    assert joined.deleted.tolist() == [at for at in range(len(ev.rows)) if at not in legal.values()]
+    assert joined.old_rows == len(ev.rows)
+
+
+@MANY
+@given(data=st.data(), parts=st.sampled_from([1, 2, 3]), generations=st.integers(0, 3))
+def test_reading_increments_is_a_dict(data: st.DataObject, parts: int, generations: int) -> None:
+    """Whatever parts they have, and the newest row of each key wins."""
+    sets = []
+    expected: dict[int, tuple[int, int]] = {}
+    strays = 0
+    with tempfile.TemporaryDirectory(dir=MEMORY) as room:
+        for age in range(generations):
+            theirs = data.draw(st.sampled_from([1, 2, 5]))
+            sets.append([])
+            for number in range(theirs):
+                ev = Ev(
+                    "emb",
+                    "",
+                    number,
+                    theirs,
+                    1,
+                    data.draw(rows(number, theirs)),
+                    incremental=True,
+                ).ordered()
+                home = Path(room) / f"{age}-{number}"
+                home.mkdir()
+                reader, found = written(ev, str(home))
+                sets[-1].append((reader, found, number, theirs))
+                for at, row in enumerate(ev.rows):
+                    if row.place == bucket_of(row.key) and row.place % theirs == number:
+                        expected[row.key] = (age, at)
+                    else:
+                        strays += 1
+        skipped = 0
+        seen: dict[int, tuple[int, int]] = {}
+        for part in range(parts):
+            incoming = join.read_incoming(sets, part, parts)
+            skipped += incoming.skipped
+            order = [(bucket_of(k), k) for k in incoming.keys.tolist()]
+            assert order == sorted(order)
+            for key, which, at in zip(
+                incoming.keys.tolist(),
+                incoming.tensor_of.tolist(),
+                incoming.row_of.tolist(),
+                strict=True,
+            ):
+                assert bucket_of(key) % parts == part
+                prefix = incoming.sources[which][0].prefix
+                seen[key] = (int(Path(prefix).parent.name.split("-")[0]), at)
+        for own in sets:
+            for reader, *_ in own:
+                reader.close()
+    assert seen == expected
+    assert skipped == strays
+
+
+@MANY
+@given(
+    keys=st.lists(st.sampled_from(POOL), min_size=1, max_size=12),
+    together=st.sampled_from([1, 2, 1 << 16]),
+    factor=st.sampled_from([int(join._FACTOR), 0, 1 << 61]),
+)
+def test_a_key_twice_in_a_bucket_is_always_found(
+    keys: list[int], together: int, factor: int
+) -> None:
+    """Also where the hash sends all keys to a few slots."""
+    own = [Row(bucket_of(key), key, b"abcd") for key in keys]
+    ev = Ev("emb", "", None, 1, 1, own).ordered()
+    with (
+        tempfile.TemporaryDirectory(dir=MEMORY) as room,
+        patch.object(knobs, "JOIN_KEYS", together),
+        patch.object(join, "_FACTOR", np.uint64(factor)),
+    ):
+        reader, found = written(ev, room)
+        try:
+            join.join_keys(reader, found, 0, 1, join.IncomingKeys())
+            twice = False
+        except TableError:
+            twice = True
+        reader.close()
+    assert twice == (len(set(keys)) != len(keys))
+
+
+def large_bucket(room: Path, keys: np.ndarray, bound: int) -> tuple[BundleReader, object]:
+    """Write a table whose bucket 7 holds the first `bound` keys; the rest lie behind."""
+    offsets = np.full(1001, bound, np.int32)
+    offsets[:8] = 0
+    none = np.empty(0, np.int64)
+    columns = {
+        "-keys": keys,
+        "-values": np.zeros((len(keys), 0), np.float32),
+        "-versions": none,
+        "-freqs": none,
+        "-keys_filtered": none,
+        "-versions_filtered": none,
+        "-freqs_filtered": none,
+        "-partition_offset": offsets,
+        "-partition_filter_offset": np.zeros(1001, np.int32),
+    }
+    with BundleWriter(str(room / "b")) as writer:
+        for suffix, array in columns.items():
+            writer.add("emb" + suffix, array)
+    reader = BundleReader(str(room / "b"))
+    return reader, find_tables(reader.tensors).ev_sets["emb"]
+
+
+@pytest.mark.parametrize("bound", [3 << 20, (3 << 20) - 5, 0], ids=["bucket", "tail", "no bucket"])
+@pytest.mark.parametrize("twice", [False, True])
+def test_memory_does_not_grow_with_a_bucket(tmp_path: Path, twice: bool, bound: int) -> None:
+    """3 Mi keys of one bucket, 24 MiB, are compared a third at a time."""
+    count = 3 << 20
+    keys = np.arange(count, dtype=np.int64) * 1000 + 7
+    if twice:
+        keys[-1] = keys[5]
+    reader, found = large_bucket(tmp_path, keys, bound)
+    del keys
+    tracemalloc.start()
+    try:
+        join.join_keys(reader, found, 0, 1, join.IncomingKeys())
+        error = ""
+    except TableError as caught:
+        error = str(caught)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert ("key 5007" in error) is twice
+    assert peak < 45 << 20
+
+
+def test_a_column_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after its size was looked at: a read brings less than was asked for."""
+    reader, found = large_bucket(tmp_path, np.arange(9, dtype=np.int64) * 1000 + 7, 9)
+    file = reader.data_file("emb-keys", found.keys)
+    monkeypatch.setattr(type(file), "pread", lambda self, at, size: b"1234567")
+    with pytest.raises(EntryBoundsError) as caught:
+        join.read_keys(reader, "emb", found.keys, 0, 9)
+    assert caught.value.tensor == "emb"
+    reader.close()

@@ -1,0 +1,185 @@
+"""`RowMap` and `Column` against lists: deleting, replacing and inserting rows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleReader, BundleWriter
+from ckptctl.errors import TensorChecksumError
+from ckptctl.restore.column import ArrayRows, Column, FileRows
+from ckptctl.restore.rowmap import RowMap
+
+MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> dict[str, list[int]]:
+    """What happens to a tensor of some rows; incoming rows are numbered from 0."""
+    old = draw(st.integers(0, 12))
+    rows = list(range(old))
+    deleted = sorted(draw(st.sets(st.sampled_from(rows)))) if rows else []
+    kept = [row for row in rows if row not in deleted]
+    replaced = sorted(draw(st.sets(st.sampled_from(kept)))) if kept else []
+    at = sorted(draw(st.lists(st.integers(0, old), max_size=4)))
+    count = [draw(st.integers(0, 3)) for _ in at]
+    numbers = draw(st.permutations(range(len(replaced) + sum(count))))
+    return {
+        "old": [old],
+        "deleted": deleted,
+        "replaced": replaced,
+        "at": at,
+        "count": count,
+        "by": numbers[: len(replaced)],
+        "inserted": numbers[len(replaced) :],
+    }
+
+
+def array(values: list[int]) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def build(edit: dict[str, list[int]]) -> RowMap:
+    return RowMap.build(
+        edit["old"][0],
+        deleted=array(edit["deleted"]),
+        insert_at=array(edit["at"]),
+        insert_count=array(edit["count"]),
+        inserted=array(edit["inserted"]),
+        replaced_rows=array(edit["replaced"]),
+        replaced_by=array(edit["by"]),
+    )
+
+
+def naive(edit: dict[str, list[int]]) -> list[tuple[str, int]]:
+    """("old", row) or ("new", incoming row), in result order."""
+    inserted = iter(edit["inserted"])
+    done: list[tuple[str, int]] = []
+    for row in range(edit["old"][0] + 1):
+        for at, count in zip(edit["at"], edit["count"], strict=True):
+            if at == row:
+                done += [("new", next(inserted)) for _ in range(count)]
+        if row < edit["old"][0] and row not in edit["deleted"]:
+            if row in edit["replaced"]:
+                done.append(("new", edit["by"][edit["replaced"].index(row)]))
+            else:
+                done.append(("old", row))
+    return done
+
+
+@MANY
+@given(edit=edits(), data=st.data())
+def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: object) -> None:
+    rowmap = build(edit)
+    expected = naive(edit)
+    assert rowmap.rows == len(expected)
+    found: list[object] = [None] * rowmap.rows
+    for begin, length, source in rowmap.runs(0, rowmap.rows):
+        found[begin : begin + length] = [("old", source + n) for n in range(length)]
+    for row, incoming in zip(rowmap.changed.tolist(), rowmap.incoming.tolist(), strict=True):
+        found[row] = ("new", incoming)
+    assert found == expected
+    assert rowmap.changed.tolist() == sorted(rowmap.changed.tolist())
+    assert rowmap.untouched == (
+        bool(expected) and expected == [("old", row) for row in range(edit["old"][0])]
+    )
+
+
+@MANY
+@given(edit=edits(), start=st.integers(0, 20), length=st.integers(0, 20))
+def test_runs_of_a_range_are_those_of_all_cut_off(
+    edit: dict[str, list[int]], start: int, length: int
+) -> None:
+    rowmap = build(edit)
+    start = min(start, rowmap.rows)
+    stop = min(start + length, rowmap.rows)
+    rows = {
+        begin + n: source + n
+        for begin, count, source in rowmap.runs(0, rowmap.rows)
+        for n in range(count)
+    }
+    own = {
+        begin + n: source + n
+        for begin, count, source in rowmap.runs(start, stop)
+        for n in range(count)
+    }
+    assert own == {row: source for row, source in rows.items() if start <= row < stop}
+
+
+@pytest.fixture(scope="module")
+def room() -> Path:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def bundle(room: Path) -> BundleReader:
+    """`w<n>`: n rows of 3 bytes for n to 12; `in`: 100 rows of the same."""
+    with BundleWriter(str(room / "b")) as writer:
+        for rows in range(13):
+            writer.add(f"w{rows}", np.arange(rows * 3, dtype=np.uint8).reshape(rows, 3))
+        writer.add("in", 255 - np.arange(150, dtype=np.uint8).reshape(50, 3))
+        writer.add("in2", 128 + np.arange(90, dtype=np.uint8).reshape(30, 3))
+    return BundleReader(str(room / "b"))
+
+
+@MANY
+@given(edit=edits(), size=st.sampled_from([1, 3, 5, 7, 10, 1 << 20]), start=st.integers(0, 15))
+def test_a_column_is_the_rows_of_its_map(
+    bundle: BundleReader, edit: dict[str, list[int]], size: int, start: int
+) -> None:
+    rowmap = build(edit)
+    name = f"w{edit['old'][0]}"
+    numbers = len(edit["by"]) + len(edit["inserted"])
+    # Incoming row n: row (n * 7) % 50 of `in`, or (n * 11) % 30 of `in2` where n is odd.
+    which = np.arange(numbers) % 2
+    row = np.where(which, np.arange(numbers) * 11 % 30, np.arange(numbers) * 7 % 50)
+    tensors = [(bundle, tensor, bundle.entry(tensor)) for tensor in ("in", "in2")]
+    source = FileRows(tensors, which, row, 3)
+    old = bundle.read(name)
+    new = [bundle.read(("in", "in2")[n % 2])[row[n]] for n in range(numbers)]
+    expected = b"".join((old[n] if kind == "old" else new[n]).tobytes() for kind, n in naive(edit))
+    saved, knobs.PIECE_BYTES = knobs.PIECE_BYTES, size
+    try:
+        column = Column(bundle, name, bundle.entry(name), rowmap, source)
+        assert b"".join(bytes(piece) for piece in column.pieces()) == expected
+        begin = min(start, rowmap.rows)
+        assert column.read(begin, rowmap.rows).tobytes() == expected[begin * 3 :]
+        assert (column.rows, column.nbytes) == (rowmap.rows, len(expected))
+    finally:
+        knobs.PIECE_BYTES = saved
+
+
+@MANY
+@given(edit=edits(), size=st.sampled_from([1, 5, 1 << 20]), at=st.integers(0, 100))
+def test_a_column_checks_every_row_that_it_had(
+    bundle: BundleReader, edit: dict[str, list[int]], size: int, at: int
+) -> None:
+    """Also those that are replaced or left out."""
+    entry = bundle.entry(f"w{edit['old'][0]}")
+    if not entry.size:
+        return
+    path = Path(bundle.shard_path(0))
+    whole = path.read_bytes()
+    at = entry.offset + at % entry.size
+    numbers = len(edit["by"]) + len(edit["inserted"])
+    source = ArrayRows(np.zeros(numbers, "V3"))
+    saved, knobs.PIECE_BYTES = knobs.PIECE_BYTES, size
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(bytes([whole[at] ^ 1]))
+    try:
+        column = Column(bundle, "w", entry, build(edit), source)
+        with pytest.raises(TensorChecksumError):
+            list(column.pieces())
+    finally:
+        path.write_bytes(whole)
+        knobs.PIECE_BYTES = saved
