@@ -119,7 +119,14 @@ def update_state_file(
     since = first.mtime_ns if first is not None else 0
     for _ in range(_ROUNDS):
         chains = find_chains(scan_directory(directory, storage), assume_order)
-        live = {f.name: f for f in chains.scan.fulls if chains.is_live(f) and f.complete}
+        # A copy of a full looks like a save of the trainer, and one that a state file of the
+        # last two seconds does not list like an old one; it was checked before it was made.
+        live = {
+            full.name: full
+            for full in chains.scan.fulls
+            if full.complete
+            and (chains.is_live(full) or (full.name == name and full.merged is None))
+        }
         if name not in live:
             return None
         info = storage.stat(path)

@@ -190,7 +190,7 @@ def read_incoming(
     age_of = np.repeat(np.array([piece[3] for piece in pieces], np.int64), lengths)
     del pieces
     step = np.diff(bucket)
-    if not ((step > 0) | ((step == 0) & (np.diff(keys) > 0))).all():
+    if not ((step > 0) | ((step == 0) & (keys[1:] > keys[:-1]))).all():
         order = np.lexsort((age_of, keys, bucket))
         keys, bucket, row_of = keys[order], bucket[order], row_of[order]
         tensor_of, age_of = tensor_of[order], age_of[order]

@@ -27,6 +27,8 @@ def write_full(
     shards: int = 1,
     merged: object = None,
     tables: int = 1,
+    global_step: np.ndarray | None = None,
+    extra: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a full with EVs `emb<i>` and their Adagrad slots; return its prefix."""
     prefix = Path(directory) / (name or f"model.ckpt-{step}")
@@ -49,7 +51,12 @@ def write_full(
                     for suffix, array in columns.items():
                         writer.add(ev + suffix, array, shard=part)
         writer.add("bias", np.ones(4, np.float32))
-        writer.add("global_step", np.array(step, np.int64))
+        if global_step is None:
+            global_step = np.array(step, np.int64)
+        if global_step.size:
+            writer.add("global_step", global_step)
+        for key, array in (extra or {}).items():
+            writer.add(key, array)
         if merged is not None:
             raw = merged if isinstance(merged, bytes) else json.dumps(merged).encode()
             writer.add("ckptctl/merged", np.array(raw, dtype=object))
@@ -66,6 +73,7 @@ def write_increment(
     rows: int = 2,
     lineage: object = None,
     tables: int = 1,
+    extra: dict[str, np.ndarray] | None = None,
 ) -> Path:
     """Write an increment on such a full; return its prefix."""
     room = Path(directory) / INCREMENT_DIRECTORY
@@ -87,6 +95,8 @@ def write_increment(
                         writer.add(ev + suffix, array, shard=part)
         writer.add("bias", np.zeros(4, np.float32))
         writer.add("global_step", np.array(step, np.int64))
+        for key, array in (extra or {}).items():
+            writer.add(key, array)
         if lineage is not None:
             raw = lineage if isinstance(lineage, bytes) else json.dumps(lineage).encode()
             writer.add("ckptctl/lineage", np.array(raw, dtype=object))

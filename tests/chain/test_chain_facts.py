@@ -48,6 +48,7 @@ BAD = [
     pytest.param(lineage(base_step=-1), id="base is negative"),
     pytest.param(lineage(base_step=MAX_STEP + 1), id="base is no int64"),
     pytest.param(lineage(base_step=140), id="base is its own step"),
+    pytest.param(lineage(base_step=140, previous_step=None), id="and it is the first"),
     pytest.param(lineage(base_step=150, previous_step=None), id="base above it"),
     pytest.param(lineage(previous_step=140), id="its own predecessor"),
     pytest.param(lineage(previous_step=90), id="predecessor below the base"),
@@ -75,6 +76,7 @@ def merged(**changes):
         (merged(), Merged(100, 140, "cumulative")),
         (merged(mode="delta"), Merged(100, 140, "delta")),
         (merged(up_to=120), Merged(100, 120, "cumulative")),
+        (merged(up_to=MAX_STEP), Merged(100, MAX_STEP, "cumulative")),
         (merged(up_to=..., previous_step=120), Merged(100, 140, "cumulative")),
     ],
 )

@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ckptctl.chain import INCREMENT_DIRECTORY, Lineage, Merged, find_chains, scan_directory
@@ -165,6 +166,28 @@ def test_a_flipped_byte_of_the_lineage_is_damage(tmp_path):
     raw[raw.index(b"base_step") + 12] ^= 1
     data.write_bytes(raw)
     assert words(look(tmp_path))["I160"] == "damaged"
+
+
+def test_only_increments_have_a_lineage_and_only_fulls_were_merged(tmp_path):
+    note = np.array(b"somebody's own", dtype=object)
+    write_full(tmp_path, 100, extra={"ckptctl/lineage": note})
+    write_increment(tmp_path, 120, extra={"ckptctl/merged": note})
+    assert words(look(tmp_path)) == {"F100": "ok", "I120": "ok"}
+
+
+STEPS = [
+    pytest.param(np.array(7, np.int64), 7, id="int64"),
+    pytest.param(np.array(-7, np.int32), -7, id="int32"),
+    pytest.param(np.array(7.0, np.float32), None, id="no integer"),
+    pytest.param(np.array([7], np.int64), None, id="no scalar"),
+    pytest.param(np.array([], np.int64), None, id="missing"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), STEPS)
+def test_global_step(tmp_path, value, expected):
+    write_full(tmp_path, 100, global_step=value)
+    assert look(tmp_path).full_at(100).global_step == expected
 
 
 # --- incomplete and damaged ---
@@ -354,6 +377,17 @@ def test_side_files_belong_to_their_own_checkpoint(tmp_path):
     assert ten.side_dirs == (str(records),)
     assert str(records / "3.emb") in [path for path, _ in ten.files]
     assert ten.bytes == sum(info.size for _, info in ten.files)
+
+
+def test_nothing_is_counted_through_a_link(tmp_path):
+    write_full(tmp_path, 10)
+    records = tmp_path / "records"
+    records.mkdir()
+    (records / "3.emb").write_bytes(b"r" * 11)
+    (tmp_path / "model.ckpt-10-emb-emb_files").symlink_to(records)
+    (full,) = look(tmp_path).scan.fulls
+    assert full.side == ()
+    assert full.side_dirs == (str(tmp_path / "model.ckpt-10-emb-emb_files"),)
 
 
 # --- what is called like a file and is none ---
@@ -611,6 +645,8 @@ def test_removed_log(small):
         '{"kind": "full", "name": "model.ckpt-110", "step": 110}\n'
         '{"kind": "full", "name": "model.ckpt-115", "merged": true}\n'
         '{"kind": "trash"}\n'
+        '{"kind": "trash", "name": "model.ckpt-116"}\n'
+        '{"kind": "full", "name": "model.ckpt-117", "step": "x"}\n'
         '[{"kind'
     )
     chains = look(small)
@@ -618,7 +654,7 @@ def test_removed_log(small):
         ("model.ckpt-110", 110, False),
         ("model.ckpt-115", 115, True),
     ]
-    assert codes(chains) == ["removed-log", "removed-log", "unproven", "unproven"]
+    assert codes(chains) == [*["removed-log"] * 4, "unproven", "unproven"]
     assert chains.base_of(chains.increment_at(120)).code == "full-gone"
 
 

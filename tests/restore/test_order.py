@@ -69,6 +69,24 @@ def test_rows_stay_in_place_and_new_keys_follow_ascending(tmp_path: Path) -> Non
     assert read(chain.full_prefix(20), "emb-keys") == expected
 
 
+def test_keys_so_far_apart_that_their_difference_overflows(tmp_path: Path) -> None:
+    """Found by a history: a delta series brought 2000, then the lowest key and 2000 again."""
+    lowest = -(2**63) // 1000 * 1000 + 1000
+    lineages = [
+        {"version": 1, "base_step": 10, "previous_step": previous, "mode": "delta"}
+        for previous in (None, 20)
+    ]
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [2000])),
+        increment(20, changes("emb", {2000: 1.0}), lineage=lineages[0]),
+        increment(30, changes("emb", {lowest: 2.0, 2000: 3.0}), lineage=lineages[1]),
+    )
+    chain.merge(30)
+    chain.check(10, 20, 30)
+    assert read(chain.full_prefix(30), "emb-keys") == [2000, lowest]
+
+
 def test_global_step_is_the_increments(tmp_path: Path) -> None:
     chain = build_chain(tmp_path, full(10, table("emb", [1])), increment(20, changes("emb", [1])))
     chain.merge(20)
