@@ -242,6 +242,25 @@ def test_an_error_at_any_point_leaves_what_was_to_be_replaced(tmp_path: Path) ->
     assert 30 < number < 98
 
 
+def test_what_was_to_be_replaced_comes_back_index_last(tmp_path: Path) -> None:
+    write(str(tmp_path / "m-1"), RecordingStorage(), b"old graph")
+    options = replacing(tmp_path)
+
+    def stop(call: str) -> None:
+        if call == "rename_new index m-1.index" and len(back()) == 5:
+            raise Stop
+
+    def back() -> list[str]:
+        return [call.split()[2] for call in storage.calls if call.startswith("rename_new")]
+
+    storage = RecordingStorage(stop)
+    with pytest.raises(Stop):
+        write(str(tmp_path / "m-1"), storage, **options)
+    names = [info.name for info in options["replaces"]]
+    assert names[0] == "m-1.index"
+    assert back()[5:] == names[::-1]
+
+
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     for number in range(1, 8):
         with pytest.raises(Stop), BundleWriter(str(tmp_path / "m"), 1, stop_at(number)) as writer:

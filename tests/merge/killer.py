@@ -8,6 +8,7 @@ prints for each n what the process was about to do, or null.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -75,6 +76,8 @@ def main(room: str, options: str) -> None:
         child = os.fork()  # one thread so far: a fork copies all of us
         if child == 0:
             status = 1
+            signal.alarm(60)  # one that hangs must not hang the suite
+            faulthandler.dump_traceback_later(50)
             try:
                 run(chain, len(said), ours, json.loads(options))
                 status = 0
@@ -84,8 +87,8 @@ def main(room: str, options: str) -> None:
         _, status = os.waitpid(child, 0)
         call = os.read(theirs, 4096).decode()
         os.close(theirs)
-        if not os.WIFSIGNALED(status) and status != 0:
-            raise SystemExit(f"the merge failed by itself at {len(said)}")
+        if status != (signal.SIGKILL if os.WIFSIGNALED(status) else 0):
+            raise SystemExit(f"the merge failed by itself at {len(said)}: {status}")
         said.append(call.replace(chain, "") if os.WIFSIGNALED(status) else None)
     print(json.dumps(said))
 
