@@ -33,8 +33,8 @@ MAX_STEP = (1 << 63) - 1
 
 # TensorFlow's BundleWriter: <file>.tempstate<random>, renamed when the shard is finished.
 _TEMPSTATE = re.compile(r"(?P<stem>.+)\.(?:index|data-\d{5}-of-\d{5})\.tempstate\d+", re.DOTALL)
-# SaveV2 of a sharded Saver, and our own PendingBundle.
-_TEMP_DIR = re.compile(r"(?P<stem>.+)_temp_[0-9a-f]+", re.DOTALL)
+# A sharded Saver (TensorFlow 2 adds no hex), and our own PendingBundle.
+_TEMP_DIR = re.compile(r"(?P<stem>.+)_temp(?:_[0-9a-f]+)?", re.DOTALL)
 # LocalStorage.write_atomic.
 _OUR_TEMP = re.compile(r"(?P<stem>.+)\.ckptctl-[0-9a-f]{16}\.tmp", re.DOTALL)
 _DATA = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}", re.DOTALL)

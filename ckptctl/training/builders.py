@@ -1,0 +1,262 @@
+"""The ops of a Saver: what a save reads in which order, and what a restore writes.
+
+Names and layout of an increment are DeepRec's with `incremental_include_normal_var=True`
+(saver.py, incremental_saver.py of DeepRec-AI/DeepRec; `deeprec-format.md`, section 2).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as tf1
+from tensorflow.python.training.saver import BulkSaverBuilder
+
+from ckptctl.bundle import BundleReader
+from ckptctl.chain.facts import LINEAGE_TENSOR
+from ckptctl.errors import CkptctlError
+from ckptctl.training.recorder import Recorder, Track, cpu_of
+
+__all__ = ["FullBuilder", "IncrementBuilder", "Item", "has_rows", "item_of", "owner_of"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A variable, or a slice of one, in increments.
+
+    Attributes
+    ----------
+    saveable
+        Its part in the full Saver.
+    owner
+        The op that owns the variable; None for what is no variable.
+    name
+        Its name in increments where rows are saved: `<full name>/part_<i>`, slot behind.
+    track
+        Where its changed rows are recorded, or None where it is saved whole.
+    """
+
+    saveable: Any
+    owner: Any
+    name: str
+    track: Track | None
+
+
+class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
+    """TensorFlow's, with a clock that moves before the variables are read."""
+
+    def __init__(self, recorder: Recorder, write_version: Any) -> None:
+        super().__init__(write_version)
+        self._recorder = recorder
+        self.saveables: list[Any] = []
+
+    def _AddSaveOps(self, filename_tensor: Any, saveables: Any) -> Any:
+        self.saveables += saveables
+        devices = sorted({cpu_of(saveable.device) for saveable in saveables})
+        with tf.control_dependencies([self._recorder.tick(device) for device in devices]):
+            return super()._AddSaveOps(filename_tensor, saveables)
+
+    def _AddRestoreOps(self, *args: Any, **kwargs: Any) -> Any:
+        with _own(self._recorder):
+            return super()._AddRestoreOps(*args, **kwargs)
+
+
+class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
+    """Ops that save and restore increments."""
+
+    def __init__(
+        self, recorder: Recorder, items: list[Item], mode: Mode, write_version: Any
+    ) -> None:
+        super().__init__(write_version)
+        self._recorder = recorder
+        self._items = {id(item.saveable): item for item in items}
+        self._mode = mode
+        self._keys: dict[int, Any] = {}
+        self._shards = 0
+        #: Device to the placeholder of the clock since which rows count as changed.
+        self.since: dict[str, Any] = {}
+        self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
+        #: (item, op that restores rows or None, op that restores the whole).
+        self.restores: list[tuple[Item, Any, Any]] = []
+        with tf.device(None), tf.device("/device:CPU:0"):
+            self.lineage = tf1.placeholder(tf.string, [], "ckptctl/lineage")
+            for number, device in enumerate(recorder.clocks):
+                name = f"ckptctl/since_{number}"
+                self.since[device] = tf1.placeholder(tf.int32, [], name)
+
+    def _AddSaveOps(self, filename_tensor: Any, saveables: Any) -> Any:
+        names, slices, tensors = [], [], []
+        items = [self._items[id(saveable)] for saveable in saveables]
+        devices = sorted({cpu_of(saveable.device) for saveable in saveables})
+        ticks = [self._recorder.tick(device) for device in devices]
+        with tf.control_dependencies(ticks):
+            for item in items:
+                if item.track is None:
+                    for spec in item.saveable.specs:
+                        names.append(spec.name)
+                        slices.append(spec.slice_spec)
+                        tensors.append(spec.tensor)
+                else:
+                    keys = self._changed(item.track)
+                    names += [f"{item.name}-sparse_incr_keys", f"{item.name}-sparse_incr_values"]
+                    slices += ["", ""]
+                    tensors += [keys, _rows_of(item.saveable, keys)]
+            # TensorFlow cannot read a checkpoint with a shard that holds no bytes.
+            names.append(f"ckptctl/shard_{self._shards}")
+            tensors.append(tf.constant(self._shards, tf.int64))
+            slices.append("")
+            if self._shards == 0:
+                names.append(LINEAGE_TENSOR)
+                tensors.append(tf.identity(self.lineage))
+                slices.append("")
+            self._shards += 1
+            save = tf.raw_ops.SaveV2(
+                prefix=filename_tensor,
+                tensor_names=names,
+                shape_and_slices=slices,
+                tensors=tensors,
+            )
+        with tf.control_dependencies([save]):
+            return tf.identity(filename_tensor)
+
+    def _AddRestoreOps(
+        self, filename_tensor: Any, saveables: Any, *_: Any, name: str = "restore_all", **__: Any
+    ) -> Any:
+        chosen = []
+        with _own(self._recorder):
+            for saveable in saveables:
+                item = self._items[id(saveable)]
+                with tf.device(cpu_of(saveable.device)):
+                    rows = _restore_rows(filename_tensor, item, self._recorder)
+                    whole = _restore_whole(filename_tensor, item, self._recorder)
+                self.restores.append((item, rows, whole))
+                chosen.append(whole if item.track is None else rows)
+        return tf.group(*chosen, name=name)
+
+    def chosen(self, reader: BundleReader) -> list[Any]:
+        """Return the ops that restore what an increment holds."""
+        found, missing = [], []
+        for item, rows, whole in self.restores:
+            if rows is not None and reader.get(f"{item.name}-sparse_incr_keys") is not None:
+                found.append(rows)
+            elif all(reader.get(spec.name) is not None for spec in item.saveable.specs):
+                found.append(whole)
+            else:
+                missing.append(item.name)
+        if missing:
+            raise CkptctlError(
+                "the increment lacks variables of this graph",
+                file=reader.prefix,
+                expected=missing[0],
+                found=f"{len(missing)} missing",
+                remedy="ckptctl merge --keep-missing, then restore the merged full",
+            )
+        return found
+
+    def _changed(self, track: Track) -> Any:
+        if id(track) not in self._keys:
+            since = self.since[track.clock.device]
+            self._keys[id(track)] = self._recorder.changed(track, since)
+        return self._keys[id(track)]
+
+
+def owner_of(saveable: Any) -> Any:
+    """Return the op that owns a saveable's variable, or None."""
+    handle = getattr(saveable, "handle_op", None)
+    if handle is not None:
+        return handle.op
+    variable = getattr(saveable.op, "op", None)
+    if variable is not None and variable.type in ("VariableV2", "Variable"):
+        return variable
+    return None
+
+
+def has_rows(owner: Any) -> bool:
+    shape = tf.TensorShape(owner.get_attr("shape"))
+    return bool(
+        owner.get_attr("dtype") == tf.float32
+        and shape.rank == 2
+        and shape.is_fully_defined()
+        and int(shape[0]) < 1 << 31
+    )
+
+
+def item_of(saveable: Any, recorder: Recorder) -> Item:
+    owner = owner_of(saveable)
+    name, track = saveable.specs[0].name, None
+    if owner is not None:
+        track = recorder.tracks.get(owner.name)
+        if saveable.specs[0].slice_spec:
+            without = re.sub(r"/part_\d+(?=/|$)", "", owner.name, count=1)
+            number = re.search(r"/part_(\d+)(?=/|$)", owner.name)
+            if without == name:
+                name = owner.name
+            elif number:
+                name = f"{name}/part_{number[1]}"
+            else:  # not named as TensorFlow's partitioner does: saved whole
+                track = None
+    return Item(saveable, owner, name, track)
+
+
+def _rows_of(saveable: Any, rows: Any) -> Any:
+    """Return the rows of a variable: [K, dim] float32, the variable not copied."""
+    handle = getattr(saveable, "handle_op", None)
+    if handle is not None:
+        return tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
+    return tf.gather(saveable.op, rows)
+
+
+def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
+    if item.owner is None or not has_rows(item.owner):
+        return None
+    names = [f"{item.name}-sparse_incr_keys", f"{item.name}-sparse_incr_values"]
+    keys, values = tf.raw_ops.RestoreV2(
+        prefix=filename,
+        tensor_names=names,
+        shape_and_slices=["", ""],
+        dtypes=[tf.int64, tf.float32],
+    )
+    shape = tf.TensorShape(item.owner.get_attr("shape"))
+    keys, values = tf.ensure_shape(keys, [None]), tf.ensure_shape(values, [None, shape[1]])
+    there = keys < int(shape[0])
+    keys, values = tf.boolean_mask(keys, there), tf.boolean_mask(values, there)
+    handle = getattr(item.saveable, "handle_op", None)
+    if handle is not None:
+        done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=keys, updates=values)
+    else:
+        done = tf1.scatter_update(item.saveable.op, keys, values).op
+    if item.track is None:
+        return done
+    with tf.control_dependencies([done]):
+        return recorder.mark(item.track, keys)
+
+
+def _restore_whole(filename: Any, item: Item, recorder: Recorder) -> Any:
+    specs = item.saveable.specs
+    tensors = tf.raw_ops.RestoreV2(
+        prefix=filename,
+        tensor_names=[spec.name for spec in specs],
+        shape_and_slices=[spec.slice_spec for spec in specs],
+        dtypes=[spec.dtype for spec in specs],
+    )
+    done = item.saveable.restore(tensors, None)
+    if item.track is None:
+        return done if isinstance(done, tf.Operation) else done.op
+    with tf.control_dependencies([done]):
+        return recorder.mark_all(item.track)
+
+
+class _own:
+    """Remember the ops that are added meanwhile: they need no recording."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._before = len(self._recorder.graph.get_operations())
+
+    def __exit__(self, *error: object) -> None:
+        new = self._recorder.graph.get_operations()[self._before :]
+        self._recorder.own.update(op.name for op in new)

@@ -1,0 +1,95 @@
+"""Drop-in for TensorFlow's `CheckpointSaverHook` that also saves increments."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import tensorflow.compat.v1 as tf1
+from tensorflow.python.checkpoint import checkpoint_management
+
+from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
+
+__all__ = ["CheckpointSaverHook"]
+
+_LOG = logging.getLogger("ckptctl.training")
+
+
+class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
+    """`tf.compat.v1.train.CheckpointSaverHook` that saves increments between fulls.
+
+    Parameters
+    ----------
+    incremental_save_secs
+        Seconds between increments; None for none. Where a full is due too, it wins.
+    """
+
+    def __init__(self, *args: Any, incremental_save_secs: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._incremental_timer = None
+        if incremental_save_secs:
+            self._incremental_timer = tf1.train.SecondOrStepTimer(every_secs=incremental_save_secs)
+        directory = os.path.join(self._checkpoint_dir, INCREMENT_DIRECTORY)
+        self._incremental_path = os.path.join(directory, INCREMENT_BASENAME)
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        """Save a full where there is none at this step, and start both timers."""
+        super().after_create_session(session, coord)
+        if self._incremental_timer is not None:
+            self._increments()
+            step = session.run(self._global_step_tensor)
+            self._incremental_timer.update_last_triggered_step(step)
+
+    def after_run(self, run_context: Any, run_values: Any) -> None:
+        """Save a full or an increment, whichever is due."""
+        before = self._timer.last_triggered_step()
+        super().after_run(run_context, run_values)
+        timer = self._incremental_timer
+        if timer is None:
+            return
+        if self._timer.last_triggered_step() != before:  # a full is newer than any increment
+            timer.update_last_triggered_step(self._timer.last_triggered_step())
+            return
+        stale = run_values.results
+        if timer.should_trigger_for_step(stale + self._steps_per_run):
+            step = run_context.session.run(self._global_step_tensor)
+            if timer.should_trigger_for_step(step):
+                timer.update_last_triggered_step(step)
+                self._save_increment(run_context.session, int(step))
+
+    def _save(self, session: Any, step: Any) -> Any:
+        # Workers may already train: a kill would leave shards of two saves under the only
+        # full that there is.
+        prefix = f"{self._save_path}-{int(step)}"
+        if self._get_saver()._pad_step_number:
+            prefix = f"{self._save_path}-{int(step):08d}"
+        if self._is_complete(prefix):
+            _LOG.info("there is a full at step %d already: %s", step, prefix)
+            return False
+        return super()._save(session, step)
+
+    def _save_increment(self, session: Any, step: int) -> None:
+        saver, recorder = self._increments()
+        base = recorder.base
+        if base is None or step <= (recorder.previous[0] if recorder.previous else base.step):
+            return  # nothing was trained since
+        for listener in self._listeners:
+            listener.before_save(session, step)
+        os.makedirs(os.path.dirname(self._incremental_path), exist_ok=True)
+        _LOG.info("saving an increment at step %d to %s", step, self._incremental_path)
+        saver.save(session, self._incremental_path, global_step=step)
+        for listener in self._listeners:
+            listener.after_save(session, step)
+
+    def _increments(self) -> tuple[Any, Any]:
+        full = self._get_saver()
+        if getattr(full, "incremental", None) is None:
+            raise ValueError(
+                "incremental_save_secs needs a ckptctl.training.Saver with "
+                "incremental_save_restore=True, in the Scaffold or given as saver"
+            )
+        return full.incremental, full.recorder
+
+    def _is_complete(self, prefix: str) -> bool:
+        return bool(checkpoint_management.checkpoint_exists_internal(prefix))

@@ -1,0 +1,168 @@
+"""`IncrementalSaver`: the rows that changed since the last full, saved and applied.
+
+The files are DeepRec's, and hold the scalar `ckptctl/lineage` that says what they were
+recorded against (`restore.md`, Lineage).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import tensorflow.compat.v1 as tf1
+from tensorflow.python.checkpoint import checkpoint_management
+
+from ckptctl.bundle import BundleReader
+from ckptctl.chain.facts import Mode
+from ckptctl.training.builders import IncrementBuilder, item_of
+from ckptctl.training.durable import make_durable
+from ckptctl.training.recovery import RestorePoint
+
+if TYPE_CHECKING:
+    from ckptctl.training.saver import Saver
+
+__all__ = ["INCREMENT_BASENAME", "INCREMENT_DIRECTORY", "IncrementalSaver"]
+
+#: Fixed in DeepRec: incremental_saver.py, basic_session_run_hooks.py.
+INCREMENT_DIRECTORY = ".incremental_checkpoint"
+INCREMENT_BASENAME = "incremental_model.ckpt"
+
+
+class IncrementalSaver(tf1.train.Saver):
+    """Saves the rows that changed since the last full, and restores them onto it.
+
+    Made by `Saver(incremental_save_restore=True)` as its `incremental`. Settings
+    (`sharded`, `max_to_keep`, padding, relative paths) are the full Saver's.
+    """
+
+    _last_checkpoints: list[tuple[str, float]]
+
+    def __init__(self, full: Saver, saveables: list[Any], mode: Mode) -> None:
+        self.mode: Mode = mode
+        self._recorder = full.recorder
+        items = [item_of(saveable, self._recorder) for saveable in saveables]
+        self._adder = IncrementBuilder(self._recorder, items, mode, full._write_version)
+        self._series: list[str] = []
+        super().__init__(
+            # Slices of a variable share a name, and a list would keep one of them.
+            var_list={str(number): saveable for number, saveable in enumerate(saveables)},
+            sharded=full._sharded,
+            max_to_keep=full._max_to_keep,
+            name="ckptctl/increment",
+            builder=self._adder,
+            write_version=full._write_version,
+            pad_step_number=full._pad_step_number,
+            save_relative_paths=full._save_relative_paths,
+        )
+
+    def save(  # type: ignore[override]
+        self,
+        sess: Any,
+        save_path: str,
+        global_step: Any = None,
+        latest_filename: str = "checkpoint",
+        write_state: bool = True,
+        **_: Any,
+    ) -> str:
+        """Save an increment and return its prefix.
+
+        Parameters
+        ----------
+        sess, save_path, global_step, latest_filename, write_state
+            As `tf.compat.v1.train.Saver.save`. `save_path` without the step, in
+            `.incremental_checkpoint/` of the fulls' directory.
+
+        Raises
+        ------
+        RuntimeError
+            There is no durable full yet that it could be recorded against.
+        ValueError
+            The step is not above that full's.
+        """
+        recorder = self._recorder
+        recorder.check()
+        base = recorder.base
+        if base is None:
+            raise RuntimeError("no full was saved or restored yet: save one with the Saver first")
+        if not isinstance(global_step, int):
+            global_step = tf1.train.global_step(sess, global_step)
+        step = int(global_step)
+        earlier = recorder.previous[0] if recorder.previous else base.step
+        if step <= earlier:
+            raise ValueError(f"increment at step {step}, but the last save was at step {earlier}")
+        padded = f"{step:08d}" if self._pad_step_number else str(step)
+        prefix = f"{save_path}-{padded}"
+        since = base.clocks
+        if self.mode == "delta" and recorder.previous is not None:
+            since = recorder.previous[1]
+        feed: dict[Any, Any] = {self._adder.since[device]: clock for device, clock in since.items()}
+        previous = recorder.previous[0] if recorder.previous else None
+        feed[self._adder.lineage] = lineage(base.step, previous, self.mode)
+        feed[self.saver_def.filename_tensor_name] = prefix
+        sess.run(self.saver_def.save_tensor_name, feed)
+        clocks = recorder.now(sess)
+        make_durable(prefix)
+        recorder.previous = (step, clocks)
+        self._series.append(prefix)
+        if write_state:
+            self._RecordLastCheckpoint(prefix)
+            checkpoint_management.update_checkpoint_state_internal(
+                save_dir=os.path.dirname(save_path),
+                model_checkpoint_path=prefix,
+                all_model_checkpoint_paths=self.last_checkpoints,
+                latest_filename=latest_filename,
+                save_relative_paths=self._save_relative_paths,
+            )
+            while self._checkpoints_to_be_deleted:
+                self._MaybeDeleteOldCheckpoints()
+        return prefix
+
+    def apply(self, sess: Any, prefix: str) -> None:
+        """Apply an increment to what the session holds, on the parameter servers.
+
+        Raises
+        ------
+        ckptctl.errors.CkptctlError
+            The increment cannot be read, or lacks a variable of the graph.
+        """
+        with BundleReader(prefix) as reader:
+            ops = self._adder.chosen(reader)
+        sess.run(ops, {self.saver_def.filename_tensor_name: prefix})
+
+    def resume(self, sess: Any, directory: str, point: RestorePoint) -> None:
+        """Go on from a restore point: the next increment is recorded after it."""
+        if point.increments:
+            sess.run(self._adder.ticks)
+            self._recorder.previous = (point.step, self._recorder.now(sess))
+        self._series = list(point.increments)
+        within = os.path.join(directory, INCREMENT_DIRECTORY)
+        state = checkpoint_management.get_checkpoint_state(within)
+        listed = list(state.all_model_checkpoint_paths) if state else []
+        self.recover_last_checkpoints(listed)
+
+    def forget_series(self) -> None:
+        """A full is durable: what was kept for the series before it may rotate."""
+        self._series = []
+
+    def _RecordLastCheckpoint(self, latest_save_path: str) -> None:
+        keep = self.saver_def.max_to_keep
+        if not keep:
+            return
+        entries: list[tuple[str, float]] = [
+            p for p in self._last_checkpoints if p[0] != latest_save_path
+        ]
+        entries.append((latest_save_path, time.time()))
+        # A delta series is worth nothing with one of its increments gone.
+        held = set(self._series) if self.mode == "delta" else set()
+        surplus = max(len(entries) - keep, 0)
+        going = [p for p in entries[:-1] if p[0] not in held][:surplus]
+        self._last_checkpoints = [p for p in entries if p not in going]
+        self._checkpoints_to_be_deleted += going
+
+
+def lineage(base_step: int, previous_step: int | None, mode: Mode) -> str:
+    """Return the text of `ckptctl/lineage` (`restore.md`, Lineage)."""
+    facts = {"version": 1, "base_step": base_step, "previous_step": previous_step, "mode": mode}
+    return json.dumps(facts)

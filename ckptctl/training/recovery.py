@@ -1,0 +1,52 @@
+"""Which checkpoint a training goes on from, by the rules of every command."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ckptctl.chain import ProvenPairs, find_chains, scan_directory
+from ckptctl.errors import CkptctlError
+from ckptctl.restore import RestoreOptions, open_state
+from ckptctl.restore.nested import check_nested
+from ckptctl.restore.select import select
+
+__all__ = ["RestorePoint", "choose_newest"]
+
+_LOG = logging.getLogger("ckptctl.training")
+
+
+@dataclass(frozen=True)
+class RestorePoint:
+    """What is restored: a full, and the increments to apply to it, oldest first."""
+
+    step: int
+    full: str
+    increments: tuple[str, ...]
+
+
+def choose_newest(directory: str) -> RestorePoint | None:
+    """Return the newest restore point of a directory that passes all checks, or None.
+
+    A newer checkpoint that does not pass is logged with the reason: no training should
+    stay down because one increment is damaged, nor fall back in silence.
+    """
+    scan = scan_directory(directory or ".")
+    proven = ProvenPairs(scan)
+    chains = find_chains(scan, proven_nested=proven)
+    points = list(chains.restore_points)
+    newest = points[-1] if points else -1
+    for item in (*scan.fulls, *scan.increments):
+        if item.step > newest and chains.is_live(item):
+            _LOG.warning("%s is not restored: %s", item.prefix, chains.why_not(item))
+    for step in reversed(points):
+        try:
+            chosen = select(chains, step, RestoreOptions())
+            check_nested(chosen.base.prefix, chosen.to_prove, proven)
+            increments = tuple(item.prefix for item in chosen.increments)
+            open_state(chosen.base.prefix, increments).close()
+        except CkptctlError as error:
+            _LOG.warning("step %d is not restored: %s", step, error)
+            continue
+        return RestorePoint(step, chosen.base.prefix, increments)
+    return None

@@ -1,0 +1,165 @@
+"""`Saver`: TensorFlow's, with a recorder of changed rows and a saver of increments."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import tensorflow as tf
+import tensorflow.compat.v1 as tf1
+from tensorflow.python.checkpoint import checkpoint_management
+
+from ckptctl.chain.facts import Mode
+from ckptctl.chain.names import split_step
+from ckptctl.training.builders import FullBuilder, has_rows, owner_of
+from ckptctl.training.durable import make_durable
+from ckptctl.training.incremental import IncrementalSaver
+from ckptctl.training.recorder import Base, Recorder
+from ckptctl.training.recovery import choose_newest
+
+__all__ = ["Saver"]
+
+_LOG = logging.getLogger("ckptctl.training")
+
+
+class Saver(tf1.train.Saver):
+    """`tf.compat.v1.train.Saver` that also saves and restores increments.
+
+    Arguments are those of TensorFlow's. Build it after the optimizer and before the first
+    session: the rows that updates change are recorded from then on.
+
+    Parameters
+    ----------
+    incremental_save_restore
+        Record changed rows and make `incremental`, the saver of increments.
+    incremental_mode
+        "cumulative": an increment holds the rows changed since the last full, as DeepRec's.
+        "delta": since the increment before; all of them are needed to restore.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        incremental_save_restore: bool = False,
+        incremental_mode: Mode = "cumulative",
+        **kwargs: Any,
+    ) -> None:
+        if incremental_mode not in ("cumulative", "delta"):
+            raise ValueError(f"incremental_mode: cumulative or delta, not {incremental_mode!r}")
+        if incremental_save_restore:
+            if tf.executing_eagerly():
+                raise RuntimeError(
+                    "increments are recorded in a graph: call tf.compat.v1.disable_eager_execution"
+                    "() first, or build the model under `with tf.Graph().as_default()`"
+                )
+            if kwargs.get("builder") is not None or kwargs.get("saver_def") is not None:
+                raise ValueError("incremental_save_restore needs a Saver that it builds itself")
+        self.incremental_save_restore = incremental_save_restore
+        self.incremental: IncrementalSaver | None = None
+        #: Set by `Scaffold`: restoring the newest full goes on to its increments.
+        self.recovers = False
+        self._mode: Mode = incremental_mode
+        # Set by TensorFlow's after it has built.
+        self._save_relative_paths = kwargs.get("save_relative_paths", False)
+        super().__init__(*args, **kwargs)
+
+    def build(self) -> None:
+        """Add the ops for fulls and, where asked for, the recorder and those for increments."""
+        if self._is_built or not self.incremental_save_restore:
+            super().build()
+            return
+        graph = tf1.get_default_graph()
+        recorder = Recorder.of(graph)
+        self._recorder = recorder
+        self._builder = FullBuilder(recorder, self._write_version)
+        super().build()
+        if self._is_empty:
+            self.incremental_save_restore = False
+            return
+        owners = [owner_of(saveable) for saveable in self._builder.saveables]
+        recorder.record(owner for owner in owners if owner is not None and has_rows(owner))
+        self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
+        # Restored variables are not to be recorded as changed.
+        self._begin_restore = recorder.begin_restore()
+        self._open_gate = recorder.open_gate()
+
+    @property
+    def recorder(self) -> Recorder:
+        """What records the changed rows."""
+        return self._recorder
+
+    def save(self, sess: Any, save_path: str, global_step: Any = None, **kwargs: Any) -> Any:
+        """Save a full; it becomes the base of later increments once it is durable.
+
+        Arguments and result as those of TensorFlow's. A full without a step, without an
+        entry in the state file, or in another directory than the first is a copy: the
+        increments go on from the full before.
+        """
+        if not self.incremental_save_restore:
+            return super().save(sess, save_path, global_step, **kwargs)
+        self._recorder.check()
+        prefix = super().save(sess, save_path, global_step, **kwargs)
+        clocks = self._recorder.now(sess)
+        make_durable(prefix)
+        parts = split_step(os.path.basename(prefix))
+        base, directory = self._recorder.base, os.path.abspath(os.path.dirname(prefix))
+        if parts is None or not kwargs.get("write_state", True):
+            return prefix
+        if base is None or base.directory == directory:
+            self._recorder.base = Base(directory, parts[1], clocks)
+            self._recorder.previous = None
+            assert self.incremental is not None
+            self.incremental.forget_series()
+        return prefix
+
+    def restore(self, sess: Any, save_path: str) -> None:
+        """Restore a full.
+
+        In a training graph under a `Scaffold` with `incremental_save_restore=True`, the
+        full that `checkpoint` names is where recovery begins: the newest full and its
+        increments are restored, see `recover`. Any other path is restored as it is.
+        """
+        if not self.incremental_save_restore:
+            super().restore(sess, save_path)
+            return
+        directory = os.path.dirname(save_path)
+        if self.recovers and self._recorder.tracks:
+            state = checkpoint_management.get_checkpoint_state(directory)
+            if state is not None and state.model_checkpoint_path == save_path:
+                self.recover(sess, directory)
+                return
+        sess.run(self._begin_restore)
+        super().restore(sess, save_path)
+        self._restored(sess, save_path)
+        sess.run(self._open_gate)
+
+    def recover(self, sess: Any, directory: str) -> int | None:
+        """Restore the newest restore point of a directory; return its step, or None.
+
+        The rules are those of every command (`restore.md`): the newest full or increment
+        that is live, complete, of a proven base and not idle, and whose increments are
+        nested. What is newer and is not used is logged with the reason.
+        """
+        point = choose_newest(directory)
+        if point is None:
+            return None
+        assert self.incremental is not None
+        sess.run(self._begin_restore)
+        super().restore(sess, point.full)
+        self._restored(sess, point.full)
+        for prefix in point.increments:
+            self.incremental.apply(sess, prefix)
+        self.incremental.resume(sess, directory, point)
+        sess.run(self._open_gate)
+        _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
+        return point.step
+
+    def _restored(self, sess: Any, prefix: str) -> None:
+        parts = split_step(os.path.basename(prefix))
+        directory = os.path.abspath(os.path.dirname(prefix))
+        clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
+        self._recorder.base = Base(directory, parts[1], clocks) if parts else None
+        self._recorder.previous = None
+        assert self.incremental is not None
+        self.incremental.forget_series()

@@ -1,0 +1,168 @@
+"""What a graph does to its variables: which updates touch rows that are known beforehand.
+
+The rule errs on the safe side. A variable is sparse when every op that takes its handle is
+known: a read, a sparse update whose row numbers are an input, a load of the whole, its
+initialiser, or our own. Anything else (a function call, control flow, `assign`) can change
+any row, so the variable is dense and is saved whole.
+
+Op names and inputs: tensorflow/core/ops/{state,resource_variable,training}_ops.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["SparseUpdate", "Uses", "is_ref", "successors", "uses_of"]
+
+_READS = frozenset(
+    {
+        "DisableCopyOnRead",
+        "IsVariableInitialized",
+        "ReadVariableOp",
+        "ResourceGather",
+        "ResourceGatherNd",
+        "VarIsInitializedOp",
+        "VariableShape",
+        "_ReadVariablesOp",
+    }
+)
+_SPARSE = ("ResourceSparseApply", "SparseApply", "ResourceScatter", "Scatter")
+_ASSIGNS = frozenset({"Assign", "AssignVariableOp"})
+# What stands between a RestoreV2 and the assignment of what it read.
+_PASSING = frozenset({"Cast", "Identity", "Reshape"})
+
+
+@dataclass(frozen=True)
+class SparseUpdate:
+    """An op that changes some rows of one or more variables.
+
+    Attributes
+    ----------
+    op
+        The op.
+    rows
+        Row numbers: the op's `indices`, int32 or int64, of any shape.
+    variables
+        The ops that own the variables it changes: `VarHandleOp`, or `VariableV2`.
+    """
+
+    op: Any
+    rows: Any
+    variables: tuple[Any, ...]
+
+
+@dataclass
+class Uses:
+    """What a graph does to one variable.
+
+    Attributes
+    ----------
+    sparse
+        Sparse updates.
+    loads
+        Ops that assign the whole from a checkpoint, of another Saver than ours.
+    initialisers
+        Ops that assign the initial value; `Variable.load` feeds them.
+    dense
+        Ops that may change any row.
+    """
+
+    sparse: list[SparseUpdate] = field(default_factory=list)
+    loads: list[Any] = field(default_factory=list)
+    initialisers: list[Any] = field(default_factory=list)
+    dense: list[Any] = field(default_factory=list)
+
+
+def uses_of(variable: Any, initialisers: Collection[str], own: Collection[str]) -> Uses:
+    """Return what the graph does to the variable that an op owns.
+
+    Parameters
+    ----------
+    variable
+        A `VarHandleOp`, or a `VariableV2` for a variable without a resource.
+    initialisers
+        Names of ops that initialise variables.
+    own
+        Names of ops of ours, which record by themselves.
+    """
+    found = Uses()
+    for op in variable.outputs[0].consumers():
+        if op.name in own or op.type in _READS or not _changes(op, variable):
+            continue
+        update = _sparse_update(op)
+        if update is not None:
+            found.sparse.append(update)
+        elif op.type in _ASSIGNS and _initialises(op, variable, initialisers):
+            found.initialisers.append(op)
+        elif op.type in _ASSIGNS and _from_checkpoint(op.inputs[1]):
+            found.loads.append(op)
+        else:
+            found.dense.append(op)
+    return found
+
+
+def is_ref(variable: Any) -> bool:
+    """Return whether a variable is of the kind without a resource."""
+    return bool(variable.type != "VarHandleOp")
+
+
+def successors(op: Any) -> list[Any]:
+    """Return the ops that run after `op`: consumers of its outputs, and control successors."""
+    found = {after.name: after for out in op.outputs for after in out.consumers()}
+    found |= {after.name: after for after in op._control_outputs}
+    return list(found.values())
+
+
+def _changes(op: Any, variable: Any) -> bool:
+    """Return whether `op` takes the variable itself; a plain input of a ref is a read."""
+    if not is_ref(variable):
+        return True
+    positions = [i for i, tensor in enumerate(op.inputs) if tensor.op is variable]
+    arguments = _arguments(op)
+    return any(i >= len(arguments) or arguments[i].is_ref for i in positions)
+
+
+def _arguments(op: Any) -> list[Any]:
+    """Return the input arguments of an op; none if one of them is a list of tensors."""
+    arguments = list(op.op_def.input_arg)
+    if any(argument.number_attr or argument.type_list_attr for argument in arguments):
+        return []
+    return arguments
+
+
+def _sparse_update(op: Any) -> SparseUpdate | None:
+    if not op.type.startswith(_SPARSE):
+        return None
+    arguments = _arguments(op)
+    names = [argument.name for argument in arguments]
+    if "indices" not in names:
+        return None
+    rows = op.inputs[names.index("indices")]
+    variables = tuple(
+        tensor.op
+        for tensor, argument in zip(op.inputs, arguments, strict=True)
+        if argument.is_ref or tensor.dtype.base_dtype == tf.resource
+    )
+    if not all(owner.type in ("VarHandleOp", "VariableV2", "Variable") for owner in variables):
+        return None
+    if "ScatterNd" in op.type:  # an index is a vector whose first number is the row
+        if rows.shape.rank is None or rows.shape.rank < 1:
+            return None
+        with op.graph.as_default(), tf.control_dependencies(None), tf.device(op.device):
+            rows = tf.gather(rows, 0, axis=-1, name="ckptctl/rows")
+    return SparseUpdate(op, rows, variables)
+
+
+def _initialises(op: Any, variable: Any, initialisers: Collection[str]) -> bool:
+    # init_from_checkpoint gives a variable another initialiser; the first one stays.
+    return op.name in initialisers or op.name == f"{variable.name}/Assign"
+
+
+def _from_checkpoint(value: Any) -> bool:
+    while value.op.type in _PASSING:
+        value = value.op.inputs[0]
+    return bool(value.op.type == "RestoreV2")
