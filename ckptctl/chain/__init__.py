@@ -4,7 +4,7 @@ from ckptctl.chain.bases import BaseChoice
 from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
 from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
 from ckptctl.chain.idle import Idleness
-from ckptctl.chain.memory import ProvenPairs
+from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
 from ckptctl.chain.model import (
     NO_STEP,
     Checkpoint,
@@ -45,6 +45,7 @@ __all__ = [
     "Scan",
     "SparseRows",
     "StateFile",
+    "VerifiedFulls",
     "WriteOrder",
     "find_chains",
     "scan_directory",

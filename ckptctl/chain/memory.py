@@ -1,23 +1,24 @@
-"""Pairs of increments whose nested check held, remembered in the user's cache directory."""
+"""What was once proven, remembered in the user's cache directory by what the files are.
+
+Everything here is known by device, inode, size and mtime of every index and data file, so a
+proof is good until one of these is touched. Only proofs are remembered, no failures: what a
+user repairs is looked at again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cached_property
 
 from ckptctl.chain.model import Checkpoint, Scan
 
-__all__ = ["ProvenPairs"]
+__all__ = ["ProvenPairs", "VerifiedFulls"]
 
 
 class ProvenPairs:
-    """The pairs of prefixes of a directory that are known to be nested.
-
-    A pair is known by device, inode, size and mtime of every index and data file, so a proof
-    is good until one of these is touched. Only proofs are remembered, no failures: what a
-    user repairs is looked at again.
-    """
+    """The pairs of prefixes of a directory that are known to be nested."""
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
@@ -31,20 +32,40 @@ class ProvenPairs:
 
     def add(self, pair: tuple[str, str]) -> None:
         """Remember a pair; where the cache cannot be written, the next run proves it again."""
-        path = self._path(pair)
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb"):
-                pass
-        except OSError:
-            return
+        _remember(self._path(pair))
 
     def _path(self, pair: tuple[str, ...]) -> str:
-        facts = []
-        for prefix in pair:
-            checkpoint = self._by_prefix[prefix]
-            files = (checkpoint.index, *checkpoint.shards)
-            facts.append([(info.name, info.identity) for info in files])
-        token = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return os.path.join(home, "ckptctl", "nested", token)
+        return _note("nested", (self._by_prefix[prefix] for prefix in pair))
+
+
+class VerifiedFulls:
+    """Checkpoints of which every tensor was once read and matched its checksum."""
+
+    def __contains__(self, checkpoint: object) -> bool:
+        return isinstance(checkpoint, Checkpoint) and os.path.exists(
+            _note("verified", [checkpoint])
+        )
+
+    def add(self, checkpoint: Checkpoint) -> None:
+        """Remember one; where the cache cannot be written, the next run reads it again."""
+        _remember(_note("verified", [checkpoint]))
+
+
+def _note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
+    """Return the path of the empty file that says that something was proven."""
+    facts = []
+    for checkpoint in checkpoints:
+        files = (checkpoint.index, *checkpoint.shards)
+        facts.append([(info.name, info.identity) for info in files])
+    token = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "ckptctl", room, token)
+
+
+def _remember(path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb"):
+            pass
+    except OSError:
+        return

@@ -29,7 +29,7 @@ from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, FileInfo, Storage
 
-__all__ = ["MergePlan", "plan_merge"]
+__all__ = ["MergePlan", "check_copied", "plan_merge"]
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def plan_merge(
     in_place = output is None
     destination = choose_destination(chosen, output)
     update = in_place if update_state is None else update_state
-    _check_copied(chains, in_place or update, relocate)
+    check_copied(chains, in_place or update, relocate)
     if update and not in_place:
         _check_listable(destination, chosen, relocate, storage)
     common: dict[str, Any] = {
@@ -332,7 +332,8 @@ def _step(chains: Chains, upto: int | None) -> int:
     return chains.latest
 
 
-def _check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
+def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
+    """Refuse to write where a state file leads to another directory."""
     if writes and chains.scan.copied and not relocate:
         state, path = chains.scan.copied[0]
         raise RefusedError(
@@ -364,7 +365,7 @@ def _check_listable(destination: str, chosen: Selection, relocate: bool, storage
             remedy="leave --update-state out, or name the result by its step",
         )
     there = scan_directory(os.path.dirname(destination) or ".", storage)
-    _check_copied(find_chains(there), True, relocate)
+    check_copied(find_chains(there), True, relocate)
 
 
 def _unfinished(

@@ -1,16 +1,34 @@
-"""The state file after a merge: the new full in its place, nothing else lost."""
+"""State files: a new full in its place, what was removed left out, nothing else lost."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Literal
 
 from ckptctl.bundle import CheckpointState, read_state, state_bytes
-from ckptctl.chain import INCREMENT_DIRECTORY, find_chains, scan_directory, split_step
+from ckptctl.chain import (
+    INCREMENT_DIRECTORY,
+    Chains,
+    Scan,
+    StateFile,
+    find_chains,
+    scan_directory,
+    split_step,
+)
 from ckptctl.errors import ChangedError
 from ckptctl.storage import Storage
 
-__all__ = ["insert_full", "relocate_paths", "relocate_state_files", "update_state_file"]
+__all__ = [
+    "drop_checkpoints",
+    "fresh_checkpoints",
+    "insert_full",
+    "relocate_paths",
+    "relocate_state_files",
+    "unlist_checkpoints",
+    "update_state_file",
+]
 
 #: Times that the directory may change under us before we give up.
 _ROUNDS = 20
@@ -152,6 +170,132 @@ def update_state_file(
         file=path,
         remedy="the new full is complete; run the merge again to list it",
     )
+
+
+def drop_checkpoints(
+    state: CheckpointState,
+    gone: Collection[str],
+    here: Collection[str],
+    fresh: Mapping[str, float] | None = None,
+) -> CheckpointState | None:
+    """Return the state without some checkpoints, or None where nothing is left to name.
+
+    Parameters
+    ----------
+    state
+        The state file as it is.
+    gone
+        Names to leave out. What it lists and nobody finds stays: it is evidence that
+        something was saved and went (`restore.md`, check 3).
+    here
+        Names of what lies in the directory and stays: one of them is named where the one
+        that was named goes.
+    fresh
+        Name to time of what was committed and is not yet listed. As the Saver would do, it
+        is appended and named: to rewrite the file without it would make it look abandoned.
+    """
+    places = [i for i, path in enumerate(state.all_paths) if os.path.basename(path) not in gone]
+    dropped = len(places) < len(state.all_paths) or os.path.basename(state.latest) in gone
+    if not dropped and not fresh:
+        return state
+    head = os.path.dirname(state.latest)
+    paths = [state.all_paths[i] for i in places]
+    times = [state.timestamps[i] for i in places] if state.timestamps else []
+    latest = state.latest
+    if os.path.basename(latest) in gone:
+        left = [path for path in paths if os.path.basename(path) in here]
+        if not left and not fresh:
+            return None
+        latest = left[-1] if left else ""
+    for name, when in sorted((fresh or {}).items(), key=lambda item: _step(item[0])):
+        latest = os.path.join(head, name)
+        paths.append(latest)
+        if state.timestamps:
+            times.append(max([when, *times[-1:]]))
+    return replace(state, latest=latest, all_paths=tuple(paths), timestamps=tuple(times))
+
+
+def fresh_checkpoints(chains: Chains, kind: Literal["full", "increment"]) -> dict[str, float]:
+    """Return name to time of what was committed since the state file was written."""
+    scan = chains.scan
+    state, found = _room(scan, kind), scan.fulls if kind == "full" else scan.increments
+    named = split_step(state.latest or "")
+    if named is None:
+        return {}
+    return {
+        item.name: item.mtime_ns / 1e9
+        for item in found
+        if item.name not in state.order
+        and item.step > named[1]
+        and item.mtime_ns >= (state.mtime_ns or 0)
+        and item.merged is None
+        and item.complete
+        and chains.is_live(item)
+    }
+
+
+def unlist_checkpoints(
+    directory: str,
+    kind: Literal["full", "increment"],
+    gone: Collection[str],
+    storage: Storage,
+    assume_order: str | None = None,
+) -> None:
+    """Leave checkpoints out of the state file that lists them, before they are removed.
+
+    Read again right before it is replaced, and looked at again right after, until a live
+    trainer that rewrites it no longer lists them. Where nothing remains the file is
+    removed: TensorFlow raises on an empty one.
+
+    Raises
+    ------
+    ChangedError
+        It kept changing.
+    StateFileError
+        It does not parse.
+    """
+    seen: frozenset[str] | None = None
+    fresh: dict[str, float] = {}
+    untouched, path = True, ""
+    for _ in range(_ROUNDS):
+        chains = find_chains(scan_directory(directory, storage), assume_order)
+        scan = chains.scan
+        found = scan.fulls if kind == "full" else scan.increments
+        path = _room(scan, kind).path
+        info = storage.stat(path)
+        before = read_state(path, storage)
+        if before is None:
+            return
+        listed = {*map(os.path.basename, before.all_paths), os.path.basename(before.latest)}
+        if seen is None:
+            seen = frozenset(item.name for item in found)
+            fresh = fresh_checkpoints(chains, kind)
+        # By the rules of a fresh scan our own, newer state file would make these abandoned.
+        fresh |= {
+            item.name: item.mtime_ns / 1e9
+            for item in found
+            if item.name not in seen and item.step > _step(before.latest) and item.complete
+        }
+        here = {item.name for item in found} - set(gone)
+        new = {name: when for name, when in fresh.items() if name in here - listed}
+        if not listed & set(gone) and (untouched or not new):
+            return
+        untouched = False
+        after = drop_checkpoints(before, gone, here, new)
+        if after is None:
+            storage.remove(path)
+            storage.fsync_dir(os.path.dirname(path))
+        else:
+            storage.write_atomic(path, state_bytes(after), info)
+    raise ChangedError(
+        "the state file kept changing under us",
+        file=path,
+        remedy="nothing that it lists was removed: run it again when the trainer is idle",
+    )
+
+
+def _room(scan: Scan, kind: Literal["full", "increment"]) -> StateFile:
+    return scan.full_state if kind == "full" else scan.increment_state
 
 
 def _step(path: str) -> int:

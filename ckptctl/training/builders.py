@@ -66,13 +66,10 @@ class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
 class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
     """Ops that save and restore increments."""
 
-    def __init__(
-        self, recorder: Recorder, items: list[Item], mode: Mode, write_version: Any
-    ) -> None:
+    def __init__(self, recorder: Recorder, items: list[Item], write_version: Any) -> None:
         super().__init__(write_version)
         self._recorder = recorder
         self._items = {id(item.saveable): item for item in items}
-        self._mode = mode
         self._keys: dict[int, Any] = {}
         self._shards = 0
         #: Device to the placeholder of the clock since which rows count as changed.
@@ -174,6 +171,7 @@ def owner_of(saveable: Any) -> Any:
 
 
 def has_rows(owner: Any) -> bool:
+    """Return whether rows of a variable can be saved: float32 of rank 2, as DeepRec's."""
     shape = tf.TensorShape(owner.get_attr("shape"))
     return bool(
         owner.get_attr("dtype") == tf.float32
@@ -184,6 +182,7 @@ def has_rows(owner: Any) -> bool:
 
 
 def item_of(saveable: Any, recorder: Recorder) -> Item:
+    """Return what an increment has of a variable that a full Saver saves."""
     owner = owner_of(saveable)
     name, track = saveable.specs[0].name, None
     if owner is not None:

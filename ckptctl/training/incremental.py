@@ -43,7 +43,7 @@ class IncrementalSaver(tf1.train.Saver):
         self.mode: Mode = mode
         self._recorder = full.recorder
         items = [item_of(saveable, self._recorder) for saveable in saveables]
-        self._adder = IncrementBuilder(self._recorder, items, mode, full._write_version)
+        self._adder = IncrementBuilder(self._recorder, items, full._write_version)
         self._series: list[str] = []
         super().__init__(
             # Slices of a variable share a name, and a list would keep one of them.
