@@ -58,6 +58,16 @@ class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
         with tf.control_dependencies([self._recorder.tick(device) for device in devices]):
             return super()._AddSaveOps(filename_tensor, saveables)
 
+    def save_op(self, filename_tensor: Any, saveables: Any) -> Any:
+        """Save variables as they are once the clock has moved, not as they were before."""
+        specs = [(saveable, spec) for saveable in saveables for spec in saveable.specs]
+        return tf.raw_ops.SaveV2(
+            prefix=filename_tensor,
+            tensor_names=[spec.name for _, spec in specs],
+            shape_and_slices=[spec.slice_spec for _, spec in specs],
+            tensors=[_read(saveable, spec) for saveable, spec in specs],
+        )
+
     def _AddRestoreOps(self, *args: Any, **kwargs: Any) -> Any:
         with _own(self._recorder):
             return super()._AddRestoreOps(*args, **kwargs)
@@ -197,6 +207,22 @@ def item_of(saveable: Any, recorder: Recorder) -> Item:
             else:  # not named as TensorFlow's partitioner does: saved whole
                 track = None
     return Item(saveable, owner, name, track)
+
+
+def _read(saveable: Any, spec: Any) -> Any:
+    """Return what a variable holds when this op runs.
+
+    TensorFlow's saveable may hold a read that was made with the variable, which no control
+    dependency of a save can hold back.
+    """
+    handle = getattr(saveable, "handle_op", None)
+    if handle is None:
+        return spec.tensor
+    with tf.device(spec.device):
+        with tf.control_dependencies([tf.raw_ops.DisableCopyOnRead(resource=handle)]):
+            value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=spec.dtype)
+        with tf.device("/device:CPU:0"):
+            return tf.identity(value)
 
 
 def _rows_of(saveable: Any, rows: Any) -> Any:

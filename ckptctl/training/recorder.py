@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +93,7 @@ class Recorder:
     graph
         The graph.
     clocks, tracks
-        By device; by name of the op that owns a variable.
+        By device; by name of the op that owns a variable whose rows are saved.
     own
         Names of ops of ours that change the user's variables, and record by themselves.
     base
@@ -108,6 +108,8 @@ class Recorder:
     own: set[str] = field(default_factory=set)
     base: Base | None = None
     previous: tuple[int, dict[str, int]] | None = None
+    # Those of variables that are saved whole too, but updated together with others.
+    _beside: dict[str, Track] = field(default_factory=dict)
     _recorded: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
     _version: int = -1
@@ -164,7 +166,7 @@ class Recorder:
         if updates:
             self._refuse_open_sessions()
         for group in _groups(updates.values(), owners):
-            self._track(group, owners)
+            self._track(group, owners, sparse)
         for name, uses in sparse.items():
             if name in self.tracks:
                 self._record_wholes(uses, self.tracks[name])
@@ -233,7 +235,7 @@ class Recorder:
     def tick(self, device: str) -> Any:
         """Return an op that moves the clock of a device."""
         clock = self.clock_of(device)
-        with tf.device(clock.device):
+        with tf.device(clock.device), tf.control_dependencies([_started(clock.epoch)]):
             return clock.epoch.assign_add(1, read_value=False)
 
     def begin_restore(self) -> Any:
@@ -287,10 +289,10 @@ class Recorder:
         return list({id(track): track for track in self.tracks.values()}.values())
 
     def _track_of(self, owner: Any) -> Track | None:
-        return self.tracks.get(owner.name)
+        return self._beside.get(owner.name)
 
-    def _track(self, group: list[str], owners: dict[str, Any]) -> None:
-        known = [self.tracks[name] for name in group if name in self.tracks]
+    def _track(self, group: list[str], owners: dict[str, Any], sparse: Container[str]) -> None:
+        known = [self._beside[name] for name in group if name in self._beside]
         if known:
             track = known[0]
         else:
@@ -301,22 +303,20 @@ class Recorder:
                 seen = _variable(tf.zeros([rows], tf.int32), tf.int32, f"{_SCOPE}/{name}")
             track = Track(clock, seen, rows)
         for name in group:
-            self.tracks.setdefault(name, track)
+            self._beside.setdefault(name, track)
+            if name in sparse:
+                self.tracks.setdefault(name, track)
 
     def _record_wholes(self, uses: Uses, track: Track) -> None:
         for op in uses.initialisers:
             if op.name in self._recorded:
                 continue
             self._recorded.add(op.name)
-            with _room(self.graph, track.clock.device):
-                epoch = track.clock.epoch
-                started = tf.cond(
-                    tf.compat.v1.is_variable_initialized(epoch),
-                    lambda: tf.constant(True),
-                    lambda e=epoch: _started(e),
-                )
-                with tf.control_dependencies([started]):
-                    mark = self.mark_all(track)
+            with (
+                _room(self.graph, track.clock.device),
+                tf.control_dependencies([_started(track.clock.epoch)]),
+            ):
+                mark = self.mark_all(track)
             op._add_control_input(mark)
         for op in uses.loads:
             if op.name not in self._recorded:
@@ -364,8 +364,14 @@ def cpu_of(device: str) -> str:
 
 
 def _started(epoch: Any) -> Any:
-    with tf.control_dependencies([epoch.assign(1, read_value=False)]):
-        return tf.constant(True)
+    """Return a tensor that makes sure that a clock runs; a running one goes on."""
+
+    def start() -> Any:
+        with tf.control_dependencies([epoch.assign(1, read_value=False)]):
+            return tf.constant(True)
+
+    there = tf.compat.v1.is_variable_initialized(epoch)
+    return tf.cond(there, lambda: tf.constant(True), start)
 
 
 def _variable(value: Any, dtype: Any, name: str) -> Any:

@@ -121,9 +121,14 @@ def _changes(op: Any, variable: Any) -> bool:
     """Return whether `op` takes the variable itself; a plain input of a ref is a read."""
     if not is_ref(variable):
         return True
-    positions = [i for i, tensor in enumerate(op.inputs) if tensor.op is variable]
     arguments = _arguments(op)
-    return any(i >= len(arguments) or arguments[i].is_ref for i in positions)
+    if not arguments:  # one of them is a list: which input is which cannot be told
+        return any(argument.is_ref for argument in op.op_def.input_arg)
+    return any(
+        argument.is_ref
+        for tensor, argument in zip(op.inputs, arguments, strict=True)
+        if tensor.op is variable
+    )
 
 
 def _arguments(op: Any) -> list[Any]:

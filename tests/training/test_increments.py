@@ -1,0 +1,261 @@
+"""What a full and its increments hold, against the session that was trained."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow.compat.v1 as tf1
+
+import ckptctl.training as ct
+from ckptctl import BundleReader
+from tests.training.model import OPTIMIZERS, ROWS, Model, assert_same, state_of
+
+INCREMENT = ".incremental_checkpoint/incremental_model.ckpt"
+
+
+class Saves:
+    """A directory, and the saver of a model."""
+
+    def __init__(self, model: Model, directory: Path, **options: Any) -> None:
+        self.model, self.directory = model, directory
+        self.saver = model.saver(**options)
+        (directory / ".incremental_checkpoint").mkdir(exist_ok=True)
+
+    def full(self, session: Any) -> str:
+        prefix: str = self.saver.save(
+            session, str(self.directory / "model.ckpt"), self.model.step, write_meta_graph=False
+        )
+        return prefix
+
+    def increment(self, session: Any) -> str:
+        assert self.saver.incremental is not None
+        return self.saver.incremental.save(
+            session, str(self.directory / INCREMENT), self.model.step
+        )
+
+
+def rows_in(prefix: str) -> dict[str, list[int]]:
+    with BundleReader(prefix) as reader:
+        return {
+            name.removesuffix("-sparse_incr_keys"): reader.read(name).tolist()
+            for name in reader.tensors
+            if name.endswith("-sparse_incr_keys")
+        }
+
+
+@pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_full_and_increment_are_the_session(
+    tmp_path: Path, optimizer: str, parts: int, resource: bool
+) -> None:
+    model = Model(optimizer, parts, resource)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        model.train(session, [1, 2, 3])
+        saves.full(session)
+        model.train(session, [7, 7, 21])
+        saves.increment(session)
+        model.train(session, [8, 59])
+        prefix = saves.increment(session)
+        expected = model.values(session)
+    assert_same(state_of(tmp_path, 3), expected)
+    rows = rows_in(prefix)
+    if optimizer == "adam":
+        assert not rows
+    else:
+        size = ROWS // parts
+        starts = {"emb": 0} if parts == 1 else {f"emb/part_{i}": i * size for i in range(parts)}
+        found = [start + row for name, start in starts.items() for row in rows[name]]
+        assert sorted(found) == [7, 8, 21, 59]
+
+
+def test_a_full_moves_the_base_and_a_copy_does_not(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        (tmp_path / "copy").mkdir()
+        saves.saver.save(session, str(tmp_path / "copy" / "x"), 1)
+        saves.saver.save(session, str(tmp_path / "y"), 1, write_state=False)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == [5, 6]
+        model.train(session, [9])
+        saves.full(session)
+        model.train(session, [11])
+        assert rows_in(saves.increment(session))["emb"] == [11]
+
+
+def test_a_full_that_fails_loses_no_row(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        missing = tmp_path / "file"
+        missing.write_text("not a directory")
+        with pytest.raises((ValueError, tf.errors.OpError)):
+            saves.saver.save(session, str(missing / "model.ckpt"), model.step)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == [5, 6]
+
+
+def test_loading_a_variable_marks_all_its_rows(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        model.table.load(np.ones((ROWS, 4), np.float32), session)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == list(range(ROWS))
+        assert_same(state_of(tmp_path, 2), model.values(session))
+
+
+def test_a_restore_by_another_saver_marks_all_rows(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        other = tf1.train.Saver([model.table])
+        model.train_op = tf.group(model.train_op)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        other.save(session, str(tmp_path / "other"), write_state=False)
+        other.restore(session, str(tmp_path / "other"))
+        assert rows_in(saves.increment(session))["emb"] == list(range(ROWS))
+
+
+@pytest.mark.parametrize("hidden", ["cond", "assign", "leaf"])
+def test_what_cannot_be_recorded_is_saved_whole_and_said(
+    tmp_path: Path, hidden: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        if hidden == "cond":
+            rows = tf1.IndexedSlices(tf.ones([1, 4]), tf.constant([2], tf.int64))
+            extra = tf.cond(
+                model.step < 100, lambda: model.table.scatter_sub(rows).op, lambda: tf.no_op()
+            )
+        elif hidden == "assign":
+            extra = model.table.assign(model.table * 2)
+        else:
+            extra = tf.raw_ops.ResourceScatterAdd(
+                resource=model.table.handle, indices=[2], updates=tf.ones([1, 4])
+            )
+    with caplog.at_level(logging.WARNING, "ckptctl.training"):
+        saves = Saves(model, tmp_path)
+    assert "emb is saved whole" in caplog.text
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        session.run(extra)
+        assert "emb" not in rows_in(saves.increment(session))
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
+def test_an_open_session_is_refused(tmp_path: Path) -> None:
+    model = Model()
+    with tf1.Session(graph=model.graph), pytest.raises(RuntimeError, match="session of this graph"):
+        model.saver()
+
+
+def test_eager_mode_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="disable_eager_execution"):
+        ct.Saver([tf.Variable(1.0)], incremental_save_restore=True)
+
+
+def test_an_increment_needs_a_full_and_progress(tmp_path: Path) -> None:
+    model = Model()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        with pytest.raises(RuntimeError, match="no full"):
+            saves.increment(session)
+        saves.full(session)
+        with pytest.raises(ValueError, match="step 0"):
+            saves.increment(session)
+
+
+def test_recorders_are_in_no_checkpoint_and_no_collection(tmp_path: Path) -> None:
+    model = Model()
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        for key in model.graph.get_all_collection_keys():
+            assert not any("ckptctl" in str(item) for item in model.graph.get_collection(key))
+    with model.session() as session, BundleReader(saves.full(session)) as reader:
+        assert not [name for name in reader.tensors if "ckptctl" in name]
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
+    model = Model()
+    saves = Saves(model, tmp_path, incremental_mode=mode)
+    with model.session() as session:
+        saves.full(session)
+        for ids in ([1], [2, 30], [3]):
+            model.train(session, ids)
+            saves.increment(session)
+        expected = model.values(session)
+        model.train(session, [59])  # lost with the parameter server
+    again = Model()
+    after = Saves(again, tmp_path, incremental_mode=mode)
+    with tf1.Session(graph=again.graph) as session:
+        assert after.saver.recover(session, str(tmp_path)) == 3
+        assert_same(again.values(session), expected)
+        again.train(session, [4])
+        rows = rows_in(after.increment(session))
+        changed = {row + 20 * int(n[-1]) for n, r in rows.items() if n[-2] == "_" for row in r}
+        assert changed == ({1, 2, 3, 4, 30} if mode == "cumulative" else {4})
+        assert_same(state_of(tmp_path, 4), again.values(session))
+
+
+def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path, incremental_mode="delta", max_to_keep=2)
+    with model.session() as session:
+        saves.full(session)
+        for _ in range(4):
+            model.train(session, [1])
+            saves.increment(session)
+        here = tmp_path / ".incremental_checkpoint"
+        assert len(list(here.glob("*.index"))) == 4
+        assert_same(state_of(tmp_path, 4), model.values(session))
+        saves.full(session)
+        model.train(session, [1])
+        saves.increment(session)
+        assert sorted(int(p.stem.rpartition("-")[2]) for p in here.glob("*.index")) == [4, 5]
+
+
+def test_no_row_is_lost_while_workers_train(tmp_path: Path) -> None:
+    """Full, then increment, must be the session however updates and saves interleave."""
+    model = Model(rows=4000, parts=2)
+    saves = Saves(model, tmp_path, max_to_keep=2)
+    random = np.random.default_rng(5)
+    with model.session() as session:
+        for _ in range(12):
+            stop = threading.Event()
+            batches = random.integers(0, 4000, (3, 50, 64))
+
+            def work(mine: np.ndarray, stop: threading.Event = stop) -> None:
+                while not stop.is_set():
+                    for ids in mine:
+                        model.train(session, ids)
+
+            workers = [threading.Thread(target=work, args=(mine,)) for mine in batches]
+            for worker in workers:
+                worker.start()
+            saves.full(session)
+            stop.set()
+            for worker in workers:
+                worker.join()
+            model.train(session, [0])
+            saves.increment(session)
+            step = int(session.run(model.step))
+            assert_same(state_of(tmp_path, step), model.values(session))
