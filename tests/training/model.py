@@ -35,6 +35,7 @@ class Model:
     parts: int = 3
     resource: bool = True
     rows: int = ROWS
+    slow: bool = False
     graph: Any = field(default_factory=tf.Graph)
 
     def __post_init__(self) -> None:
@@ -50,6 +51,10 @@ class Model:
             weights = tf1.get_variable("dense", [DIM, 1], use_resource=self.resource)
             self.ids = tf1.placeholder(tf.int64, [None], "ids")
             looked_up = tf1.nn.embedding_lookup(self.table, self.ids, partition_strategy="div")
+            if self.slow:  # some milliseconds between a lookup and its update
+                looked_up += 1e-30 * tf.reduce_sum(
+                    tf.random.normal([700, 700]) @ tf.ones([700, 700])
+                )
             loss = tf.reduce_sum(tf.square(looked_up @ weights - 1))
             self.step = tf1.train.get_or_create_global_step()
             self.train_op = OPTIMIZERS[self.optimizer]().minimize(loss, self.step)

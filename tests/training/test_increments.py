@@ -235,22 +235,29 @@ def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
 
 def test_no_row_is_lost_while_workers_train(tmp_path: Path) -> None:
     """Full, then increment, must be the session however updates and saves interleave."""
-    model = Model(rows=4000, parts=2)
+    rows = 200_000
+    model = Model(rows=rows, parts=2, slow=True)
     saves = Saves(model, tmp_path, max_to_keep=2)
     random = np.random.default_rng(5)
     with model.session() as session:
-        for _ in range(12):
+        for _ in range(10):
             stop = threading.Event()
-            batches = random.integers(0, 4000, (3, 50, 64))
+            batches = random.integers(0, rows, (3, 50, 64))
 
-            def work(mine: np.ndarray, stop: threading.Event = stop) -> None:
-                while not stop.is_set():
-                    for ids in mine:
-                        model.train(session, ids)
+            running = threading.Barrier(len(batches) + 1)
+
+            def work(mine: np.ndarray, stop: Any = stop, running: Any = running) -> None:
+                for number, ids in enumerate(mine):
+                    if stop.is_set():
+                        break
+                    model.train(session, ids)
+                    if number == 0:
+                        running.wait(60)
 
             workers = [threading.Thread(target=work, args=(mine,)) for mine in batches]
             for worker in workers:
                 worker.start()
+            running.wait(60)
             saves.full(session)
             stop.set()
             for worker in workers:
