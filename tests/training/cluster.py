@@ -1,0 +1,207 @@
+"""Parameter servers and workers as processes of their own, for the failover tests.
+
+Run as `python -m tests.training.cluster ROLE TASK ADDRESSES DIRECTORY OPTIONS`; it says on
+stdout what happens, a line each, so that a test waits for an event and not for a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def say(*words: object) -> None:
+    print(*words, flush=True)
+
+
+# --- what runs in the processes ---
+
+
+def serve(role: str, task: int, addresses: dict[str, list[str]]) -> Any:
+    import tensorflow.compat.v1 as tf1
+
+    return tf1.train.Server(tf1.train.ClusterSpec(addresses), job_name=role, task_index=task)
+
+
+def work(task: int, addresses: dict[str, list[str]], directory: str, options: Any) -> None:
+    import numpy as np
+    import tensorflow as tf
+    import tensorflow.compat.v1 as tf1
+    from tensorflow.python.training import session_manager
+
+    import ckptctl.training as ct
+    from tests.training.model import values
+
+    tf1.disable_eager_execution()
+    server = serve("worker", task, addresses)
+    waiting = session_manager.SessionManager.__init__
+
+    def impatient(self: Any, *args: Any, **kwargs: Any) -> None:
+        waiting(self, *args, **{"recovery_wait_secs": 1, **kwargs})
+
+    session_manager.SessionManager.__init__ = impatient
+
+    resume = ct.IncrementalSaver.resume
+
+    def told(self: Any, session: Any, within: str, point: Any) -> None:
+        resume(self, session, within, point)
+        name = f"{directory}.recovered-{point.step}.npz"
+        np.savez(name, **values(session, tf1.get_default_graph()))
+        say("recovered", point.step)
+
+    ct.IncrementalSaver.resume = told
+
+    close = tf1.Session.close
+
+    def closing(self: Any) -> None:
+        say("closing")  # and then it waits for the parameter server to come back
+        close(self)
+
+    tf1.Session.close = closing
+
+    class Told(tf1.train.CheckpointSaverListener):
+        def before_save(self, session: Any, step: int) -> None:
+            say("saving", step)
+
+        def after_save(self, session: Any, step: int) -> None:
+            say("saved", step)
+
+    with tf1.device(tf1.train.replica_device_setter(cluster=tf1.train.ClusterSpec(addresses))):
+        table = tf1.get_variable(
+            "a",
+            [options.get("rows", 3000), 4],
+            partitioner=tf1.fixed_size_partitioner(4),
+            initializer=tf1.random_uniform_initializer(),
+        )
+        dense = tf1.get_variable("b", [30, 4], partitioner=tf1.fixed_size_partitioner(4))
+        ids = tf1.placeholder(tf.int64, [None], "ids")
+        found = tf.nn.embedding_lookup(table, ids) * tf.reduce_mean(dense.as_tensor())
+        step = tf1.train.get_or_create_global_step()
+        loss = tf.reduce_sum(tf.square(found - 1))
+        train = tf1.train.AdagradOptimizer(0.1).minimize(loss, step)
+
+    scaffold = ct.Scaffold(
+        saver=ct.Saver(
+            sharded=True,
+            save_relative_paths=True,  # the tests look at a copy of the directory
+            incremental_save_restore=True,
+            incremental_mode=options.get("mode", "cumulative"),
+        ),
+        incremental_save_restore=True,
+    )
+    filters = ["/job:ps", f"/job:worker/task:{task}"]
+    hook = ct.CheckpointSaverHook(
+        directory,
+        save_secs=options["full_secs"],
+        incremental_save_secs=options["increment_secs"],
+        scaffold=scaffold,
+        listeners=[Told()],
+    )
+    random = np.random.default_rng(task)
+    with tf1.train.MonitoredTrainingSession(
+        server.target,
+        task == 0,
+        directory,
+        scaffold=scaffold,
+        chief_only_hooks=[hook],
+        save_checkpoint_secs=None,
+        save_summaries_steps=None,
+        log_step_count_steps=None,
+        config=tf1.ConfigProto(device_filters=filters),
+    ) as session:
+        while True:
+            _, now = session.run([train, step], {ids: random.integers(0, table.shape[0], 8)})
+            say("step", now)
+
+
+# --- what a test sees of them ---
+
+
+@dataclass
+class Process:
+    """A process of the cluster and what it says."""
+
+    command: list[str]
+    errors: Path
+    process: subprocess.Popen[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        with self.errors.open("a") as errors:
+            self.process = subprocess.Popen(
+                self.command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=environment,
+            )
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def read(self, wanted: Callable[[str, int], bool]) -> int:
+        """Read lines until one is wanted; return its number."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            word, _, number = line.partition(" ")
+            value = int(number) if number.strip().isdigit() else 0
+            if wanted(word.strip(), value):
+                return value
+        raise AssertionError(f"the process ended: {self.errors.read_text()[-3000:]}")
+
+
+class Cluster:
+    """Two parameter servers and two workers on this machine."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory
+        ports = [_free_port() for _ in range(4)]
+        local = [f"127.0.0.1:{port}" for port in ports]
+        addresses = {"ps": local[:2], "worker": local[2:]}
+        options = {"full_secs": 4, "increment_secs": 1, **options}
+
+        def start(role: str, task: int) -> Process:
+            command = [sys.executable, "-m", "tests.training.cluster", role, str(task)]
+            command += [json.dumps(addresses), str(directory), json.dumps(options)]
+            return Process(command, Path(f"{directory}.{role}-{task}.err"))
+
+        self.servers = [start("ps", task) for task in range(2)]
+        self.workers = [start("worker", task) for task in range(2)]
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in (*self.workers, *self.servers):
+            process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+if __name__ == "__main__":
+    role, task, addresses, directory, options = sys.argv[1:]
+    if role == "ps":
+        serve(role, int(task), json.loads(addresses)).join()
+    else:
+        work(int(task), json.loads(addresses), directory, json.loads(options))

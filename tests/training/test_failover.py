@@ -1,0 +1,78 @@
+"""A parameter server is killed; training goes on from the last increment."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ckptctl import execute_merge, plan_merge
+from tests.training.cluster import Cluster
+from tests.training.model import assert_same, state_of
+
+pytestmark = pytest.mark.slow
+
+
+def kill_and_recover(cluster: Cluster, server: int) -> tuple[int, Path]:
+    """Kill a parameter server, start it again; return the step recovered and a frozen copy."""
+    chief = cluster.workers[0]
+    cluster.servers[server].kill()
+    chief.read(lambda word, _: word == "closing")
+    frozen = Path(f"{cluster.directory}.frozen")
+    shutil.rmtree(frozen, ignore_errors=True)
+    shutil.copytree(cluster.directory, frozen)
+    cluster.servers[server].start()
+    return chief.read(lambda word, _: word == "recovered"), frozen
+
+
+def check(cluster: Cluster, step: int, frozen: Path) -> None:
+    """Each row is what was last saved for it, and both workers go on."""
+    with np.load(f"{cluster.directory}.recovered-{step}.npz") as found:
+        assert_same(dict(found), state_of(frozen, step))
+    for worker in cluster.workers:
+        worker.read(lambda word, value: word == "step" and value > step)
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_training_goes_on_from_the_last_increment(tmp_path: Path, mode: str) -> None:
+    with Cluster(tmp_path / "ckpt", mode=mode) as cluster:
+        chief = cluster.workers[0]
+        for server in (1, 0):
+            # The first full, then two increments on it; then any moment will do.
+            for _ in range(3):
+                saved = chief.read(lambda word, _: word == "saved")
+            after = saved + random.randrange(1, 200)
+            chief.read(lambda word, value, after=after: word == "step" and value >= after)
+            step, frozen = kill_and_recover(cluster, server)
+            assert step >= saved  # no more is lost than what came after the last save
+            check(cluster, step, frozen)
+
+
+def test_merge_while_training(tmp_path: Path) -> None:
+    directory = tmp_path / "ckpt"
+    with Cluster(directory, full_secs=600) as cluster:
+        chief = cluster.workers[0]
+        for _ in range(3):
+            saved = chief.read(lambda word, _: word == "saved")
+        merged = execute_merge(plan_merge(str(directory), upto=saved))
+        assert Path(f"{merged.prefix}.index").exists()
+        for _ in range(2):
+            saved = chief.read(lambda word, _: word == "saved")
+        step, frozen = kill_and_recover(cluster, 1)
+        assert step >= saved
+        check(cluster, step, frozen)
+
+
+@pytest.mark.parametrize("kind", ["full", "increment"])
+def test_a_server_dies_in_the_middle_of_a_save(tmp_path: Path, kind: str) -> None:
+    often = {"full_secs": 1, "increment_secs": 600} if kind == "full" else {"full_secs": 600}
+    with Cluster(tmp_path / "ckpt", rows=400_000, **often) as cluster:
+        chief = cluster.workers[0]
+        saved = chief.read(lambda word, _: word == "saved")
+        chief.read(lambda word, value: word == "saving" and value > saved)
+        step, frozen = kill_and_recover(cluster, 1)
+        assert step >= saved
+        check(cluster, step, frozen)
