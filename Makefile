@@ -16,7 +16,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 
 help:
 	@echo 'make test         lint, types and the whole suite'
-	@echo 'make demo         a chain made by TensorFlow, merged, restored and compared'
+	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
 	@echo 'make bench        merge against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
 	@echo 'make lint         ruff and mypy alone'
 	@echo 'make golden       write the golden bundles of tests/golden/tf anew'

@@ -1,1 +1,1 @@
-"""A chain made by TensorFlow on the spot, merged by ckptctl, restored and compared."""
+"""Stock TensorFlow trains with increments; ckptctl merges them; training goes on."""

@@ -9,7 +9,7 @@ no variable is copied.
 The order is what keeps rows from being lost while workers update without locks. An update
 records *after* it changed the row (and before, for a worker that dies in between); a save
 moves the clock and *then* reads. A row that a save may have missed is thus recorded with
-the new clock. `docs/design/0003-training.md` says why, and what was tried.
+the new clock. `docs/design/0004-training.md` says why, and what was tried.
 
 What counts as base is decided by the process that saves, once the full is durable on disk,
 and never before: a full that failed leaves everything as it was.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,26 @@ def test_merge_while_training(tmp_path: Path) -> None:
         for _ in range(2):
             saved = chief.read(lambda word, _: word == "saved")
         step, frozen = kill_and_recover(cluster, 1)
+        assert step >= saved
+        check(cluster, step, frozen)
+
+
+def test_prune_while_training(tmp_path: Path) -> None:
+    directory = tmp_path / "ckpt"
+    with Cluster(directory) as cluster:
+        chief = cluster.workers[0]
+        fulls = 0
+        while fulls < 2:  # a second full makes the increments before it stale
+            saved = chief.read(lambda word, _: word == "saved")
+            fulls = len(list(directory.glob("model.ckpt-*.index")))
+        before = set(directory.glob(".incremental_checkpoint/*.index"))
+        command = [sys.executable, "-m", "ckptctl", "prune", str(directory), "--yes"]
+        done = subprocess.run([*command, "--min-age", "0s"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert before - set(directory.glob(".incremental_checkpoint/*.index")), done.stdout
+        for _ in range(2):
+            saved = chief.read(lambda word, _: word == "saved")
+        step, frozen = kill_and_recover(cluster, 0)
         assert step >= saved
         check(cluster, step, frozen)
 

@@ -1,0 +1,161 @@
+"""Sessions that restore what was saved, with the drop-ins of `tf.compat.v1.train`."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+import tensorflow.compat.v1 as tf1
+
+import ckptctl.training as ct
+from ckptctl import find_chains, scan_directory
+from tests.training.model import Model, assert_same, state_of
+
+
+class Crash(Exception):
+    """A process that dies; a session that meets it saves nothing more."""
+
+
+class EverySave(ct.CheckpointSaverHook):
+    """A hook whose increments are due at every step: no test waits for a clock."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, incremental_save_secs=1, **kwargs)
+        self._incremental_timer = tf1.train.SecondOrStepTimer(every_steps=1)
+
+
+def session(model: Model, directory: Path, **hook: Any) -> Any:
+    """Return a monitored session that saves an increment at every step."""
+    with model.graph.as_default():
+        scaffold = ct.Scaffold(incremental_save_restore=True)
+        hooks = [EverySave(str(directory), scaffold=scaffold, **({"save_steps": 1000} | hook))]
+        return tf1.train.MonitoredTrainingSession(
+            checkpoint_dir=str(directory),
+            scaffold=scaffold,
+            chief_only_hooks=hooks,
+            save_checkpoint_secs=None,
+            save_summaries_steps=None,
+            log_step_count_steps=None,
+        )
+
+
+def train(model: Model, directory: Path, *batches: list[int], **hook: Any) -> dict[str, Any]:
+    """Train in a session that then dies; return what it held at the end."""
+    found: dict[str, Any] = {}
+    with suppress(Crash), model.graph.as_default(), session(model, directory, **hook) as run:
+        found["start"] = run.run(model.step)
+        for ids in batches:
+            run.run(model.train_op, {model.ids: ids})
+        found["values"] = model.values(run._tf_sess())
+        raise Crash
+    return found
+
+
+def test_a_session_goes_on_from_the_last_increment(tmp_path: Path) -> None:
+    first = train(Model(), tmp_path, [1], [2, 30])
+    assert (first["start"], latest(tmp_path)) == (0, 2)
+    assert_same(state_of(tmp_path, 2), first["values"])
+    second = train(Model(), tmp_path)
+    assert second["start"] == 2
+    assert_same(second["values"], first["values"])
+    third = train(Model(), tmp_path, [7], [1])
+    assert third["start"] == 2
+    assert_same(state_of(tmp_path, 4), third["values"])
+
+
+def test_a_start_saves_no_second_full_over_the_first(tmp_path: Path) -> None:
+    train(Model(), tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("model.ckpt-0*")}
+    train(Model(), tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("model.ckpt-0*")}
+    assert before == after
+
+
+def test_a_full_makes_the_increments_before_it_stale(tmp_path: Path) -> None:
+    found = train(Model(), tmp_path, [1], [2], [3], [4], save_steps=2)
+    chains = find_chains(scan_directory(str(tmp_path)))
+    assert [full.step for full in chains.scan.fulls] == [0, 2, 4]
+    assert [item.step for item in chains.scan.increments] == [1, 3]
+    assert_same(state_of(tmp_path, 4), found["values"])
+
+
+def test_a_damaged_increment_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(Model(), tmp_path, [1], [2])
+    index = tmp_path / ".incremental_checkpoint" / "incremental_model.ckpt-2.index"
+    index.write_bytes(index.read_bytes()[:-5])
+    assert train(Model(), tmp_path)["start"] == 1
+    assert "incremental_model.ckpt-2 is not restored" in caplog.text
+
+
+def test_increments_rotate_after_a_restart_too(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1], [2], [3])
+    train(Model(), tmp_path, [1], [2], [3], [4])
+    found = (tmp_path / ".incremental_checkpoint").glob("*.index")
+    assert sorted(int(path.stem.rpartition("-")[2]) for path in found) == [3, 4, 5, 6, 7]
+
+
+def test_workers_wait_for_the_increments(tmp_path: Path) -> None:
+    """The gate is shut from the first moment of a restore to the last."""
+    train(Model(), tmp_path, [1], [2])
+    model = Model()
+    seen = []
+    with model.graph.as_default():
+        scaffold = ct.Scaffold(incremental_save_restore=True).finalize()
+        saver = scaffold.saver
+        with tf1.Session(graph=model.graph) as run:
+            seen.append(run.run(scaffold.ready_op).size > 0)
+            apply = saver.incremental.apply
+
+            def watched(*args: Any) -> None:
+                seen.append(run.run(scaffold.ready_op).tolist() == [b"ckptctl/recorder/ready_0"])
+                apply(*args)
+                seen.append(run.run(scaffold.ready_op).size > 0)
+
+            saver.incremental.apply = watched
+            saver.restore(run, str(tmp_path / "model.ckpt-0"))
+            assert run.run(model.step) == 2
+            assert run.run(scaffold.ready_op).size == 0
+    assert seen == [True, True, True]
+
+
+def test_another_full_is_restored_as_it_is(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1], [2], [3], save_steps=2)
+    model = Model()
+    with model.graph.as_default():
+        scaffold = ct.Scaffold(incremental_save_restore=True).finalize()
+        with tf1.Session(graph=model.graph) as run:
+            scaffold.saver.restore(run, str(tmp_path / "model.ckpt-0"))
+            assert run.run(model.step) == 0
+
+
+def test_the_seed_signatures(tmp_path: Path) -> None:
+    ours, theirs = ct.CheckpointSaverHook, tf1.train.CheckpointSaverHook
+    assert issubclass(ours, theirs)
+    assert "incremental_save_secs" in inspect.signature(ours).parameters
+    model = Model()
+    with (
+        model.graph.as_default(),
+        ct.MonitoredTrainingSession(
+            checkpoint_dir=str(tmp_path),
+            save_checkpoint_secs=60,
+            save_incremental_checkpoint_secs=20,
+        ) as run,
+    ):
+        run.run(model.train_op, {model.ids: [1]})
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "model.ckpt-1")
+
+
+def test_a_scaffold_needs_our_saver() -> None:
+    model = Model()
+    with model.graph.as_default(), pytest.raises(ValueError, match=r"ckptctl\.training\.Saver"):
+        ct.Scaffold(saver=tf1.train.Saver(), incremental_save_restore=True)
+
+
+def latest(directory: Path) -> int | None:
+    return find_chains(scan_directory(str(directory))).latest
