@@ -45,6 +45,7 @@ demo: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m bench.run $(BENCH)
+	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
 
 golden: $(READY)
 	$(BIN)/python tests/golden/make_tf.py

@@ -86,9 +86,7 @@ class IncrementalSaver(tf1.train.Saver):
         base = recorder.base
         if base is None:
             raise RuntimeError("no full was saved or restored yet: save one with the Saver first")
-        if not isinstance(global_step, int):
-            global_step = tf1.train.global_step(sess, global_step)
-        step = int(global_step)
+        step = int(global_step if isinstance(global_step, int) else sess.run(global_step))
         earlier = recorder.previous[0] if recorder.previous else base.step
         if step <= earlier:
             raise ValueError(f"increment at step {step}, but the last save was at step {earlier}")

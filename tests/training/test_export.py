@@ -189,6 +189,19 @@ def test_a_training_goes_on_after_an_export(training: Training, tmp_path: Path) 
     assert_same(state_of(training.directory, 5), training.at[5])
 
 
+def test_what_serving_restores_is_never_recorded(training: Training, tmp_path: Path) -> None:
+    training.train([1])
+    training.full()
+    training.export(tmp_path / "export")
+    training.session.close()
+    with training.model.graph.as_default():
+        ct.Saver(sharded=True, incremental_save_restore=True)
+    ops = training.model.graph.get_operations()
+    writes = [o for o in ops if o.name.startswith("ckptctl/serving/") and "Assign" in o.type]
+    assert writes
+    assert not [op.name for op in writes if op.control_inputs]
+
+
 def test_a_model_exported_between_saves_gets_its_base_first(
     training: Training, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
