@@ -6,7 +6,11 @@ later; the guide is `docs/incremental-training.md`.
 
 from __future__ import annotations
 
+from typing import Any
+
 try:
+    from ckptctl.training import estimator as _estimator
+    from ckptctl.training.export import export_saved_model, load_incremental
     from ckptctl.training.hook import CheckpointSaverHook
     from ckptctl.training.incremental import IncrementalSaver
     from ckptctl.training.lazy_adam import LazyAdam
@@ -26,4 +30,15 @@ __all__ = [
     "MonitoredTrainingSession",
     "Saver",
     "Scaffold",
+    "export_saved_model",
+    "load_incremental",
 ]
+if _estimator.has_estimator():
+    __all__ += ["Estimator"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loads tf.estimator, or says what to use where there is none.
+    if name == "Estimator":
+        return _estimator.Estimator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
