@@ -13,7 +13,14 @@ from ckptctl import errors
 if TYPE_CHECKING:
     from ckptctl.bundle import BundleReader, BundleWriter, read_state
     from ckptctl.chain import find_chains, scan_directory
-    from ckptctl.merge import execute_merge, plan_merge
+    from ckptctl.merge import (
+        Policy,
+        PruneOptions,
+        execute_merge,
+        execute_prune,
+        plan_merge,
+        plan_prune,
+    )
     from ckptctl.restore import RestoreOptions
 
     __version__: str
@@ -21,12 +28,16 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleReader",
     "BundleWriter",
+    "Policy",
+    "PruneOptions",
     "RestoreOptions",
     "__version__",
     "errors",
     "execute_merge",
+    "execute_prune",
     "find_chains",
     "plan_merge",
+    "plan_prune",
     "read_state",
     "scan_directory",
 ]
@@ -34,10 +45,14 @@ __all__ = [
 _ROOMS = {
     "BundleReader": "bundle",
     "BundleWriter": "bundle",
+    "Policy": "merge",
+    "PruneOptions": "merge",
     "RestoreOptions": "restore",
     "execute_merge": "merge",
+    "execute_prune": "merge",
     "find_chains": "chain",
     "plan_merge": "merge",
+    "plan_prune": "merge",
     "read_state": "bundle",
     "scan_directory": "chain",
 }

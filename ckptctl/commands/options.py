@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 from click.core import ParameterSource
 
-from ckptctl.commands.params import DIRECTORY, DURATION, RATE, Step, directory_named
+from ckptctl.commands.params import DIRECTORY, DURATION, RATE, STEP, Step, directory_named
 from ckptctl.errors import UsageError
 from ckptctl.output import open_output
 
@@ -26,6 +26,7 @@ __all__ = [
     "jobs",
     "lock_wait",
     "output",
+    "policy",
     "state",
 ]
 
@@ -141,6 +142,64 @@ lock_wait = click.option(
 )
 dry_run = click.option(
     "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."
+)
+
+
+def policy(function: Callback) -> Callback:
+    """Add the POLICY options; the command receives `policy`, option name to value."""
+
+    @functools.wraps(function)
+    def composed(**values: object) -> None:
+        names = [name for name in values if name.startswith("keep_")]
+        rules = {name.replace("_", "-"): values.pop(name) for name in names}
+        function(policy=rules, **values)
+
+    decorated: Callback = composed
+    for option in reversed(_POLICY):
+        decorated = option(decorated)
+    return decorated
+
+
+_COUNT = click.IntRange(min=1)
+_POLICY = (
+    click.option("--keep-last", metavar="N", type=_COUNT, help="Keep the N newest fulls."),
+    click.option(
+        "--keep-every",
+        metavar="STEPS",
+        type=_COUNT,
+        help="Keep the first full at or above each multiple of STEPS.",
+    ),
+    click.option(
+        "--keep-within",
+        metavar="D",
+        type=DURATION,
+        help="Keep what was saved within D of the newest, increments too.",
+    ),
+    click.option(
+        "--keep-hourly",
+        metavar="N",
+        type=_COUNT,
+        help="Keep the newest full of each of the last N hours in which one was saved.",
+    ),
+    click.option(
+        "--keep-daily",
+        metavar="N",
+        type=_COUNT,
+        help="Keep the newest full of each of the last N days (UTC) on which one was saved.",
+    ),
+    click.option(
+        "--keep-weekly",
+        metavar="N",
+        type=_COUNT,
+        help="Keep the newest full of each of the last N weeks (from Monday, UTC).",
+    ),
+    click.option(
+        "--keep-step",
+        metavar="STEP",
+        type=STEP,
+        multiple=True,
+        help="Keep what lies at this step, an increment too; may be given again.",
+    ),
 )
 
 

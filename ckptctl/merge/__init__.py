@@ -1,6 +1,20 @@
-"""A state written as a new full: plan, tasks, commit."""
+"""A state written as a new full, and what is then no longer needed: plan, tasks, commit."""
 
 from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.plan import MergePlan, plan_merge
+from ckptctl.merge.policy import Policy
+from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
+from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 
-__all__ = ["MergePlan", "MergeResult", "execute_merge", "plan_merge"]
+__all__ = [
+    "MergePlan",
+    "MergeResult",
+    "Policy",
+    "PruneOptions",
+    "PrunePlan",
+    "PruneResult",
+    "execute_merge",
+    "execute_prune",
+    "plan_merge",
+    "plan_prune",
+]

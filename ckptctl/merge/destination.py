@@ -16,7 +16,7 @@ from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 
-__all__ = ["Found", "choose_destination", "look_at_destination", "own_temporaries"]
+__all__ = ["Found", "choose_destination", "look_at_destination", "own_files", "own_temporaries"]
 
 _MAX_MARK_BYTES = 64 << 20
 
@@ -127,6 +127,24 @@ def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
     mark = _read_mark(prefix + MARK_SUFFIX, storage)
     grouped = group_files(storage.listdir(directory or "."))
     return tuple(_own_temporaries(directory, name, grouped, mark, storage))
+
+
+def own_files(prefix: str, storage: Storage) -> frozenset[str]:
+    """Return the paths that a mark beside them says are ours, the mark's among them.
+
+    For a name without an index: what a killed merge had renamed by then, known by size and
+    mtime, or the mark alone that is left of a merged full which someone else deleted.
+    """
+    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    if not str(mark.get("schema")).startswith("ckptctl.merged/"):
+        return frozenset()
+    found = {prefix + MARK_SUFFIX}
+    for name, identity in _identities(mark.get("files")).items():
+        path = os.path.join(os.path.dirname(prefix), name)
+        info = storage.stat(path, follow=False)
+        if info is not None and file_identity(info) == identity:
+            found.add(path)
+    return frozenset(found)
 
 
 def _own_temporaries(

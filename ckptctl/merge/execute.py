@@ -21,6 +21,7 @@ from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.run import Runner
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
 from ckptctl.merge.tasks import CheckTask
+from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, survey_state, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
@@ -116,6 +117,8 @@ def execute_merge(
                 size = _write(plan, state, runner, outcome)
             finally:
                 state.close()
+            if plan.verify:  # so that `prune` need not read it once more
+                remember_verified(plan.destination, plan.storage)
             listed = _update_state(plan, outcome)
     finally:
         progress.finish()

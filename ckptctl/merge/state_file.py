@@ -188,8 +188,8 @@ def drop_checkpoints(
         Names to leave out. What it lists and nobody finds stays: it is evidence that
         something was saved and went (`restore.md`, check 3).
     here
-        Names of what lies in the directory and stays: one of them is named where the one
-        that was named goes.
+        Names of what stays and may be named where the one that was named goes: what is here,
+        live and complete.
     fresh
         Name to time of what was committed and is not yet listed. As the Saver would do, it
         is appended and named: to rewrite the file without it would make it look abandoned.
@@ -238,10 +238,13 @@ def unlist_checkpoints(
     directory: str,
     kind: Literal["full", "increment"],
     gone: Collection[str],
+    here: Collection[str],
     storage: Storage,
     assume_order: str | None = None,
 ) -> None:
     """Leave checkpoints out of the state file that lists them, before they are removed.
+
+    `gone` and `here` are as for `drop_checkpoints`.
 
     Read again right before it is replaced, and looked at again right after, until a live
     trainer that rewrites it no longer lists them. Where nothing remains the file is
@@ -276,12 +279,13 @@ def unlist_checkpoints(
             for item in found
             if item.name not in seen and item.step > _step(before.latest) and item.complete
         }
-        here = {item.name for item in found} - set(gone)
-        new = {name: when for name, when in fresh.items() if name in here - listed}
+        found_names = {item.name for item in found} - set(gone)
+        new = {name: when for name, when in fresh.items() if name in found_names - listed}
         if not listed & set(gone) and (untouched or not new):
             return
         untouched = False
-        after = drop_checkpoints(before, gone, here, new)
+        nameable = found_names & {*here, *fresh}
+        after = drop_checkpoints(before, gone, nameable, new)
         if after is None:
             storage.remove(path)
             storage.fsync_dir(os.path.dirname(path))

@@ -1,0 +1,244 @@
+"""`ckptctl prune`: removes what a directory no longer needs, each item with its reason."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from ckptctl.commands import options
+from ckptctl.commands.params import DURATION
+from ckptctl.errors import DamageError, PartialFailure, RefusedError, UsageError
+from ckptctl.output import Column, Output, Page
+from ckptctl.output import format as fmt
+
+if TYPE_CHECKING:
+    from ckptctl.merge import PrunePlan, PruneResult
+
+__all__ = ["command"]
+
+
+@click.command("prune", epilog=options.epilog(3, 4, 10, 11, 12))
+@options.directory
+@options.policy
+@click.option("--orphans", is_flag=True, help="Also increments without a full below them.")
+@click.option("--abandoned", is_flag=True, help="Also what a run left behind that was rolled back.")
+@click.option(
+    "--leftovers",
+    is_flag=True,
+    help="Also incomplete checkpoints, data without an index, and any other temporaries.",
+)
+@click.option(
+    "--min-age",
+    metavar="D",
+    type=DURATION,
+    default="10m",
+    help="Keep what is younger, since a trainer may be writing it; default: 10m.",
+)
+@click.option(
+    "--trash", is_flag=True, help="Move everything to .ckptctl-trash/ instead of removing it."
+)
+@click.option(
+    "--relocate", is_flag=True, help="In a copied directory: make paths in state files relative."
+)
+@options.assume_order
+@click.option(
+    "--save-plan",
+    metavar="FILE",
+    help="Write the plan to FILE and remove nothing; for --plan.",
+)
+@click.option(
+    "--plan",
+    metavar="FILE",
+    help="Do what a saved plan says; refused if the directory changed since.",
+)
+@options.lock_wait
+@options.dry_run
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Answer the question with yes; off a terminal, what cannot be had back needs it.",
+)
+@options.output
+def command(
+    directory: str,
+    out: Output,
+    policy: Mapping[str, Any],
+    lock_wait: float | None,
+    dry_run: bool,
+    yes: bool,
+    save_plan: str | None,
+    plan: str | None,
+    min_age: float,
+    **asked: Any,
+) -> None:
+    """Remove increments and temporaries that are no longer needed.
+
+    By default: increments that a newer full covers, once every tensor of that full was read
+    and matched its checksum; increments whose keys a later one is proven to contain; and
+    temporaries that ckptctl left, or that are older than the newest full. Old fulls go by
+    keep rules alone: a full that no rule keeps goes, with its increments. Rules are joined
+    by or, count fulls, and count time back from the newest; --keep-step and --keep-within
+    name increments too.
+
+    The newest restore point, the newest one whose checks have all passed, and all that they
+    need stay, whatever the rules say. State files are rewritten first.
+
+    \b
+    Example:
+      ckptctl prune /models/ctr --dry-run
+      ckptctl prune /models/ctr --keep-last 3 --keep-daily 7 --yes
+    """  # noqa: D301 (click leaves lines after this mark as they are)
+    from ckptctl.merge import PruneOptions, execute_prune, plan_prune
+    from ckptctl.merge.policy import policy_of
+    from ckptctl.merge.prune_plan import load_plan, save_plan_to
+
+    if plan is not None:
+        _refuse_options()
+        todo = load_plan(plan, directory)
+    else:
+        planning = out.progress()
+        try:
+            chosen = PruneOptions(policy_of(policy), min_age_s=min_age, **asked)
+            # A saved plan may be carried out from elsewhere.
+            home = directory if save_plan is None else os.path.abspath(directory)
+            # A dry run writes nothing, not even into the user's cache.
+            todo = plan_prune(home, chosen, remember=not dry_run, progress=planning)
+        finally:
+            planning.finish()
+    stop = dry_run or save_plan is not None
+    out.show(_PlanView(todo, stop))
+    for warning in (*todo.warnings, *todo.damage):
+        out.warn(warning)
+    if save_plan is not None:
+        save_plan_to(todo, save_plan)
+    if stop:
+        return
+    if todo.removed and not todo.options.trash and not yes:
+        _ask(todo)
+    progress = out.progress()
+    try:
+        result = execute_prune(
+            todo,
+            unchanged=plan is not None,
+            progress=progress,
+            lock_wait_s=lock_wait or 0.0,
+        )
+    finally:
+        progress.finish()
+    out.show(_ResultView(todo, result))
+    out.close()  # the answer stands, also where the exit code says that some of it failed
+    _raise(todo, result)
+
+
+def _refuse_options() -> None:
+    """Refuse what would make another plan of a saved one; the environment only gives defaults."""
+    context = click.get_current_context()
+    kept = {"dir", "directory", "plan", "lock_wait", "dry_run", "yes", "json", "quiet"}
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if param.name not in kept and source is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{param.opts[0]} does not go with --plan: the saved plan has its options",
+                remedy="leave it out, or make another plan",
+            )
+
+
+def _ask(plan: PrunePlan) -> None:
+    """Ask whoever sits at a terminal; refuse where nobody does."""
+    what = f"{fmt.some(len(plan.removed), 'item')}, {fmt.bytes_(plan.bytes_to_free)}"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            f"would remove {what} for good, and nobody is here to ask",
+            file=plan.directory,
+            remedy="--yes says that you mean it, --trash moves it, --dry-run only shows it",
+        )
+    if not click.confirm(f"Remove {what} for good?", err=True):
+        raise RefusedError("not confirmed: nothing was removed", file=plan.directory)
+
+
+def _raise(plan: PrunePlan, result: PruneResult) -> None:
+    damage = (*plan.damage, *result.damage)
+    if damage:
+        raise DamageError(
+            damage[0].partition("\n")[0],
+            file=plan.directory,
+            found=f"{fmt.some(len(result.skipped), 'item')} kept for it",
+            remedy="restore the file, or use another step: ckptctl ls shows what there is",
+        )
+    if result.skipped:
+        first = result.skipped[0]
+        raise PartialFailure(
+            f"{fmt.some(len(result.skipped), 'item')} kept: {first.name}: {first.reason}",
+            file=plan.directory,
+            remedy="run it again",
+        )
+
+
+@dataclass(frozen=True)
+class _PlanView:
+    plan: PrunePlan
+    would: bool
+
+    def document(self) -> Mapping[str, object]:
+        return {"dry_run": self.would, **self.plan.to_json()}
+
+    def text(self, page: Page) -> None:
+        plan = self.plan
+        columns = (
+            Column("kind", width=9),
+            Column("step", "number"),
+            Column("status", width=10),
+            Column("bytes", "bytes"),
+            Column("action", width=12),
+            Column("name", "name"),
+            Column("because", "text"),
+        )
+        verb = "would remove" if self.would else "remove"
+        with page.table(columns) as rows:
+            for item in plan.items:
+                name = item.name if page.terminal else item.path
+                action = verb if item.remove else "keep"
+                style = {4: "red" if item.remove else "green"}
+                facts = (item.kind, item.step, item.status, item.bytes, action, name)
+                rows.add(*facts, item.reason, styles=style)
+        page.gap()
+        for prefix in plan.verify:
+            name = os.path.basename(prefix) if page.terminal else prefix
+            page.line("would verify" if self.would else "verify", fmt.escape(name), _WHY)
+        if not plan.removed:
+            page.line("nothing to remove", fmt.escape(plan.directory))
+        else:
+            size = fmt.bytes_(plan.bytes_to_free) if page.terminal else str(plan.bytes_to_free)
+            page.line(verb, fmt.some(len(plan.removed), "item"), size, style="bold")
+
+
+_WHY = "all of it is read before anything goes that it stands in for"
+
+
+@dataclass(frozen=True)
+class _ResultView:
+    plan: PrunePlan
+    result: PruneResult
+
+    def document(self) -> Mapping[str, object]:
+        return {"result": self.result.to_json()}
+
+    def text(self, page: Page) -> None:
+        result = self.result
+        for outcome in result.outcomes:
+            if outcome.outcome not in ("removed", "trashed"):
+                page.line(outcome.outcome, fmt.escape(outcome.name), outcome.reason)
+        size = fmt.bytes_(result.bytes_freed) if page.terminal else str(result.bytes_freed)
+        page.line("freed", size, style="bold green")
+        if result.trash is not None:
+            trash, home = shlex.quote(result.trash), shlex.quote(self.plan.directory)
+            page.line("trash", fmt.escape(result.trash))
+            page.line("to empty it", f"rm -r {fmt.escape(trash)}")
+            page.line("to restore it", f"cp -aln {fmt.escape(trash)}/. {fmt.escape(home)}/")

@@ -1,0 +1,350 @@
+"""Removing what a directory no longer needs: `plan_prune`, and `execute_prune`.
+
+The plan looks at names, state files, indexes, and the keys of increments that no full covers;
+what it says is what a user agrees to. Under the lock everything is looked at and judged
+again: only what was agreed to, is still what it was, and would still go, goes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptctl.chain import Checkpoint, VerifiedFulls, find_chains, scan_directory
+from ckptctl.errors import ChangedError, DamageError, NotFoundError
+from ckptctl.merge.plan import check_copied
+from ckptctl.merge.prune_delete import Remover
+from ckptctl.merge.prune_look import (
+    Pairs,
+    fingerprint,
+    newest_sound,
+    own_leftovers,
+    owned,
+    save_times,
+)
+from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePlan
+from ckptctl.merge.prune_rules import Look, judge
+from ckptctl.merge.removed_log import check_own_room
+from ckptctl.merge.run import Runner
+from ckptctl.merge.state_file import relocate_state_files
+from ckptctl.merge.verification import verify_full
+from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.storage.lock import directory_lock
+
+__all__ = ["PruneOutcome", "PruneResult", "execute_prune", "plan_prune"]
+
+
+@dataclass(frozen=True)
+class PruneOutcome:
+    """What became of one item that was to go.
+
+    `outcome` is `removed`, `trashed`, `vanished` (someone else removed it), `changed` (it is
+    no longer what it was), `kept` (something needs it by now), or `unverified` (the full that
+    would stand in for it is damaged, or gone).
+    """
+
+    path: str
+    name: str
+    bytes: int
+    outcome: str
+    reason: str = ""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it is still there."""
+        return self.outcome in ("changed", "kept", "unverified")
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What a prune did.
+
+    Attributes
+    ----------
+    outcomes
+        One for each item that was to go.
+    bytes_freed
+        Bytes of what went; none are free yet of what lies in the trash.
+    verified
+        Prefixes of the fulls that were read.
+    damage
+        What was found to be damaged while they were.
+    trash
+        Directory that everything was moved to, or None.
+    seconds
+        How long it took.
+    """
+
+    outcomes: tuple[PruneOutcome, ...] = ()
+    bytes_freed: int = 0
+    verified: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
+    trash: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def skipped(self) -> tuple[PruneOutcome, ...]:
+        """What was to go and is still there."""
+        return tuple(outcome for outcome in self.outcomes if outcome.skipped)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return {
+            **self.__dict__,
+            "outcomes": [dict(outcome.__dict__) for outcome in self.outcomes],
+            "verified": list(self.verified),
+            "damage": list(self.damage),
+        }
+
+
+def plan_prune(
+    directory: str,
+    options: PruneOptions | None = None,
+    *,
+    remember: bool = True,
+    progress: Progress = NO_PROGRESS,
+    storage: Storage = LOCAL,
+) -> PrunePlan:
+    """Plan what goes from a checkpoint directory, and say why everything else stays.
+
+    Reads indexes, and the keys of increments that no full covers (`restore.md`, check 1).
+
+    Parameters
+    ----------
+    directory
+        The checkpoint directory.
+    options
+        What goes, beside what goes by default.
+    remember
+        Note proven pairs of increments in the user's cache directory.
+    progress
+        Told of the comparison of keys.
+
+    Raises
+    ------
+    NotFoundError
+        No such directory.
+    RefusedError
+        The policy keeps no restore point, or the directory is a copy whose state files lead
+        elsewhere.
+    StateFileError
+        A state file does not parse: what it lists cannot be unlisted.
+    """
+    options = options or PruneOptions()
+    return _plan(directory, options, VerifiedFulls(), None, remember, progress, storage)
+
+
+def _plan(
+    directory: str,
+    options: PruneOptions,
+    verified: Container[Checkpoint],
+    agreed: Mapping[str, tuple[PruneFile, ...]] | None,
+    remember: bool,
+    progress: Progress,
+    storage: Storage,
+) -> PrunePlan:
+    scan = scan_directory(directory, storage)
+    for state in (scan.full_state, scan.increment_state):
+        if state.error is not None:
+            raise state.error
+    pairs = Pairs(scan, keep=remember)
+    first = find_chains(scan, options.assume_order, proven_nested=pairs)
+    check_copied(first, True, options.relocate)
+    chains, damage = pairs.prove(first, storage, progress)
+    found = owned(scan, storage)
+    untouchable = dict(found.untouchable)
+    if agreed is not None:
+        for path, files in found.files.items():
+            if path not in agreed:
+                untouchable[path] = "it was not part of the plan"
+            elif agreed[path] != files:
+                untouchable[path] = "it changed since the plan was made"
+    look = Look(
+        options,
+        verified,
+        untouchable,
+        own_leftovers(scan, found.files, storage),
+        newest_sound(chains, storage),
+        save_times(chains),
+    )
+    verdicts = judge(chains, look)
+    checkpoints = (*scan.fulls, *scan.increments, *scan.others)
+    known = {item.prefix: item for item in checkpoints}
+    items = [
+        PruneItem(
+            item.kind,
+            item.name,
+            item.prefix,
+            item.step if item.step >= 0 else None,
+            item.bytes,
+            *verdicts[item.prefix].fields(),
+            merged=item.kind == "full" and item.merged is not None,
+            files=found.files[item.prefix],
+            directories=found.directories[item.prefix],
+        )
+        for item in checkpoints
+    ]
+    items += [
+        PruneItem(
+            "leftover",
+            os.path.basename(item.path),
+            item.path,
+            None,
+            item.bytes,
+            *verdicts[item.path].fields(),
+            files=found.files[item.path],
+            directories=found.directories[item.path],
+        )
+        for item in scan.leftovers
+    ]
+    unders = dict.fromkeys(item.under for item in items if item.under)
+    return PrunePlan(
+        directory=directory,
+        options=options,
+        items=tuple(items),
+        verify=tuple(under for under in unders if known[under] not in verified),
+        fingerprint=fingerprint(scan, found.files, storage),
+        warnings=chains.notes,
+        damage=damage,
+        storage=storage,
+    )
+
+
+def execute_prune(
+    plan: PrunePlan,
+    *,
+    unchanged: bool = False,
+    jobs: int | None = None,
+    progress: Progress = NO_PROGRESS,
+    lock_wait_s: float = 0.0,
+) -> PruneResult:
+    """Remove what a plan says, as far as it would still go.
+
+    Parameters
+    ----------
+    plan
+        From `plan_prune`.
+    unchanged
+        Refuse if anything changed since the plan was made (`--plan`), instead of leaving out
+        what did.
+    jobs
+        Tasks at a time while fulls are verified; None for one a core.
+    progress
+        Told of the verification.
+    lock_wait_s
+        Seconds to wait for another ckptctl on the directory.
+
+    Raises
+    ------
+    LockedError
+        Another ckptctl works on the directory.
+    ChangedError
+        The directory changed since the plan was made, or a state file keeps changing.
+    """
+    began = time.monotonic()
+    storage, options, directory = plan.storage, plan.options, plan.directory
+    if not plan.removed and not options.relocate and not unchanged:
+        return PruneResult()
+    check_own_room(directory, storage)
+    with directory_lock(os.path.realpath(directory), lock_wait_s):
+        if unchanged:
+            _check_unchanged(plan)
+        if options.relocate:
+            relocate_state_files(directory, storage)
+        verified = _Verified()
+        read, damage = _verify(plan, verified, Runner(jobs, None, progress))
+        agreed = {item.path: item.files for item in plan.removed}
+        fresh = _plan(directory, options, verified, agreed, True, progress, storage)
+        outcomes, ready = _sort_out(plan, fresh)
+        remover = Remover(fresh, ready)
+        outcomes += [
+            PruneOutcome(item.path, item.name, item.bytes, outcome, reason)
+            for item, outcome, reason in remover.run()
+        ]
+    freed = sum(item.bytes for item in outcomes if item.outcome == "removed")
+    return PruneResult(
+        tuple(outcomes), freed, read, damage, remover.trash, time.monotonic() - began
+    )
+
+
+class _Verified:
+    """Verified fulls, also where the user's cache cannot be written."""
+
+    def __init__(self) -> None:
+        self._cache = VerifiedFulls()
+        self._here: set[tuple[object, ...]] = set()
+
+    def __contains__(self, full: object) -> bool:
+        return isinstance(full, Checkpoint) and (_facts(full) in self._here or full in self._cache)
+
+    def add(self, full: Checkpoint) -> None:
+        self._here.add(_facts(full))
+        self._cache.add(full)
+
+
+def _facts(full: Checkpoint) -> tuple[object, ...]:
+    return full.prefix, *(info.identity for info in (full.index, *full.shards))
+
+
+def _verify(
+    plan: PrunePlan, verified: _Verified, runner: Runner
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the fulls under which something goes; return which, and what was damaged."""
+    # What they are is taken before they are read: a full that changes meanwhile is not vouched
+    # for by what was read of it.
+    fulls = {full.prefix: full for full in scan_directory(plan.directory, plan.storage).fulls}
+    read, damage = [], []
+    try:
+        for prefix in plan.verify:
+            full = fulls.get(prefix)
+            if full is None or full in verified:
+                continue
+            try:
+                verify_full(full, runner, plan.storage)
+            except DamageError as error:
+                damage.append(str(error))
+            except NotFoundError:
+                continue
+            else:
+                verified.add(full)
+                read.append(prefix)
+    finally:
+        runner.progress.finish()
+    return tuple(read), tuple(damage)
+
+
+def _check_unchanged(plan: PrunePlan) -> None:
+    scan = scan_directory(plan.directory, plan.storage)
+    if fingerprint(scan, owned(scan, plan.storage).files, plan.storage) != plan.fingerprint:
+        raise ChangedError(
+            "the directory changed since the plan was made",
+            file=plan.directory,
+            remedy="make a new plan: ckptctl prune --save-plan FILE",
+        )
+
+
+def _sort_out(plan: PrunePlan, fresh: PrunePlan) -> tuple[list[PruneOutcome], list[PruneItem]]:
+    """Return what is skipped, and what still goes."""
+    now = {item.path: item for item in fresh.items}
+    skipped, ready = [], []
+    for item in plan.removed:
+        found = now.get(item.path)
+        if found is None:
+            here = any(plan.storage.stat(file.path, follow=False) for file in item.files)
+            what = ("changed", "only some of its files are left") if here else ("vanished", "")
+        elif found.files != item.files:
+            what = ("changed", "it changed since the plan was made")
+        elif not found.remove:
+            what = ("kept", found.reason)
+        elif found.under is not None and found.under in fresh.verify:
+            name = os.path.basename(found.under)
+            what = ("unverified", f"nothing vouches for {name}, which would stand in for it")
+        else:
+            ready.append(found)
+            continue
+        skipped.append(PruneOutcome(item.path, item.name, item.bytes, *what))
+    return skipped, ready

@@ -1,0 +1,85 @@
+"""The directory as it would be without some checkpoints, judged by the same rules as now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Literal
+
+from ckptctl.chain import Chains, Checkpoint, Removed, Scan, StateFile, find_chains
+from ckptctl.merge.state_file import drop_checkpoints, fresh_checkpoints
+
+__all__ = ["Later"]
+
+
+class Later:
+    """What would be known of the rest of a directory, had some checkpoints been removed."""
+
+    def __init__(self, chains: Chains, assume_order: str | None) -> None:
+        self.chains = chains
+        self.scan = chains.scan
+        self.assume_order = assume_order
+        self.all = {item.prefix: item for item in (*self.scan.increments, *self.scan.fulls)}
+        self._now: dict[str, tuple[bool, bool]] = {}
+
+    def troubled(self, removed: Collection[str]) -> list[str]:
+        """Return the names of what stays and would be judged otherwise than now."""
+        if not removed:
+            return []
+        later = find_chains(
+            self._without(removed),
+            self.assume_order,
+            self.chains.failed_nested,
+            self.chains.proven_nested,
+        )
+        return [
+            item.name
+            for item in self.all.values()
+            if item.prefix not in removed
+            and (later.is_live(item), later.is_restore_point(item)) != self._judged_now(item)
+        ]
+
+    def _judged_now(self, item: Checkpoint) -> tuple[bool, bool]:
+        if item.prefix not in self._now:
+            self._now[item.prefix] = (
+                self.chains.is_live(item),
+                self.chains.is_restore_point(item),
+            )
+        return self._now[item.prefix]
+
+    def _without(self, removed: Collection[str]) -> Scan:
+        scan = self.scan
+        gone = [self.all[prefix] for prefix in removed]
+        return replace(
+            scan,
+            fulls=tuple(item for item in scan.fulls if item.prefix not in removed),
+            increments=tuple(item for item in scan.increments if item.prefix not in removed),
+            full_state=self._state_without("full", gone),
+            increment_state=self._state_without("increment", gone),
+            removed=(
+                *scan.removed,
+                *(Removed(i.kind, i.name, i.step, i.merged is not None) for i in gone),
+            ),
+        )
+
+    def _state_without(
+        self, kind: Literal["full", "increment"], gone: Iterable[Checkpoint]
+    ) -> StateFile:
+        scan = self.scan
+        now = scan.full_state if kind == "full" else scan.increment_state
+        names = {item.name for item in gone if item.kind == kind}
+        if now.state is None or not names & set(now.order):
+            return now
+        found = scan.fulls if kind == "full" else scan.increments
+        here = {
+            item.name
+            for item in found
+            if item.name not in names and item.complete and self.chains.is_live(item)
+        }
+        after = drop_checkpoints(now.state, names, here, fresh_checkpoints(self.chains, kind))
+        if after is None:
+            return StateFile(now.path)
+        listed = tuple(os.path.basename(path) for path in after.all_paths)
+        latest = os.path.basename(after.latest)
+        return StateFile(now.path, True, scan.taken_ns, listed, latest, state=after)

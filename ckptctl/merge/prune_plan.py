@@ -1,0 +1,268 @@
+"""What a prune would do, as data: options, items and the plan; nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from ckptctl.errors import UsageError
+from ckptctl.merge.policy import Policy
+from ckptctl.storage import LOCAL, Storage
+
+__all__ = [
+    "DEFAULT_MIN_AGE_S",
+    "PruneFile",
+    "PruneItem",
+    "PruneOptions",
+    "PrunePlan",
+    "load_plan",
+    "save_plan_to",
+]
+
+#: What is younger may be something that a trainer is writing.
+DEFAULT_MIN_AGE_S = 600.0
+_MAX_PLAN_BYTES = 1 << 30
+_SCHEMA = "ckptctl.prune-plan/1"
+
+
+class PruneFile(NamedTuple):
+    """A file of an item, and which one it is: device, inode, size and mtime."""
+
+    path: str
+    identity: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What goes, beside what goes by default.
+
+    Attributes
+    ----------
+    policy
+        Keep rules for fulls; an empty one changes no full.
+    orphans, abandoned, leftovers
+        Whether these go too.
+    min_age_s
+        Nothing younger goes, in seconds.
+    assume_order
+        "step": steps decide which checkpoint is newer, whatever the clocks say.
+    relocate
+        Rewrite paths in state files as relative first.
+    trash
+        Rename into `.ckptctl-trash/` instead of removing.
+    """
+
+    policy: Policy = field(default_factory=Policy)
+    orphans: bool = False
+    abandoned: bool = False
+    leftovers: bool = False
+    min_age_s: float = DEFAULT_MIN_AGE_S
+    assume_order: str | None = None
+    relocate: bool = False
+    trash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.assume_order not in (None, "step"):
+            raise UsageError("assume-order: only step", found=self.assume_order)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as JSON."""
+        return {**self.__dict__, "policy": self.policy.to_json()}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> PruneOptions:
+        """Return the options that `to_json` described."""
+        return cls(**{**facts, "policy": Policy.from_json(facts["policy"])})
+
+
+@dataclass(frozen=True)
+class PruneItem:
+    """One checkpoint or leftover, and what becomes of it.
+
+    Attributes
+    ----------
+    kind
+        `full`, `increment`, `other` or `leftover`.
+    name, path, step
+        Which one; `path` is the prefix of a checkpoint; `step` None where there is none.
+    bytes
+        Of all its files.
+    status
+        The word of `ls`.
+    remove
+        Whether it goes.
+    code, reason
+        Why it goes or stays, for scripts and in words.
+    under
+        Prefix of the full, once verified, that stands in for what goes.
+    merged
+        Whether ckptctl merged it.
+    files, directories
+        What is removed, in this order; the directories when they are empty.
+    """
+
+    kind: Literal["full", "increment", "other", "leftover"]
+    name: str
+    path: str
+    step: int | None
+    bytes: int
+    status: str
+    remove: bool
+    code: str
+    reason: str
+    under: str | None = None
+    merged: bool = False
+    files: tuple[PruneFile, ...] = field(default=(), repr=False)
+    directories: tuple[str, ...] = field(default=(), repr=False)
+
+    def to_json(self, *, files: bool = False) -> dict[str, Any]:
+        """Return the item as JSON, with the identity of its files where a plan is saved."""
+        found: dict[str, Any] = dict(self.__dict__)
+        del found["remove"], found["files"], found["directories"]
+        found["action"] = "remove" if self.remove else "keep"
+        if files:
+            found["files"] = [[path, list(identity)] for path, identity in self.files]
+            found["directories"] = list(self.directories)
+        return found
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> PruneItem:
+        """Return the item that `to_json(files=True)` described."""
+        rest = {key: facts[key] for key in facts if key not in ("action", "files", "directories")}
+        return cls(
+            **rest,
+            remove=facts["action"] == "remove",
+            files=tuple(PruneFile(path, _identity(item)) for path, item in facts["files"]),
+            directories=tuple(facts["directories"]),
+        )
+
+
+def _identity(numbers: Any) -> tuple[int, int, int, int]:
+    device, inode, size, mtime_ns = map(int, numbers)
+    return device, inode, size, mtime_ns
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """Every checkpoint and leftover of a directory, and what becomes of it.
+
+    Attributes
+    ----------
+    directory
+        The checkpoint directory.
+    options
+        What was asked for.
+    items
+        By kind, then by step: fulls, increments, others, leftovers.
+    verify
+        Prefixes of fulls of which every tensor is read before anything under them goes.
+    fingerprint
+        Changes with every file that counts.
+    warnings
+        What a user should know.
+    damage
+        What was found to be damaged while the increments were compared.
+    """
+
+    directory: str
+    options: PruneOptions
+    items: tuple[PruneItem, ...]
+    verify: tuple[str, ...] = ()
+    fingerprint: str = ""
+    warnings: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
+    storage: Storage = field(default=LOCAL, repr=False, compare=False)
+
+    @cached_property
+    def removed(self) -> tuple[PruneItem, ...]:
+        """What goes."""
+        return tuple(item for item in self.items if item.remove)
+
+    @property
+    def bytes_to_free(self) -> int:
+        """Bytes of what goes."""
+        return sum(item.bytes for item in self.removed)
+
+    @property
+    def state_files(self) -> tuple[str, ...]:
+        """Kinds of checkpoints whose state file may have to be rewritten."""
+        kinds = {item.kind for item in self.removed}
+        return tuple(kind for kind in ("increment", "full") if kind in kinds)
+
+    def to_json(self, *, files: bool = False) -> dict[str, Any]:
+        """Return the plan as one JSON object, with the files' identities to save it."""
+        return {
+            "directory": self.directory,
+            "options": self.options.to_json(),
+            "items": [item.to_json(files=files) for item in self.items],
+            "verify": list(self.verify),
+            "items_to_remove": len(self.removed),
+            "bytes_to_free": self.bytes_to_free,
+            "fingerprint": self.fingerprint,
+            "warnings": list(self.warnings),
+            "damage": list(self.damage),
+        }
+
+    def to_save(self) -> dict[str, Any]:
+        """Return what `--save-plan` writes."""
+        return {"schema": _SCHEMA, **self.to_json(files=True)}
+
+    @classmethod
+    def from_saved(cls, facts: object, storage: Storage = LOCAL) -> PrunePlan:
+        """Return the plan that `to_save` described.
+
+        Raises
+        ------
+        UsageError
+            It is no plan of ours.
+        """
+        if not isinstance(facts, dict) or facts.get("schema") != _SCHEMA:
+            raise UsageError("no saved plan of `ckptctl prune`", expected=_SCHEMA)
+        try:
+            return cls(
+                directory=str(facts["directory"]),
+                options=PruneOptions.from_json(facts["options"]),
+                items=tuple(PruneItem.from_json(item) for item in facts["items"]),
+                verify=tuple(facts["verify"]),
+                fingerprint=str(facts["fingerprint"]),
+                warnings=tuple(facts["warnings"]),
+                damage=tuple(facts["damage"]),
+                storage=storage,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"the saved plan does not parse: {error}") from None
+
+
+def save_plan_to(plan: PrunePlan, path: str) -> None:
+    """Write a plan to a file, in place of an older one."""
+    plan.storage.write_atomic(path, json.dumps(plan.to_save()).encode() + b"\n")
+
+
+def load_plan(path: str, directory: str, storage: Storage = LOCAL) -> PrunePlan:
+    """Read a plan that `save_plan_to` wrote for a directory.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such file.
+    UsageError
+        It is no plan of ours, or of another directory.
+    """
+    try:
+        plan = PrunePlan.from_saved(json.loads(storage.read_small(path, _MAX_PLAN_BYTES)), storage)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the saved plan does not parse: {error}", file=path) from None
+    if os.path.realpath(plan.directory) != os.path.realpath(directory):
+        raise UsageError(
+            "the plan is of another directory",
+            file=path,
+            expected=plan.directory,
+            found=directory,
+            remedy=f"-C {shlex.quote(plan.directory)}",
+        )
+    return plan

@@ -1,0 +1,393 @@
+"""What goes and what stays, and why: the rules of `restore.md`, "Deleting", as a pure function.
+
+Three steps: what each item asks for by itself; what must stay all the same (the newest restore
+points, what is young, what the policy names, what something that stays needs); and a look at
+the directory as it would be. Removing one checkpoint may change what is known of another: the
+full that shows that a later one was abandoned, say. Whatever would make anything that stays
+live or dead, restorable or not, when it was not before, stays too.
+
+Decisions where the rules leave a choice, all on the side of keeping:
+
+* The status decides, the first word that applies: an increment that is incomplete, an orphan
+  or unproven does not go as stale. An idle one does, since a full covers it.
+* What the state files lead a trainer to stays: the full that is named, and the increment that
+  is named if it lies above that full.
+* A full goes by policy under the same condition as a stale increment: a verified full of at
+  least its step stays.
+* Fulls pin nothing, live increments that stay pin their full; an abandoned one pins the full
+  that it is listed with only if that is abandoned too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.chain import Chains, Checkpoint, Leftover, split_step
+from ckptctl.chain.bases import misnamed
+from ckptctl.chain.problems import incompleteness
+from ckptctl.errors import RefusedError
+from ckptctl.merge.policy import Decision, Point
+from ckptctl.merge.prune_later import Later
+from ckptctl.merge.prune_plan import PruneOptions
+
+__all__ = ["Look", "Verdict", "judge"]
+
+#: Codes of what goes only under a full that stands in for it.
+_COVERED = ("stale", "policy")
+#: Looks at the directory as it would be, at most, to find out what must stay.
+_MOST_LOOKS = 200
+
+
+class Verdict(NamedTuple):
+    """Whether something goes, the word of `ls` for it, and why."""
+
+    remove: bool
+    status: str
+    code: str
+    reason: str
+    under: str | None = None
+
+    def fields(self) -> tuple[str, bool, str, str, str | None]:
+        """Return them in the order of `PruneItem`."""
+        return self.status, self.remove, self.code, self.reason, self.under
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the rules need beside the chains.
+
+    Attributes
+    ----------
+    options
+        What was asked for.
+    verified
+        Fulls of which every tensor is known to match its checksum.
+    untouchable
+        Path of an item to why it is not ours to remove, whatever the rules say.
+    own
+        Paths of leftovers and prefixes of checkpoints that our own killed runs left behind.
+    sound
+        Prefix of the newest restore point whose checks have all passed.
+    time_of
+        When a checkpoint was saved, in seconds since 1970; None where nothing tells.
+    """
+
+    options: PruneOptions
+    verified: Container[Checkpoint] = frozenset()
+    untouchable: Mapping[str, str] = field(default_factory=dict)
+    own: Collection[str] = frozenset()
+    sound: str | None = None
+    time_of: Callable[[Checkpoint], float | None] = lambda checkpoint: checkpoint.mtime_ns / 1e9
+
+
+def judge(chains: Chains, look: Look) -> dict[str, Verdict]:
+    """Return path to verdict of every checkpoint and leftover.
+
+    Raises
+    ------
+    RefusedError
+        The policy keeps no restore point at all.
+    """
+    return _Judge(chains, look).verdicts()
+
+
+class _Judge:
+    """One directory and what was asked for."""
+
+    def __init__(self, chains: Chains, look: Look) -> None:
+        self.chains = chains
+        self.scan = chains.scan
+        self.look = look
+        self.options = look.options
+        self.all = {item.prefix: item for item in (*self.scan.increments, *self.scan.fulls)}
+        self._needs: dict[str, tuple[tuple[Checkpoint, str], ...]] = {}
+        self._later = Later(chains, self.options.assume_order)
+        self._codes: dict[str, str] = {}
+        self._vouched: tuple[Checkpoint | None, Checkpoint | None] | None = None
+
+    def verdicts(self) -> dict[str, Verdict]:
+        found = {prefix: self._wish(item) for prefix, item in self.all.items()}
+        self._codes = {prefix: verdict.code for prefix, verdict in found.items()}
+        for prefix, item in self.all.items():
+            if found[prefix].remove:
+                held = self._held(item)
+                if held is not None:
+                    found[prefix] = found[prefix]._replace(
+                        remove=False, code=held[0], reason=held[1]
+                    )
+        wanted = {prefix for prefix, verdict in found.items() if verdict.remove}
+        removed, pinned = self._settle(wanted)
+        troubled = self._later.troubled(removed)
+        if troubled:
+            # Fulls are given back first: of what shows the same the smaller stays.
+            going = sorted(removed, key=lambda prefix: (self.all[prefix].kind, prefix))
+            held_back = self._evidence(wanted, going)
+            removed, pinned = self._settle(wanted - held_back)
+            names = ", ".join(sorted(troubled)[:3])
+            for prefix in held_back:
+                pinned.setdefault(prefix, ("evidence", f"what is known of {names} rests on it"))
+        for prefix in wanted:
+            if prefix in removed:
+                found[prefix] = found[prefix]._replace(under=self._cover(prefix, removed))
+            else:
+                code, reason = pinned[prefix]
+                found[prefix] = found[prefix]._replace(remove=False, code=code, reason=reason)
+        for other in self.scan.others:
+            reason = "no checkpoint of this model: never touched"
+            found[other.prefix] = Verdict(False, "other", "other", reason)
+        found.update(self._leftovers())
+        return found
+
+    # --- what each item asks for ---
+
+    def _wish(self, item: Checkpoint) -> Verdict:
+        dead = self.chains.timelines.why_abandoned(item)
+        if not item.complete:
+            status = "damaged" if item.damage is not None else "incomplete"
+            why = incompleteness(item)[0].message
+            if item.prefix in self.look.own:
+                return Verdict(True, status, "unfinished", "ckptctl was removing it")
+            return self._by_option(status, why, "leftovers", dead)
+        if dead is not None:
+            return self._by_option("abandoned", dead, "abandoned")
+        if item.kind == "full":
+            return self._wish_of_full(item)
+        if self.chains.bases.is_orphan(item):
+            return self._by_option("orphan", "no full lies below it", "orphans")
+        if not self.chains.base_of(item).proven:
+            why = f"{self.chains.base_of(item).reason}; no option removes it"
+            return Verdict(False, "unproven", "unproven", why)
+        if self.chains.is_stale(item):
+            # Not asked whether it is idle too: that takes a look at all before it.
+            return Verdict(True, "stale", "stale", "a full of its step or above is here")
+        if self.chains.idle_of(item):
+            why = "idle, until a full covers it; no option removes it"
+            return Verdict(False, "idle", "idle", why)
+        if self.chains.is_superseded(item):
+            why = "a later increment holds all of its keys"
+            return Verdict(True, "superseded", "superseded", why)
+        point = self.chains.is_restore_point(item)
+        why = "a restore point" if point else self.chains.why_not(item) or "no restore point"
+        return Verdict(False, "ok", "ok", why)
+
+    def _by_option(self, status: str, why: str, option: str, dead: str | None = None) -> Verdict:
+        if getattr(self.options, option):
+            return Verdict(True, status, status, why)
+        if dead is not None and self.options.abandoned:
+            return Verdict(True, status, "abandoned", dead)
+        return Verdict(False, status, status, f"{why}; --{option} removes it")
+
+    def _wish_of_full(self, item: Checkpoint) -> Verdict:
+        if misnamed(item):
+            why = f"{self.chains.why_not(item)}; no option removes it"
+            return Verdict(False, "unproven", "unproven", why)
+        if item.step in self.chains.bases.twins:
+            return Verdict(False, "ok", "ambiguous", "two fulls lie at its step")
+        decision = self._decisions[item.prefix]
+        return Verdict(not decision.keep, "ok", "policy", decision.reason)
+
+    @cached_property
+    def _decisions(self) -> Mapping[str, Decision]:
+        points = [
+            Point(
+                item.prefix,
+                item.step,
+                self.look.time_of(item),
+                item.kind == "full" and self._counts(item),
+            )
+            for item in self.all.values()
+            if self.chains.is_live(item)
+        ]
+        policy = self.options.policy
+        found = policy.decide(points, self.scan.taken_ns / 1e9)
+        if any(point.counted for point in points) and not any(
+            decision.keep for decision in found.values()
+        ):
+            raise RefusedError(
+                "the policy would remove every restore point",
+                file=self.scan.directory,
+                expected="a keep rule that keeps at least one",
+                found=str(policy),
+                remedy="add --keep-last 1, or a rule that fits what ckptctl ls shows",
+            )
+        return found
+
+    def _counts(self, full: Checkpoint) -> bool:
+        return (
+            full.complete
+            and not misnamed(full)
+            and full.step not in self.chains.bases.twins
+            and self.chains.is_live(full)
+        )
+
+    def _leftovers(self) -> dict[str, Verdict]:
+        found = {item.path: self._leftover(item) for item in self.scan.leftovers}
+        staying = {
+            (os.path.dirname(item.path), item.name)
+            for item in self.scan.leftovers
+            if not (found[item.path].remove or item.path.endswith(MARK_SUFFIX))
+        }
+        for item in self.scan.leftovers:
+            place = (os.path.dirname(item.path), item.name)
+            if item.path.endswith(MARK_SUFFIX) and place in staying:
+                reason = "it says whose the other files of its name are"
+                found[item.path] = Verdict(False, "leftover", "mark", reason)
+        return found
+
+    def _leftover(self, item: Leftover) -> Verdict:
+        held = self._too_young(item.mtime_ns)
+        if item.foreign:
+            held = ("other", "of another base name: never touched")
+        if item.path in self.look.untouchable:
+            held = ("untouchable", self.look.untouchable[item.path])
+        if held is not None:
+            return Verdict(False, "leftover", *held)
+        if item.path in self.look.own:
+            return Verdict(True, "leftover", "own", "a killed run of ckptctl left it behind")
+        newest = max((f.mtime_ns for f in self.scan.fulls if self._counts(f)), default=0)
+        earlier = self.chains.timelines.order.earlier
+        if item.reason in ("temporary", "tempstate") and earlier(item.mtime_ns, newest):
+            return Verdict(True, "leftover", "outdated", "a temporary older than the newest full")
+        what = "data without an index" if item.reason == "unindexed" else "a temporary"
+        return self._by_option("leftover", f"{what}, not known to be ours", "leftovers")
+
+    # --- what stays all the same ---
+
+    def _held(self, item: Checkpoint) -> tuple[str, str] | None:
+        """Return code and reason of what stays although it would go."""
+        if item.prefix in self.look.untouchable:
+            return "untouchable", self.look.untouchable[item.prefix]
+        if self._newest is not None and item.prefix == self._newest.prefix:
+            return "newest", "the newest restore point"
+        if item.prefix == self.look.sound:
+            return "newest", "the newest restore point whose checks have all passed"
+        if item.kind == "full" and item.name == self.scan.full_state.latest:
+            return "named", "the state file names it: a trainer would restore from it"
+        if item.kind == "increment" and self._would_be_restored(item):
+            return "named", "the state files lead a trainer to it, and to no full above it"
+        decision = self._decisions.get(item.prefix) if self.options.policy else None
+        if decision is not None and decision.keep:
+            return "policy", decision.reason
+        return self._too_young(max(info.mtime_ns for _, info in item.files))
+
+    def _would_be_restored(self, increment: Checkpoint) -> bool:
+        """Return whether DeepRec's PS applies it: named, and above the full that is named.
+
+        (`incremental_saver.py`: one increment, if its step is above the full's.) A merged full
+        of its step that no state file names does not help a trainer.
+        """
+        if increment.name != self.scan.increment_state.latest:
+            return False
+        named = split_step(self.scan.full_state.latest or "")
+        return named is not None and named[1] < increment.step
+
+    def _too_young(self, mtime_ns: int) -> tuple[str, str] | None:
+        if (self.scan.taken_ns - mtime_ns) / 1e9 >= self.options.min_age_s:
+            return None
+        return "young", f"younger than --min-age {self.options.min_age_s:g}s"
+
+    @cached_property
+    def _newest(self) -> Checkpoint | None:
+        # Of a full and an increment at one step the full is restored.
+        ordered = sorted(self.all.values(), key=lambda item: (item.step, item.kind == "full"))
+        points = (item for item in reversed(ordered) if self.chains.is_restore_point(item))
+        return next(points, None)
+
+    def _settle(self, wanted: set[str]) -> tuple[set[str], dict[str, tuple[str, str]]]:
+        """Return what of this may go together, and why the rest must stay."""
+        removed = set(wanted)
+        pinned: dict[str, tuple[str, str]] = {}
+        todo = [item for item in self.scan.increments if item.prefix not in removed]
+        while True:
+            while todo:
+                for need, reason in self._needed_by(todo.pop()):
+                    if need.prefix in removed:
+                        removed.discard(need.prefix)
+                        pinned[need.prefix] = ("needed", reason)
+                        todo += [need] if need.kind == "increment" else []
+            stays = max(self._covers(removed), key=lambda full: full.step, default=None)
+            for prefix in [*removed]:
+                item = self.all[prefix]
+                covered = stays is not None and stays.step >= item.step
+                if self._codes[prefix] in _COVERED and not covered:
+                    reason = "no full of its step or above stays"
+                    removed.discard(prefix)
+                    pinned[prefix] = ("uncovered", reason)
+                    todo += [item] if item.kind == "increment" else []
+            if not todo:
+                return removed, pinned
+
+    def _needed_by(self, item: Checkpoint) -> tuple[tuple[Checkpoint, str], ...]:
+        if item.prefix not in self._needs:
+            self._needs[item.prefix] = tuple(self._find_needs(item))
+        return self._needs[item.prefix]
+
+    def _find_needs(self, item: Checkpoint) -> Iterable[tuple[Checkpoint, str]]:
+        reason = f"{item.name} needs it"
+        placed = self.chains.bases.place(item)
+        if not self.chains.is_live(item):
+            if placed is not None and not self.chains.is_live(placed):
+                yield placed, f"{item.name}, which is listed with it, stays"
+            return
+        if placed is not None:
+            yield placed, reason
+        lineage = item.lineage
+        if lineage is not None and lineage.mode == "delta":
+            for other in self.scan.increments:
+                theirs = other.lineage
+                if other.step >= item.step:
+                    break
+                if theirs is not None and (theirs.mode, theirs.base_step) == (
+                    "delta",
+                    lineage.base_step,
+                ):
+                    yield other, reason
+
+    # --- under which full ---
+
+    def _covers(self, removed: Collection[str]) -> list[Checkpoint]:
+        return [f for f in self.scan.fulls if f.prefix not in removed and self._counts(f)]
+
+    def _cover(self, prefix: str, removed: Collection[str]) -> str | None:
+        """Return the prefix of the full that stands in for it, a verified one if it can be."""
+        if self._codes[prefix] not in _COVERED:
+            return None
+        newest, verified = self._vouching(removed)
+        if verified is not None and verified.step >= self.all[prefix].step:
+            return verified.prefix
+        return newest.prefix if newest is not None else None
+
+    def _vouching(self, removed: Collection[str]) -> tuple[Checkpoint | None, Checkpoint | None]:
+        """Return the newest full that stays, and the newest of them that is verified."""
+        if self._vouched is None:
+            covers = self._covers(removed)
+            verified = (full for full in reversed(covers) if full in self.look.verified)
+            self._vouched = (covers[-1] if covers else None, next(verified, None))
+        return self._vouched
+
+    # --- the directory as it would be ---
+
+    def _evidence(self, wanted: set[str], held: list[str]) -> set[str]:
+        """Return few of what would go, without which nothing else is judged otherwise.
+
+        Starts with all of them and gives back as many as it can, halves first.
+        """
+        looks = 0
+        size = max(1, len(held) // 2)
+        while True:
+            at = 0
+            while at < len(held) and looks < _MOST_LOOKS:
+                fewer = held[:at] + held[at + size :]
+                looks += 1
+                if self._later.troubled(self._settle(wanted - set(fewer))[0]):
+                    at += size
+                else:
+                    held = fewer
+            if size == 1 or looks >= _MOST_LOOKS:
+                return set(held)
+            size //= 2

@@ -1,0 +1,343 @@
+"""Old fulls by policy, state files that match, the log of removals, and plans that are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from ckptctl.bundle import read_state
+from ckptctl.chain import find_chains, scan_directory
+from ckptctl.errors import DamageError, RefusedError, StateFileError, UsageError
+from ckptctl.merge import PrunePlan, execute_prune, plan_prune
+from ckptctl.merge.policy import KeepDaily, KeepLast, KeepStep, KeepWithin
+from tests.merge.model import small_chain
+from tests.merge.prunes import (
+    THEN,
+    age,
+    chain_of,
+    goes,
+    here,
+    label,
+    listed,
+    outcomes,
+    plan,
+    points,
+    prune,
+    rolled_back,
+    stays,
+)
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    flip,
+    full,
+    increment,
+    listing,
+    table,
+    write_state,
+)
+
+# --- old fulls by policy --------------------------------------------------------------
+
+
+def test_a_policy_removes_fulls_and_their_increments(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40", "F50", "I60")
+    assert goes(plan(chain, KeepLast(2))) == {"F10": "policy", "I20": "stale", "I40": "stale"}
+    prune(chain, KeepLast(1))
+    assert here(chain) == {"F50", "I60"}
+    assert listed(chain) == [50]
+    assert points(chain) == {50, 60}
+
+
+def test_a_base_outlives_what_needs_it(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40", "F50")
+    found = plan(chain, KeepLast(1), KeepStep(20))
+    assert goes(found) == {"F30": "policy", "I40": "stale"}
+    assert stays(found) == {"F10": "needed", "I20": "policy", "F50": "policy"}
+    execute_prune(found)
+    assert points(chain) == {10, 20, 50}
+
+
+def test_the_newest_restore_point_stays_whatever_the_policy_says(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    found = plan(chain, KeepStep(10))
+    assert goes(found) == {"I20": "stale"}
+    assert stays(found) == {"F10": "policy", "F30": "named", "I40": "ok"}
+    (chain.directory / "checkpoint").unlink()
+    assert stays(plan(chain, KeepStep(10)))["F30"] == "needed"
+    assert points(chain) == {10, 20, 30, 40}
+
+
+def test_the_newest_full_stays_though_no_rule_or_state_file_names_it(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "F30")
+    (chain.directory / "checkpoint").unlink()
+    found = plan(chain, KeepStep(10))
+    assert stays(found) == {"F10": "policy", "F30": "newest"}
+    assert "the newest restore point" in [item.reason for item in found.items]
+
+
+def test_nothing_goes_that_no_full_of_its_step_stands_in_for(tmp_path: Path) -> None:
+    """The newest restore point is an increment on a full below F30."""
+    facts = {"version": 1, "base_step": 10, "mode": "cumulative"}
+    chain = chain_of(tmp_path, "F10", "F30", "I40", lineage={40: facts})
+    (chain.directory / "checkpoint").unlink()
+    found = plan(chain, KeepStep(10))
+    assert stays(found) == {"F10": "policy", "F30": "uncovered", "I40": "ok"}
+
+
+def test_within_names_increments_too(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "F40")
+    # A minute a step; the newest is of minute 40.
+    found = plan(chain, KeepWithin(12 * 60))
+    assert goes(found) == {"I20": "stale"}
+    assert stays(found) == {"F10": "needed", "I30": "policy", "F40": "policy"}
+
+
+@pytest.mark.parametrize("rule", [KeepStep(99)])
+def test_a_policy_that_keeps_no_restore_point_is_refused(tmp_path: Path, rule: object) -> None:
+    chain = chain_of(tmp_path, "F10", "F20")
+    with pytest.raises(RefusedError) as caught:
+        plan(chain, rule)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 12
+    assert "every restore point" in caught.value.message
+
+
+def test_the_times_of_the_state_file_count_before_those_of_the_files(tmp_path: Path) -> None:
+    """After `cp -r` every file is of today."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30")
+    day = 86400.0
+    write_state(
+        chain.directory,
+        [f"model.ckpt-{n}" for n in (10, 20, 30)],
+        times=[THEN, THEN + day, THEN + 2 * day],
+    )
+    assert goes(plan(chain, KeepDaily(2))) == {"F10": "policy"}
+
+
+def test_without_usable_times_rules_about_time_keep_everything(tmp_path: Path) -> None:
+    chain = age(chain_of(tmp_path, "F10", "F20", "F30"), 30, 20, 10)
+    assert goes(plan(chain, KeepDaily(1))) == {}
+    assert goes(plan(chain, KeepLast(1))) == {"F10": "policy", "F20": "policy"}
+
+
+def test_two_fulls_at_one_step_stay(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "F30")
+    for path in chain.directory.glob("model.ckpt-10.*"):
+        shutil.copy2(path, path.with_name(path.name.replace("-10.", "-0010.")))
+    assert stays(plan(chain, KeepLast(1)))["F10"] == "ambiguous"
+
+
+def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> None:
+    def delta(base: int, previous: int | None) -> dict:
+        return {"version": 1, "base_step": base, "previous_step": previous, "mode": "delta"}
+
+    chain = chain_of(
+        tmp_path,
+        "F10",
+        "I20",
+        "I30",
+        "F35",
+        "I40",
+        lineage={20: delta(10, None), 30: delta(10, 20), 40: delta(10, 30)},
+    )
+    found = plan(chain, KeepLast(1))
+    assert goes(found) == {}
+    assert stays(found)["I20"] == stays(found)["I30"] == stays(found)["F10"] == "needed"
+    chain.add(full(50, table("emb", [1, 2])))
+    chain.list_all()
+    age(chain)
+    assert goes(plan(chain, KeepLast(1))).keys() == {"F10", "F35", "I20", "I30", "I40"}
+
+
+def test_a_merged_full_stands_in_for_its_base(tmp_path: Path) -> None:
+    chain = chain_of(
+        tmp_path,
+        "F10",
+        "I20",
+        "I30",
+        lineage={n: {"version": 1, "base_step": 10, "mode": "cumulative"} for n in (20, 30)},
+    )
+    chain.merge(20)
+    chain.fulls[20] = chain.fulls[10]
+    age(chain)
+    found = plan(chain, KeepLast(1))
+    assert goes(found) == {"F10": "policy", "I20": "stale"}
+    execute_prune(found)
+    assert points(chain) == {20, 30}
+
+
+# --- state files ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_state_files_are_rewritten_to_match(tmp_path: Path, absolute: bool) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40", "F50", "I60")
+    head = f"{chain.directory}/" if absolute else ""
+    times = [1.0, 2.0, 3.0]
+    write_state(chain.directory, [f"{head}model.ckpt-{n}" for n in (10, 30, 50)], times=times)
+    prune(chain, KeepLast(1), KeepStep(10))
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state.all_paths == (f"{head}model.ckpt-10", f"{head}model.ckpt-50")
+    assert state.timestamps == (1.0, 3.0)
+    assert state.latest == f"{head}model.ckpt-50"
+
+
+def test_a_state_file_is_never_emptied_but_removed(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "F40")
+    prune(chain)
+    assert not (chain.directory / INCREMENTS / "checkpoint").exists()
+    assert listed(chain) == [10, 40]
+
+
+def test_the_one_that_is_named_is_replaced_by_one_that_is_here(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "F40")
+    write_state(chain.directory / INCREMENTS, [f"incremental_model.ckpt-{n}" for n in (20, 30)])
+    prune(age(chain), KeepStep(20), KeepLast(1))
+    assert listed(chain, INCREMENTS) == [20]
+
+
+def test_one_that_is_dead_or_damaged_comes_not_to_be_named(tmp_path: Path) -> None:
+    """What a state file names is live for ever."""
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "F40")
+    index = Path(f"{chain.increment_prefix(20)}.index")
+    flip(index, 20, 255)
+    os.utime(index, (THEN, THEN))  # before its base
+    assert goes(plan(chain)) == {"I30": "stale"}
+    prune(chain)
+    assert not (chain.directory / INCREMENTS / "checkpoint").exists()
+
+
+def test_what_was_just_committed_is_listed_with_the_rest(tmp_path: Path) -> None:
+    """Its trainer was killed before it could; our newer state file would say it is dead."""
+    chain = chain_of(tmp_path, "F10", "F40")
+    chain.add(full(60, table("emb", [1, 2])))
+    for path in chain.directory.glob("model.ckpt-60.*"):
+        os.utime(path, (THEN + 10**7 + 100, THEN + 10**7 + 100))
+    assert points(chain) == {10, 40, 60}
+    prune(chain, KeepLast(2))
+    assert listed(chain) == [40, 60]
+    assert read_state(str(chain.directory / "checkpoint")).latest == "model.ckpt-60"
+    assert points(chain) == {40, 60}
+
+
+def test_what_is_listed_and_gone_stays_listed(tmp_path: Path) -> None:
+    """It is the evidence that a full went: check 3 rests on it."""
+    chain = chain_of(tmp_path, "F10", "F20", "I30", "F40", "I50")
+    for path in chain.directory.glob("model.ckpt-20*"):
+        path.unlink()
+    prune(chain, KeepLast(1))
+    assert 20 in listed(chain)
+    assert points(chain) == {10, 40, 50}
+
+
+def test_a_state_file_that_does_not_parse_is_told(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    (chain.directory / "checkpoint").write_text("nonsense {")
+    with pytest.raises(StateFileError) as caught:
+        plan(chain)
+    assert isinstance(caught.value, DamageError)
+
+
+def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    write_state(chain.directory, [str(chain.full_prefix(n)) for n in (10, 40)])
+    copy = Chain(tmp_path / "copy", chain.fulls, chain.increments)
+    shutil.copytree(chain.directory, copy.directory)
+    with pytest.raises(RefusedError) as caught:
+        plan(copy)
+    assert "--relocate" in caught.value.remedy
+    before = listing(chain.directory)
+    prune(copy, relocate=True, min_age_s=0)
+    state = read_state(str(copy.directory / "checkpoint"))
+    assert state.all_paths == ("model.ckpt-10", "model.ckpt-40")
+    assert here(copy) == {"F10", "F40", "I50"}
+    assert listing(chain.directory) == before
+
+
+# --- the log of removals, and plans that are kept ------------------------------------
+
+
+def test_what_was_removed_is_remembered(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    prune(chain, KeepLast(1))
+    lines = (chain.directory / ".ckptctl" / "removed.jsonl").read_text().splitlines()
+    found = {(line["kind"], line["step"]) for line in map(json.loads, lines)}
+    assert found == {("full", 10), ("increment", 20)}
+    assert not any("files" in json.loads(line) for line in lines)
+    # A live Saver lists what it remembers: no finding, but still gone.
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-30"])
+    chains = find_chains(scan_directory(str(chain.directory)))
+    assert not [problem for problem in chains.problems if problem.code == "listed-gone"]
+
+
+def test_a_plan_survives_being_saved(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path, side=True))
+    found = plan(chain, KeepLast(1), leftovers=True)
+    saved = json.loads(json.dumps(found.to_save()))
+    assert PrunePlan.from_saved(saved) == found
+    execute_prune(PrunePlan.from_saved(saved), unchanged=True)
+    assert here(chain) == {"F40", "I50"}
+    for broken in ({}, [], {"schema": "ckptctl.prune-plan/1"}, {**saved, "items": [1]}):
+        with pytest.raises(UsageError):
+            PrunePlan.from_saved(broken)
+
+
+def test_a_saved_plan_from_which_something_was_taken_back(tmp_path: Path) -> None:
+    """Whoever keeps F80 after all keeps what shows that it is abandoned."""
+    chain = rolled_back(tmp_path)
+    saved = plan(chain, KeepLast(1), abandoned=True).to_save()
+    for item in saved["items"]:
+        if label(item["name"]) in ("F80", "I90"):
+            item["action"] = "keep"
+    execute_prune(PrunePlan.from_saved(saved), unchanged=True)
+    assert {"F80", "I90"} <= here(chain)
+    chains = find_chains(scan_directory(str(chain.directory)))
+    assert not {80, 90} & set(chains.restore_points)
+
+
+def test_a_trashed_item_can_be_had_back(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path, side=True))
+    before = listing(chain.directory)
+    result = prune(chain, KeepStep(40), trash=True)
+    assert set(outcomes(result).values()) == {"trashed"}
+    assert result.bytes_freed == 0
+    assert here(chain) == {"F40", "I50"}
+    trash = Path(result.trash)
+    assert trash.parent == chain.directory / ".ckptctl-trash"
+    moved = {name for name in listing(trash) if (trash / name).is_file()}
+    assert moved == {
+        name
+        for name in before
+        if name.split("/")[-1].split(".index")[0].split(".data")[0]
+        in ("model.ckpt-10", "incremental_model.ckpt-20", "incremental_model.ckpt-30")
+    }
+    assert points(chain) == {40, 50}
+    shutil.copytree(trash, chain.directory, dirs_exist_ok=True)
+    assert here(chain) >= {"F10", "I20", "I30"}
+
+
+def test_ten_thousand_in_linear_time(tmp_path: Path) -> None:
+    """Twice the increments take about twice as long: no look at all pairs."""
+    spent = []
+    for number, count in enumerate((150, 600)):
+        room = tmp_path / str(number)
+        room.mkdir()
+        chain = build_chain(room, full(1, table("emb", [1])), full(5000, table("emb", [1])))
+        chain.add(increment(2, changes("emb", [1])))
+        one = chain.increment_prefix(2)
+        for step in range(3, count + 2):
+            for path in one.parent.glob(f"{one.name}.*"):
+                os.link(path, path.with_name(path.name.replace("-2.", f"-{step}.")))
+        age(chain)
+        began = time.process_time()
+        found = plan_prune(str(chain.directory))
+        spent.append(time.process_time() - began)
+        assert len(found.removed) == count
+    assert spent[1] < 12 * spent[0]

@@ -1,0 +1,137 @@
+"""Links, strangers, odd names and a log that lies: only what is ours goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from ckptctl.errors import RefusedError
+from ckptctl.merge import execute_prune
+from ckptctl.merge.policy import KeepLast
+from tests.merge.model import small_chain
+from tests.merge.prunes import (
+    THEN,
+    age,
+    goes,
+    here,
+    plan,
+    prune,
+    stays,
+    with_side,
+)
+from tests.oracle.chain import (
+    INCREMENTS,
+    listing,
+    write_state,
+)
+
+# --- strange files --------------------------------------------------------------------
+
+
+def test_nothing_goes_through_a_link(tmp_path: Path) -> None:
+    """Neither a link among the files nor the directory of the increments."""
+    chain = age(small_chain(tmp_path))
+    data = Path(f"{chain.increment_prefix(20)}.data-00000-of-00002")
+    outside = tmp_path / "outside"
+    shutil.move(data, outside)
+    data.symlink_to(outside)
+    found = plan(chain)
+    assert stays(found)["I20"] == "untouchable"
+    assert goes(found) == {"I30": "stale"}
+    shutil.move(chain.directory / INCREMENTS, tmp_path / "increments")
+    (chain.directory / INCREMENTS).symlink_to(tmp_path / "increments")
+    found = plan(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True)
+    assert goes(found) == {}
+    assert stays(found)["I30"] == "untouchable"
+    assert stays(found)["F10"] == "needed"
+
+
+@pytest.mark.parametrize("what", ["link", "empty link", "stranger", "directory"])
+def test_a_side_directory_that_is_not_only_ours(tmp_path: Path, what: str) -> None:
+    chain = with_side(tmp_path)
+    room = Path(f"{chain.full_prefix(10)}-emb-emb_files")
+    if what.endswith("link"):
+        shutil.move(room, tmp_path / "away")
+        room.symlink_to(tmp_path / "away")
+        if what == "empty link":
+            (tmp_path / "away" / "1.emb").unlink()
+    else:
+        stranger = room / "sub"
+        stranger.mkdir() if what == "directory" else stranger.symlink_to(tmp_path)
+        os.utime(room, (THEN, THEN))
+    before = listing(tmp_path)
+    assert stays(plan(chain, KeepLast(1)))["F10"] == "untouchable"
+    prune(chain, KeepLast(1))
+    gone = set(before) - set(listing(tmp_path))
+    assert not any("model.ckpt-10" in name or "away" in name for name in gone)
+
+
+def test_a_fifo_called_like_a_shard(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    fifo = Path(f"{chain.increment_prefix(20)}.data-00009-of-00010")
+    os.mkfifo(fifo)
+    os.utime(fifo, (THEN, THEN))
+    found = plan(chain)
+    assert stays(found)["I20"] == "untouchable"
+    execute_prune(found)
+    assert fifo.exists()
+
+
+def test_names_that_are_not_matched_stay(tmp_path: Path) -> None:
+    """`model.ckpt-1` is no part of `model.ckpt-10`, and a state file leads nowhere."""
+    chain = with_side(tmp_path)
+    precious = tmp_path / "precious.index"
+    precious.write_bytes(b"x")
+    strangers = ("model.ckpt-1.index.bak", "model.ckpt-100.txt", "model.ckpt-10.notes", "model")
+    for name in strangers:
+        (chain.directory / name).write_text("x")
+    names = ["../precious", str(tmp_path / "precious"), "model.ckpt-10", "model.ckpt-40"]
+    write_state(chain.directory, names)
+    age(chain)
+    prune(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True, relocate=True)
+    assert here(chain) == {"F40", "I50"}
+    assert precious.exists()
+    assert all((chain.directory / name).exists() for name in strangers)
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    odd = os.fsencode(chain.directory) + b"/model\xff.ckpt-5.index"
+    with open(odd, "wb"):
+        pass
+    found = plan(chain)
+    execute_prune(type(found).from_saved(found.to_save()))
+    assert os.path.exists(odd)
+    assert here(chain) >= {"F10", "F40", "I50"}
+
+
+@pytest.mark.parametrize("name", [".ckptctl", ".ckptctl-trash"])
+def test_our_own_rooms_must_not_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    chain = age(small_chain(tmp_path))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (chain.directory / name).symlink_to(outside)
+    with pytest.raises(RefusedError):
+        prune(chain, trash=True)
+    assert list(outside.iterdir()) == []
+    assert len(here(chain)) == 5
+
+
+def test_a_log_that_lies_makes_nothing_ours(tmp_path: Path) -> None:
+    """It is believed file by file, and only of what has no index."""
+    chain = age(small_chain(tmp_path))
+    own = chain.directory / ".ckptctl"
+    own.mkdir()
+    lines = ['{"kind": "full", "name": "model.ckpt-40", "files": {"model.ckpt-40.index": [1, 2]}}']
+    (own / "removed.jsonl").write_text("\n".join([*lines, "[]", "nonsense", "{}"]) + "\n")
+    data = chain.directory / "model.ckpt-7.data-00000-of-00001"
+    data.write_bytes(b"x")
+    os.utime(data, (THEN, THEN))
+    assert stays(plan(chain))[data.name] == "leftover"
+    prune(chain)
+    assert here(chain) == {"F10", "F40", "I50"}
+    assert time.time() > THEN
