@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,11 +160,17 @@ class Process:
     def read(self, wanted: Callable[[str, int], bool]) -> int:
         """Read lines until one is wanted; return its number."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            word, _, number = line.partition(" ")
-            value = int(number) if number.strip().isdigit() else 0
-            if wanted(word.strip(), value):
-                return value
+        # One that hangs must not hang the suite.
+        watchdog = threading.Timer(300, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                word, _, number = line.partition(" ")
+                value = int(number) if number.strip().isdigit() else 0
+                if wanted(word.strip(), value):
+                    return value
+        finally:
+            watchdog.cancel()
         raise AssertionError(f"the process ended: {self.errors.read_text()[-3000:]}")
 
 
