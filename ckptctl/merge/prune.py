@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptctl.chain import Checkpoint, VerifiedFulls, find_chains, scan_directory
-from ckptctl.errors import ChangedError, DamageError, NotFoundError
+from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError
 from ckptctl.merge.plan import check_copied
 from ckptctl.merge.prune_delete import Remover
 from ckptctl.merge.prune_look import (
@@ -151,6 +151,14 @@ def _plan(
     for state in (scan.full_state, scan.increment_state):
         if state.error is not None:
             raise state.error
+    for problem in scan.problems:
+        if problem.code == "increment-directory":
+            raise RefusedError(
+                "the increments cannot be looked at: what they need is not known",
+                file=scan.increment_directory,
+                found=problem.message,
+                remedy="mount it, or see to its permissions",
+            )
     pairs = Pairs(scan, keep=remember)
     first = find_chains(scan, options.assume_order, proven_nested=pairs)
     check_copied(first, True, options.relocate)

@@ -206,7 +206,8 @@ class _Judge:
         policy = self.options.policy
         found = policy.decide(points, self.scan.taken_ns / 1e9)
         if any(point.counted for point in points) and not any(
-            decision.keep for decision in found.values()
+            decision.keep and self.chains.is_restore_point(self.all[prefix])
+            for prefix, decision in found.items()
         ):
             raise RefusedError(
                 "the policy would remove every restore point",

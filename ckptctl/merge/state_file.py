@@ -135,15 +135,23 @@ def update_state_file(
     path = os.path.join(directory, "checkpoint")
     first = storage.stat(path)
     since = first.mtime_ns if first is not None else 0
+    seen: frozenset[str] | None = None
     for _ in range(_ROUNDS):
         chains = find_chains(scan_directory(directory, storage), assume_order)
+        if seen is None:
+            seen = frozenset(full.name for full in chains.scan.fulls)
         # A copy of a full looks like a save of the trainer, and one that a state file of the
         # last two seconds does not list like an old one; it was checked before it was made.
         live = {
             full.name: full
             for full in chains.scan.fulls
             if full.complete
-            and (chains.is_live(full) or (full.name == name and full.merged is None))
+            # Saved since we began, and unlisted by our own rename: not left over from a rollback.
+            and (
+                chains.is_live(full)
+                or full.name not in seen
+                or (full.name == name and full.merged is None)
+            )
         }
         if name not in live:
             return None

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ckptctl.chain import ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import ProvenPairs, VerifiedFulls, find_chains, scan_directory
 from tests.chain.real import write_full, write_increment
 
 
@@ -54,3 +54,24 @@ def test_a_cache_that_cannot_be_written_is_none(directory, tmp_path):
     (pair,) = chains.nested_pairs(chains.chains[0].base)
     chains.proven_nested.add(pair)
     assert pair not in chains.proven_nested
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001", None])
+def test_a_verified_full_is_remembered_until_it_is_touched(directory, suffix):
+    def full():
+        return scan_directory(str(directory)).fulls[0]
+
+    assert full() not in VerifiedFulls()
+    VerifiedFulls().add(full())
+    assert full() in VerifiedFulls()
+    assert "model.ckpt-100" not in VerifiedFulls()
+    if suffix is not None:
+        os.utime(directory / f"model.ckpt-100{suffix}", (1, 1))
+    assert (full() in VerifiedFulls()) == (suffix is None)
+
+
+def test_without_a_place_to_remember_nothing_fails(directory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    full = scan_directory(str(directory)).fulls[0]
+    VerifiedFulls().add(full)
+    assert full not in VerifiedFulls()

@@ -50,6 +50,16 @@ def test_nothing_goes_through_a_link(tmp_path: Path) -> None:
     assert stays(found)["F10"] == "needed"
 
 
+def test_increments_on_a_mount_that_is_gone(tmp_path: Path) -> None:
+    """Who knows which full they need."""
+    chain = age(small_chain(tmp_path))
+    shutil.move(chain.directory / INCREMENTS, tmp_path / "increments")
+    (chain.directory / INCREMENTS).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RefusedError) as caught:
+        plan(chain, KeepLast(1))
+    assert "increments" in caught.value.message
+
+
 @pytest.mark.parametrize("what", ["link", "empty link", "stranger", "directory"])
 def test_a_side_directory_that_is_not_only_ours(tmp_path: Path, what: str) -> None:
     chain = with_side(tmp_path)

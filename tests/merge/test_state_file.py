@@ -212,7 +212,10 @@ STATE = "write_atomic"
 def test_a_full_that_is_saved_while_we_write(tmp_path: Path, when: str) -> None:
     """Between our read and our rename, or right after: neither full gets lost."""
     chain = small_chain(tmp_path)
-    chain.merge(storage=Hooked(STATE, **{when: saves(chain, 60, 10, 40)}))
+    state = f"{STATE} {chain.directory}/checkpoint"  # not the mark, which is written so too
+    storage = Hooked(state, **{when: saves(chain, 60, 10, 40)})
+    chain.merge(storage=storage)
+    assert storage.called == 1
     after = state_of(chain.directory)
     assert names(after) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50", "model.ckpt-60"]
     assert after.latest == "model.ckpt-60"
