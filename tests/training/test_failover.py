@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import subprocess
@@ -23,11 +24,25 @@ def kill_and_recover(cluster: Cluster, server: int) -> tuple[int, Path]:
     chief = cluster.workers[0]
     cluster.servers[server].kill()
     chief.read(lambda word, _: word == "closing")
-    frozen = Path(f"{cluster.directory}.frozen")
-    shutil.rmtree(frozen, ignore_errors=True)
-    shutil.copytree(cluster.directory, frozen)
+    frozen = freeze(cluster.directory)
     cluster.servers[server].start()
     return chief.read(lambda word, _: word == "recovered"), frozen
+
+
+def freeze(directory: Path) -> Path:
+    """Copy the checkpoints of a directory in which the other server may still end its save."""
+    frozen = Path(f"{directory}.frozen")
+    before = None
+    while before != (before := listing(directory)):
+        shutil.rmtree(frozen, ignore_errors=True)
+        with contextlib.suppress(shutil.Error):  # a temporary went meanwhile: once more
+            shutil.copytree(directory, frozen, ignore=shutil.ignore_patterns("*_temp"))
+    return frozen
+
+
+def listing(directory: Path) -> list[tuple[str, int]]:
+    found = [path for path in directory.rglob("*") if "_temp" not in str(path)]
+    return sorted((str(path), path.stat().st_mtime_ns) for path in found)
 
 
 def check(cluster: Cluster, step: int, frozen: Path) -> None:
