@@ -21,6 +21,7 @@ __all__ = [
     "assume_order",
     "bwlimit",
     "directory",
+    "directory_option",
     "dry_run",
     "epilog",
     "jobs",
@@ -84,6 +85,10 @@ def _with_directory_parameters(function: Callback) -> Callback:
     function = click.argument("directory", metavar="[DIR]", required=False, type=DIRECTORY)(
         function
     )
+    return _directory_option(function)
+
+
+def _directory_option(function: Callback) -> Callback:
     return click.option(
         "-C",
         "--dir",
@@ -92,6 +97,18 @@ def _with_directory_parameters(function: Callback) -> Callback:
         type=DIRECTORY,
         help="The checkpoint directory; default: $CKPTCTL_DIR, then the current one.",
     )(function)
+
+
+def directory_option(function: Callback) -> Callback:
+    """Add `-C/--dir DIR` alone, for commands with other positionals: `directory`."""
+
+    @functools.wraps(function)
+    def chosen(*, dir: str | None, **values: object) -> None:  # noqa: A002 (click's name)
+        if dir == "":
+            raise UsageError("the name of the directory is empty")
+        function(directory=directory_named(dir), **values)
+
+    return _directory_option(chosen)
 
 
 def output(function: Callback) -> Callback:

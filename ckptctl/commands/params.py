@@ -18,7 +18,7 @@ else:
     # Generic to the type checker only: click 8.1 does not let it be subscripted.
     IntType = FloatType = StrType = click.ParamType
 
-__all__ = ["DIRECTORY", "DURATION", "RATE", "SIZE", "STEP", "Step", "directory_named"]
+__all__ = ["DIRECTORY", "DURATION", "RATE", "SIZE", "STEP", "TARGET", "Step", "directory_named"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {
@@ -128,23 +128,47 @@ class Step(IntType):
         """Return the steps in the directory, the newest first; none if it cannot be read."""
         from click.shell_completion import CompletionItem
 
-        from ckptctl.errors import CkptctlError
-        from ckptctl.inspect.listing import steps_by_name
-
         # The option without its value stopped click before it looked at positionals.
         positional = ctx.params.get("directory") or next(iter(ctx.args), None)
-        given = ctx.params.get("dir") or positional
-        # The shell hands over `~/models` as it was typed.
-        directory = os.path.expanduser(directory_named(given))
-        try:
-            found = steps_by_name(directory)
-        except (CkptctlError, OSError):
-            return []
         return [
             CompletionItem(str(step), help=kind)
-            for step, kind in found
+            for step, kind in _steps_in(ctx.params.get("dir") or positional)
             if str(step).startswith(incomplete) and (kind == "full" or not self._fulls_only)
         ]
+
+
+class TargetText(StrType):
+    """A TARGET (`cli.md`); what it stands for is found by `find_target`, not here."""
+
+    name = "target"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Return steps and words, and leave paths to the shell."""
+        from click.shell_completion import CompletionItem
+
+        words = [("latest", "the newest restore point"), ("first", "the oldest one")]
+        steps = [(str(step), kind) for step, kind in _steps_in(ctx.params.get("dir"))]
+        found = [
+            CompletionItem(word, help=what)
+            for word, what in (*steps, *words)
+            if word.startswith(incomplete)
+        ]
+        return found or [CompletionItem(incomplete, type="file")]
+
+
+def _steps_in(given: str | None) -> list[tuple[int, str]]:
+    """Return the steps of a directory, the newest first; none if it cannot be read."""
+    from ckptctl.errors import CkptctlError
+    from ckptctl.inspect.listing import steps_by_name
+
+    # The shell hands over `~/models` as it was typed.
+    directory = os.path.expanduser(directory_named(given))
+    try:
+        return steps_by_name(directory)
+    except (CkptctlError, OSError):
+        return []
 
 
 def directory_named(given: str | None) -> str:
@@ -157,3 +181,4 @@ DURATION = Duration()
 SIZE = Size()
 RATE = Size(rate=True)
 STEP = Step()
+TARGET = TargetText()

@@ -18,13 +18,13 @@ from ckptctl.bundle.commit import MARK_SUFFIX, PendingBundle
 from ckptctl.chain import MERGED_TENSOR, find_chains, scan_directory
 from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
-from ckptctl.merge.run import Runner
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
-from ckptctl.merge.tasks import CheckTask
 from ckptctl.merge.verification import remember_verified
-from ckptctl.merge.write import Outcome, lay_out, survey_state, write_state
+from ckptctl.merge.write import Outcome, lay_out, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
+from ckptctl.restore.survey import CheckTask, survey_state
+from ckptctl.running import Runner
 from ckptctl.storage.lock import directory_lock
 
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
@@ -157,7 +157,9 @@ def _locks(plan: MergePlan, wait_s: float) -> Iterator[None]:
 
 
 def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:
-    surveys = survey_state(state, runner, plan.options, outcome)
+    surveyed = survey_state(state, runner, plan.options)
+    outcome.count(surveyed)
+    surveys = surveyed.parts
     layout = lay_out(state, surveys)
     storage = plan.storage
     name = os.path.basename(plan.destination)

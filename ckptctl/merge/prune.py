@@ -28,10 +28,10 @@ from ckptctl.merge.prune_look import (
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePlan
 from ckptctl.merge.prune_rules import Look, judge
 from ckptctl.merge.removed_log import check_own_room
-from ckptctl.merge.run import Runner
 from ckptctl.merge.state_file import relocate_state_files
 from ckptctl.merge.verification import verify_full
 from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.storage.lock import directory_lock
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ckptctl import knobs
-from ckptctl.bundle import BundleData, Entry
+from ckptctl.bundle import BundleData
 from ckptctl.bundle.checksum import EMPTY_MASKED, crc32c, mask
 from ckptctl.errors import ChangedError, TensorChecksumError
 from ckptctl.restore import (
@@ -17,41 +16,22 @@ from ckptctl.restore import (
     PartJob,
     RowsJob,
     RowsState,
-    Survey,
-    survey_part,
 )
 from ckptctl.restore.column import copy_checked, view_bytes
 from ckptctl.restore.join import KeyJoin
+from ckptctl.running import Report, ignore
 from ckptctl.storage import Readable, Storage, Writable
 
 __all__ = [
-    "CheckTask",
     "CopyTask",
     "FlushTask",
     "MemberTask",
     "PendingData",
     "Place",
-    "Report",
     "RowsTask",
     "SideTask",
-    "SurveyTask",
     "Written",
-    "batches",
-    "ignore",
 ]
-
-#: Told of the bytes that were moved; may raise to stop the task, or wait to slow it down.
-Report = Callable[[int], None]
-
-
-_T = TypeVar("_T")
-
-#: Bytes of small things that one task does together.
-BATCH_BYTES = 64 << 20
-
-
-def ignore(_: int) -> None:
-    """Take a report and do nothing."""
 
 
 class PendingData(BundleData):
@@ -81,42 +61,6 @@ class Written:
 
     key: bytes
     crc: int
-
-
-@dataclass(frozen=True)
-class SurveyTask:
-    """Looks at the keys of one part, and keeps where they stand if told to."""
-
-    job: PartJob
-    keep: bool = False
-
-    def run(self, report: Report = ignore) -> Survey:
-        """Return what was seen; see `survey_part`."""
-        return survey_part(self.job, report, keep=self.keep)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the full that are read."""
-        return sum(member.parts[self.job.part].keys.size for member in self.job.table.members)
-
-
-@dataclass(frozen=True)
-class CheckTask:
-    """Checks tensors against their checksums, each read once, front to back."""
-
-    data: BundleData
-    tensors: tuple[tuple[str, Entry], ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are read."""
-        return sum(entry.size for _, entry in self.tensors)
-
-    def run(self, report: Report = ignore) -> int:
-        """Return the bytes that were checked; raise one of the `DamageError` family."""
-        for name, entry in self.tensors:
-            self.data.check_tensor(name, entry, report)
-        return self.nbytes
 
 
 @dataclass(frozen=True)
@@ -292,19 +236,3 @@ class _Output:
         for file in self._files.values():
             file.close()
         return self._written
-
-
-def batches(
-    items: Iterable[_T], size_of: Callable[[_T], int], most: int = BATCH_BYTES
-) -> Iterator[tuple[_T, ...]]:
-    """Return the items in batches of about `most` bytes."""
-    batch: list[_T] = []
-    total = 0
-    for item in items:
-        batch.append(item)
-        total += size_of(item)
-        if total >= most:
-            yield tuple(batch)
-            batch, total = [], 0
-    if batch:
-        yield tuple(batch)

@@ -6,8 +6,8 @@ import os
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain import Checkpoint, VerifiedFulls, scan_directory
-from ckptctl.merge.run import Runner
-from ckptctl.merge.tasks import CheckTask, batches
+from ckptctl.restore.survey import CheckTask
+from ckptctl.running import Runner, batches
 from ckptctl.storage import Storage
 
 __all__ = ["remember_verified", "verify_full"]

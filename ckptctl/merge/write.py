@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ckptctl import knobs
 from ckptctl.bundle import Entry, dtype_by_name
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.strings import encode_strings
 from ckptctl.bundle.writer import index_bytes
-from ckptctl.errors import UnprovenError
-from ckptctl.merge.run import Runner, Task
 from ckptctl.merge.tasks import (
-    CheckTask,
     CopyTask,
     FlushTask,
     MemberTask,
@@ -23,26 +19,23 @@ from ckptctl.merge.tasks import (
     Place,
     RowsTask,
     SideTask,
-    SurveyTask,
     Written,
-    batches,
 )
 from ckptctl.restore import (
     CopyJob,
     MemberTensor,
-    RestoreOptions,
     RowsJob,
     State,
     StateTensor,
     Survey,
 )
+from ckptctl.restore.survey import CheckTask, Surveyed
+from ckptctl.running import Runner, Task, batches
 
-__all__ = ["Layout", "Outcome", "lay_out", "survey_state", "write_state"]
+__all__ = ["Layout", "Outcome", "lay_out", "write_state"]
 
 #: Name of the tensor that says that ckptctl wrote a full, and from what.
 MERGED_NAME = b"ckptctl/merged"
-#: New keys of a table that may be dropped for want of a row in some member.
-_TOLERATED = 0.01
 
 
 @dataclass
@@ -55,97 +48,12 @@ class Outcome:
     rows_replaced: int = 0
     warnings: list[str] = field(default_factory=list)
 
-
-def survey_state(
-    state: State, runner: Runner, options: RestoreOptions, outcome: Outcome
-) -> dict[tuple[int, int], Survey]:
-    """Return the survey of each (table, part), and check what the increments bring.
-
-    Raises
-    ------
-    TableError, TensorChecksumError
-        Damage in keys, or in any tensor of an increment from which rows are taken.
-    UnprovenError
-        Too many new keys lack a row in some member (`restore.md`, rule 9).
-    """
-    keep = _incoming_keys(state) <= knobs.KEPT_KEYS
-    tasks: list[tuple[tuple[int, int] | None, SurveyTask | CheckTask]] = [
-        ((number, part), SurveyTask(state.part_job(number, part), keep))
-        for number, table in enumerate(state.tables)
-        for part in range(table.num_parts)
-    ]
-    tasks += [(None, task) for task in _check_tasks(state)]
-    runner.progress.start("reading keys", sum(task.nbytes for _, task in tasks))
-    results: Iterator[tuple[tuple[int, int] | None, Survey | int]] = runner.map(tasks)
-    surveys = {label: result for label, result in results if label and isinstance(result, Survey)}
-    for number, table in enumerate(state.tables):
-        own = [surveys[number, part] for part in range(table.num_parts)]
-        _judge(table.name, own, options, outcome)
-    return surveys
-
-
-def _incoming_keys(state: State) -> int:
-    return sum(
-        ev.rows
-        for table in state.tables
-        for member in table.members
-        for _, ev, _, _ in member.incoming
-    )
-
-
-def _check_tasks(state: State) -> Iterator[CheckTask]:
-    """Rows are taken from increments out of order, so their tensors are checked apart."""
-    chosen: dict[int, dict[str, Entry]] = {}
-    for table in state.tables:
-        for member in table.members:
-            for number, ev, _, _ in member.incoming:
-                for suffix, entry in ev.entries.items():
-                    chosen.setdefault(number, {})[ev.name + suffix] = entry
-    for plan in state.rows:
-        for number, rows in plan.incoming:
-            name = f"{rows.name}-sparse_incr_values"
-            chosen.setdefault(number, {})[name] = rows.values
-    for number, tensors in chosen.items():
-        for batch in batches(tensors.items(), lambda item: item[1].size):
-            yield CheckTask(state.increments[number], batch)
-
-
-def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Outcome) -> None:
-    outcome.keys += sum(survey.rows[0] for survey in surveys)
-    outcome.keys_new += sum(survey.new[0] for survey in surveys)
-    outcome.keys_replaced += sum(survey.replaced[0] for survey in surveys)
-    skipped = sum(survey.skipped for survey in surveys)
-    misplaced = sum(survey.misplaced for survey in surveys)
-    carried = [survey.unpaired for survey in surveys if survey.unpaired is not None]
-    new = sum(survey.new_keys for survey in surveys)
-    dropped = sum(len(survey.dropped) for survey in surveys)
-    if dropped > new * _TOLERATED and not options.drop_unpaired:
-        first = next(survey.dropped for survey in surveys if len(survey.dropped))
-        raise UnprovenError(
-            "new keys without a row in every member: a PS would restore garbage into the slots",
-            tensor=table,
-            expected=f"at most {_TOLERATED:.0%} of {new} new keys",
-            found=f"{dropped}, the first {first[0]}",
-            remedy="use another step, or --drop-unpaired to leave these keys out",
-        )
-    if dropped:
-        outcome.warnings.append(
-            f"{table}: {dropped} of {new} new keys have no row in some member and were dropped"
-        )
-    if carried:
-        outcome.warnings.append(
-            f"{table}: key sets of the full's members differ in {len(carried)} of "
-            f"{len(surveys)} parts ({', '.join(map(str, carried[0]))} rows in the first): "
-            "carried over (DeepRec #1023)"
-        )
-    if skipped:
-        outcome.warnings.append(
-            f"{table}: {skipped} incoming rows outside their part or bucket were skipped"
-        )
-    if misplaced:
-        outcome.warnings.append(
-            f"{table}: {misplaced} rows of the full outside their part or bucket were skipped"
-        )
+    def count(self, surveyed: Surveyed) -> None:
+        """Take over what a survey of the tables counted."""
+        self.keys = surveyed.keys
+        self.keys_new = surveyed.keys_new
+        self.keys_replaced = surveyed.keys_replaced
+        self.warnings += surveyed.warnings
 
 
 @dataclass(frozen=True)

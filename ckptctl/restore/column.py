@@ -16,6 +16,7 @@ from ckptctl.restore.rowmap import RowMap
 __all__ = [
     "ArrayRows",
     "Column",
+    "ColumnStream",
     "FileRows",
     "RowSource",
     "copy_checked",
@@ -159,7 +160,7 @@ class Column:
     ) -> None:
         self._data = data
         self._name = name
-        self._entry = entry
+        self._entry = self.entry = entry
         self._map = rowmap
         self._source = source
         self.row_bytes = row_bytes(entry)
@@ -196,21 +197,25 @@ class Column:
         TensorChecksumError
             The full's tensor does not match its checksum.
         """
-        width = self.row_bytes
         if self._map.untouched:
             yield from copy_checked(self._data, self._name, self._entry)
             return
-        step = max(1, knobs.PIECE_BYTES // max(width, 1))
-        buffer = np.empty((min(step, max(self.rows, 1)), width), np.uint8)
-        old = _OldRows(self, 2 * step)
+        step = self._step
+        buffer = np.empty((min(step, max(self.rows, 1)), self.row_bytes), np.uint8)
+        stream = self.stream()
         for start in range(0, self.rows, step):
-            stop = min(start + step, self.rows)
-            out = buffer[: stop - start]
-            old.place(self._map.runs(start, stop), out, start)
-            self._change(start, stop, out)
+            out = buffer[: min(step, self.rows - start)]
+            stream.fill(out)
             yield view_bytes(out)
-        old.skip_to(self._map.old_rows)
-        self._data.compare_crc(self._name, self._entry, old.crc)
+        stream.finish()
+
+    def stream(self) -> ColumnStream:
+        """Return the result's rows front to back, in steps of the caller's."""
+        return ColumnStream(self)
+
+    @property
+    def _step(self) -> int:
+        return max(1, knobs.PIECE_BYTES // max(self.row_bytes, 1))
 
     def read_old(self, row: int, out: np.ndarray, crc: int = 0) -> int:
         """Fill `out` with rows of the full's tensor; return the checksum continued."""
@@ -227,6 +232,51 @@ class Column:
         first, last = np.searchsorted(changed, (start, stop))
         if last > first and self._source is not None:
             self._source.take(self._map.incoming[first:last], out, changed[first:last] - start)
+
+
+class ColumnStream:
+    """The rows of a column, front to back; the last step checks the full's tensor.
+
+    Rows that come from an increment are read out of order, so unchecked: `survey_state`
+    has checked their tensors before.
+
+    Attributes
+    ----------
+    row
+        The row that comes next.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._old = _OldRows(column, 2 * column._step)
+        self.row = 0
+
+    def fill(self, out: np.ndarray) -> None:
+        """Put the next rows into `out`, uint8[rows, row bytes]."""
+        stop = self.row + len(out)
+        self._old.place(self._column._map.runs(self.row, stop), out, self.row)
+        self._column._change(self.row, stop, out)
+        self.row = stop
+
+    def take(self, rows: int) -> np.ndarray:
+        """Return the next rows as uint8[rows, row bytes]."""
+        out = np.empty((rows, self._column.row_bytes), np.uint8)
+        self.fill(out)
+        return out
+
+    def skip(self, rows: int) -> None:
+        """Leave the next rows out; the full's bytes are read all the same, at the latest last."""
+        self.row += rows
+
+    def finish(self) -> None:
+        """Read the full's rows that are left, and check its tensor.
+
+        Raises
+        ------
+        TensorChecksumError
+            The full's tensor does not match its checksum.
+        """
+        self._old.finish()
 
 
 class _OldRows:
@@ -261,6 +311,12 @@ class _OldRows:
         """Read rows that the result leaves out, for the checksum."""
         while self._cursor < row:
             self._read(min(row, self._cursor + self._most))
+
+    def finish(self) -> None:
+        """Read what is left, and check the full's tensor."""
+        column = self._column
+        self.skip_to(column._map.old_rows)
+        column._data.compare_crc(column._name, column._entry, self.crc)
 
     def _read(self, last: int) -> np.ndarray:
         count = last - self._cursor

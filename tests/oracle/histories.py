@@ -324,7 +324,9 @@ class Histories(RuleBasedStateMachine):
         plan = self.chain.plan(step, output, **options)
         assert plan.base.step == base
         assert [source.step for source in plan.increments] == series
+        self.look_at(step, state, options)
         result = self.chain.merge(step, output, jobs=jobs, **options)
+        self.look_at_merged(result.prefix, state)
         assert_bundle(result.prefix, state, like=self.chain.full_prefix(base))
         self._check_counts(result, state, counts)
         self._check_truth(step, state)
@@ -336,6 +338,12 @@ class Histories(RuleBasedStateMachine):
             self.chain.fulls[step] = state
 
     # -------------------------------------------------------------------------------------
+
+    def look_at(self, step: int, state: Image, options: dict[str, object]) -> None:
+        """Look at a state that is about to be merged."""
+
+    def look_at_merged(self, prefix: str, state: Image) -> None:
+        """Look at the merged full."""
 
     def _expect(
         self,

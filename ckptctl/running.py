@@ -5,18 +5,27 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-from ckptctl.merge.tasks import Report, ignore
 from ckptctl.progress import NO_PROGRESS, Progress
 
-__all__ = ["Runner", "Task"]
+__all__ = ["Report", "Runner", "Task", "batches", "ignore"]
+
+#: Told of the bytes that were moved; may raise to stop the task, or wait to slow it down.
+Report = Callable[[int], None]
+
+#: Bytes of small things that one task does together.
+BATCH_BYTES = 64 << 20
 
 _R = TypeVar("_R", covariant=True)
 _T = TypeVar("_T")
+
+
+def ignore(_: int) -> None:
+    """Take a report and do nothing."""
 
 
 class Task(Protocol[_R]):
@@ -123,3 +132,19 @@ class Runner:
             return
         with ThreadPoolExecutor(self.jobs, thread_name_prefix="ckptctl") as executor:
             yield executor
+
+
+def batches(
+    items: Iterable[_T], size_of: Callable[[_T], int], most: int = BATCH_BYTES
+) -> Iterator[tuple[_T, ...]]:
+    """Return the items in batches of about `most` bytes."""
+    batch: list[_T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size_of(item)
+        if total >= most:
+            yield tuple(batch)
+            batch, total = [], 0
+    if batch:
+        yield tuple(batch)

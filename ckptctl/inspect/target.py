@@ -1,0 +1,197 @@
+"""What a question is about: a step, a restore point by its place, or the files of a bundle."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ckptctl.bundle import index_path
+from ckptctl.chain import (
+    INCREMENT_DIRECTORY,
+    Chains,
+    ProvenPairs,
+    find_chains,
+    scan_directory,
+    split_step,
+)
+from ckptctl.errors import NotFoundError, UsageError
+from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.select import Selection, select
+from ckptctl.storage import LOCAL, Storage
+
+__all__ = ["Target", "find_target"]
+
+_STEP = re.compile(r"\d{1,19}", re.ASCII)
+_PLACE = re.compile(r"latest(?:~(\d{1,9}))?|first", re.ASCII)
+_FILE = re.compile(r"(.+?)(?:\.index|\.data-\d{5}-of-\d{5})", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What was asked for, and what it was taken for.
+
+    Attributes
+    ----------
+    text
+        As it was written.
+    kind
+        `state` (a model at a step, by the restore rules), or one bundle as it is: `full`
+        (also any bundle that is none of a chain) or `increment`.
+    directory
+        Where it was looked for.
+    prefix
+        Of the bundle; of a state, that of its newest member.
+    step
+        None for a bundle whose name has none.
+    chains, selection
+        Of a state.
+    """
+
+    text: str
+    kind: Literal["state", "full", "increment"]
+    directory: str
+    prefix: str
+    step: int | None
+    chains: Chains | None = field(default=None, repr=False, compare=False)
+    selection: Selection | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def words(self) -> str:
+        """What it was taken for, in a line."""
+        if self.selection is None:
+            return f"{self.kind} {self.prefix}"
+        names = [self.selection.base, *self.selection.increments]
+        return f"the state at step {self.step}: {' + '.join(each.name for each in names)}"
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        chosen = self.selection
+        return {
+            "text": self.text,
+            "kind": self.kind,
+            "directory": self.directory,
+            "prefix": self.prefix,
+            "step": self.step,
+            "base": None if chosen is None else chosen.base.prefix,
+            "base_reason": None if chosen is None else chosen.base_reason,
+            "increments": [] if chosen is None else [each.prefix for each in chosen.increments],
+        }
+
+
+def find_target(
+    text: str,
+    directory: str = ".",
+    options: RestoreOptions | None = None,
+    storage: Storage = LOCAL,
+) -> Target:
+    """Return what a TARGET stands for.
+
+    Parameters
+    ----------
+    text
+        A step, `latest`, `latest~N`, `first`, a prefix, the path of an index or a data
+        shard, the name of a checkpoint in `directory`, or `DIR@` and one of these.
+    directory
+        The checkpoint directory, for all but paths.
+    options
+        Overrides of the restore rules, for a step.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such thing.
+    UsageError
+        It is a directory, or no target at all.
+    IncompleteError, UnprovenError, RefusedError, AmbiguousError
+        The step cannot be restored; see `select`.
+    """
+    options = options or RestoreOptions()
+    named = _FILE.fullmatch(text)
+    if named is not None:
+        return _bundle(text, named[1], directory, storage)
+    if _STEP.fullmatch(text) or _PLACE.fullmatch(text):
+        return _state(text, directory, options, storage)
+    if text and _is_bundle(text, storage):
+        return _bundle(text, text, directory, storage)
+    before, at, after = text.rpartition("@")
+    if at and before and _is_directory(before, storage):
+        found = find_target(after, before, options, storage)
+        return Target(
+            text,
+            found.kind,
+            found.directory,
+            found.prefix,
+            found.step,
+            found.chains,
+            found.selection,
+        )
+    for place in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
+        prefix = os.path.join(place, text)
+        if text and not os.path.isabs(text) and _is_bundle(prefix, storage):
+            return _bundle(text, prefix, directory, storage)
+    if text and _is_directory(text, storage):
+        raise UsageError(
+            f"{text!r} is a directory, and a target is something inside",
+            remedy=f"write {text}@latest, {text}@STEP, or -C {text} STEP",
+        )
+    raise NotFoundError(
+        f"no such target: {text!r}",
+        file=directory,
+        expected="a step, latest, latest~N, first, a prefix, an index or data file, or DIR@TARGET",
+        remedy="ckptctl ls shows what is there",
+    )
+
+
+def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
+    scan = scan_directory(directory, storage)
+    chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
+    step = _step(text, chains)
+    chosen = select(chains, step, options)
+    last = chosen.increments[-1] if chosen.increments else chosen.base
+    return Target(text, "state", directory, last.prefix, step, chains, chosen)
+
+
+def _step(text: str, chains: Chains) -> int:
+    place = _PLACE.fullmatch(text)
+    if place is None:
+        return int(text)
+    points = chains.restore_points
+    back = len(points) if text == "first" else int(place[1] or 0) + 1
+    if not points or back > len(points):
+        raise NotFoundError(
+            f"no restore point {text}",
+            file=chains.scan.directory,
+            expected=f"one of {len(points)} restore points"
+            + (f", {points[0]} to {points[-1]}" if points else ""),
+            remedy="ckptctl ls shows what can be restored",
+        )
+    return points[-back]
+
+
+def _bundle(text: str, prefix: str, directory: str, storage: Storage) -> Target:
+    if not _is_bundle(prefix, storage):
+        raise NotFoundError(
+            "no index of that bundle", file=index_path(prefix), found="no such file"
+        )
+    parts = split_step(os.path.basename(prefix))
+    inside = os.path.basename(os.path.dirname(os.path.abspath(prefix))) == INCREMENT_DIRECTORY
+    kind: Literal["full", "increment"] = "increment" if inside else "full"
+    return Target(text, kind, directory, prefix, None if parts is None else parts[1])
+
+
+def _is_bundle(prefix: str, storage: Storage) -> bool:
+    try:
+        info = storage.stat(index_path(prefix))
+    except ValueError:  # a null byte
+        return False
+    return info is not None and not info.is_dir
+
+
+def _is_directory(path: str, storage: Storage) -> bool:
+    try:
+        info = storage.stat(path)
+    except ValueError:
+        return False
+    return info is not None and info.is_dir

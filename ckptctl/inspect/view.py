@@ -1,0 +1,392 @@
+"""One way to look at a state and at a single bundle: tables with their rows, and tensors.
+
+A view reads indexes when it is opened. What needs keys is read when it is first asked for,
+one table at a time: the rows of a table of a state are known when its keys were surveyed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from ckptctl.bundle import BundleReader, DType, Entry
+from ckptctl.chain import ProvenPairs
+from ckptctl.inspect.target import Target
+from ckptctl.inspect.tensors import TensorView, bundle_tensors, state_tensors
+from ckptctl.restore import MemberState, RestoreOptions, State, open_state
+from ckptctl.restore.column import Column
+from ckptctl.restore.columns import OPTIONAL_COLUMNS
+from ckptctl.restore.join import read_offsets
+from ckptctl.restore.nested import check_nested
+from ckptctl.restore.opening import open_bundle
+from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.survey import Surveyed, survey_state
+from ckptctl.running import Runner
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.tables import EvSet, RowSet
+
+__all__ = ["ColumnName", "MemberView", "PartView", "TableView", "View", "open_view"]
+
+ColumnName = Literal[
+    "keys", "values", "freqs", "versions", "keys_filtered", "freqs_filtered", "versions_filtered"
+]
+_NONE = np.empty(0, np.int64)
+
+
+class PartView(ABC):
+    """One member of one part of a table.
+
+    Attributes
+    ----------
+    name
+        Name of the EV: part and slot included.
+    rows, filtered
+        Admitted and filtered keys.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Admitted keys."""
+
+    @property
+    def filtered(self) -> int:
+        """Filtered keys."""
+        return 0
+
+    @property
+    @abstractmethod
+    def offsets(self) -> np.ndarray | None:
+        """int64[1001]: first row of each bucket; None without buckets.
+
+        Rows from the last offset on lie in no bucket.
+        """
+
+    @abstractmethod
+    def column(self, name: ColumnName) -> Column | None:
+        """Return one column, None where the table does not keep it."""
+
+
+class _StatePart(PartView):
+    """A part of a table of a state; its keys were surveyed."""
+
+    def __init__(self, state: MemberState) -> None:
+        self.state = state
+        self.name = state.ev.name
+
+    @property
+    def rows(self) -> int:
+        return self.state.rowmap.rows
+
+    @property
+    def filtered(self) -> int:
+        return self.state.filtered_map.rows
+
+    @cached_property
+    def offsets(self) -> np.ndarray | None:
+        if "-partition_offset" not in self.state.ev.entries:
+            return None
+        return self.state.offsets("-partition_offset").astype(np.int64)
+
+    def column(self, name: ColumnName) -> Column | None:
+        suffix = f"-{name}"
+        if suffix not in self.state.ev.entries:
+            return None
+        if suffix in OPTIONAL_COLUMNS and suffix not in self.state.job.present:
+            return None
+        if suffix.endswith("_filtered") and not self.state.ev.entries[suffix].rows:
+            return None
+        return self.state.column(suffix)
+
+
+class _RawPart(PartView):
+    """Rows of an increment as they stand there, an EV's or a normal variable's."""
+
+    def __init__(self, reader: BundleReader, name: str, entries: Mapping[str, Entry]) -> None:
+        self.name = name
+        self._reader = reader
+        self._entries = entries
+
+    @property
+    def rows(self) -> int:
+        return self._entries["-sparse_incr_keys"].rows
+
+    @cached_property
+    def offsets(self) -> np.ndarray | None:
+        suffix = "-incr_partition_offset"
+        if suffix not in self._entries:
+            return None
+        ev = EvSet(self.name, dict(self._entries), True)
+        return read_offsets(self._reader, ev, suffix, self.rows)
+
+    def column(self, name: ColumnName) -> Column | None:
+        suffix = f"-sparse_incr_{name}"
+        entry = self._entries.get(suffix)
+        if entry is None:
+            return None
+        return Column(
+            self._reader, self.name + suffix, entry, RowMap.without(entry.rows, _NONE), None
+        )
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """The primary of a table, or one of its slots.
+
+    Attributes
+    ----------
+    name
+        Name without the part.
+    slot
+        "" for the primary.
+    dim
+        Elements of a row.
+    dtype
+        Of the values.
+    parts
+        In order of their number.
+    """
+
+    name: str
+    slot: str
+    dim: int
+    dtype: DType
+    parts: tuple[PartView, ...]
+
+    @property
+    def rows(self) -> int:
+        """Admitted keys in all parts."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def filtered(self) -> int:
+        """Filtered keys in all parts."""
+        return sum(part.filtered for part in self.parts)
+
+    def has(self, column: ColumnName) -> bool:
+        """Return whether any part has a column."""
+        return any(part.column(column) is not None for part in self.parts)
+
+
+class TableView:
+    """A table, or in an increment the rows of a normal variable.
+
+    Attributes
+    ----------
+    name
+        Name of the primary without the part.
+    kind
+        `table`, or `rows` of a normal variable: its keys are row numbers of a slice.
+    entries
+        (EV name, its tensors by suffix) of each member and part, as the full or the
+        increment holds them; known without reading rows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["table", "rows"],
+        shapes: Sequence[tuple[str, str, Sequence[EvSet | RowSet]]],
+        view: View,
+        number: int | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        #: (name, slot, sets) of each member, the primary first.
+        self.shapes = shapes
+        self._view = view
+        self._number = number
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Slots beside the primary."""
+        return tuple(slot for _, slot, _ in self.shapes[1:])
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return len(self.shapes[0][2])
+
+    @property
+    def dim(self) -> int:
+        """Elements of a row of the primary."""
+        values = self.shapes[0][2][0].values
+        return values.shape[1] if len(values.shape) == 2 else 0
+
+    @property
+    def key_dtype(self) -> DType:
+        """Type of the keys."""
+        return self.shapes[0][2][0].keys.dtype
+
+    @cached_property
+    def members(self) -> tuple[MemberView, ...]:
+        """The members with their rows; surveys the keys when first asked."""
+        surveyed = self._view.survey(self._number)
+        return tuple(
+            MemberView(
+                name,
+                slot,
+                sets[0].values.shape[1] if len(sets[0].values.shape) == 2 else 0,
+                sets[0].values.dtype,
+                tuple(self._part(at, part, surveyed) for part in range(len(sets))),
+            )
+            for at, (name, slot, sets) in enumerate(self.shapes)
+        )
+
+    @property
+    def primary(self) -> MemberView:
+        """The member that holds the weights."""
+        return self.members[0]
+
+    def _part(self, member: int, part: int, surveyed: Surveyed | None) -> PartView:
+        state = self._view.state
+        if state is not None and self._number is not None and surveyed is not None:
+            survey = surveyed.parts[self._number, part]
+            join = survey.joins[member] if survey.joins else None
+            job = state.part_job(self._number, part)
+            return _StatePart(MemberState(job, member, survey.dropped, join=join))
+        own = self.shapes[member][2][part]
+        if isinstance(own, EvSet):
+            return _RawPart(self._view.reader, own.name, own.entries)
+        entries = {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
+        return _RawPart(self._view.reader, own.name, entries)
+
+
+class View:
+    """A state, or one bundle as it is; a context manager that closes its files.
+
+    Attributes
+    ----------
+    target
+        What is looked at.
+    state
+        None for an increment as it is.
+    reader
+        The full, or the increment.
+    tables, tensors
+        What is in it, by name; `tensors` are those that are no part of a table.
+    notes
+        What a user should know; grows while tables are surveyed.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        options: RestoreOptions,
+        runner: Runner,
+        storage: Storage = LOCAL,
+    ) -> None:
+        self.target = target
+        self.options = options
+        self.runner = runner
+        self.state: State | None = None
+        self.tables: tuple[TableView, ...]
+        self.tensors: tuple[TensorView, ...]
+        if target.kind == "increment":
+            self._open_increment(target, storage)
+        else:
+            self._open_state(target, storage)
+
+    def _open_state(self, target: Target, storage: Storage) -> None:
+        chosen = target.selection
+        full = target.prefix
+        increments: tuple[str, ...] = ()
+        if chosen is not None:
+            full, increments = chosen.base.prefix, tuple(each.prefix for each in chosen.increments)
+            if chosen.to_prove and target.chains is not None:
+                check_nested(
+                    full,
+                    chosen.to_prove,
+                    ProvenPairs(target.chains.scan),
+                    storage,
+                    progress=self.runner.progress,
+                )
+        self.state = state = open_state(full, increments, self.options, storage)
+        self.reader = state.full
+        self.notes = list(state.notes)
+        self.tables = tuple(
+            TableView(
+                plan.name,
+                "table",
+                [(member.name, member.slot, member.parts) for member in plan.members],
+                self,
+                number,
+            )
+            for number, plan in enumerate(state.tables)
+        )
+        self.tensors = state_tensors(state)
+
+    def _open_increment(self, target: Target, storage: Storage) -> None:
+        self.reader, catalogue = open_bundle(target.prefix, True, storage)
+        self.notes = []
+        tables = [
+            TableView(
+                table.name,
+                "table",
+                [(member.name, member.slot, member.sets) for member in table.members],
+                self,
+            )
+            for table in catalogue.tables
+        ]
+        tables += [
+            TableView(name, "rows", [(name, "", (rows,))], self)
+            for name, rows in catalogue.rows.items()
+        ]
+        self.tables = tuple(sorted(tables, key=lambda table: table.name))
+        self.tensors = bundle_tensors(self.reader, catalogue.plain)
+
+    def table(self, name: str) -> TableView | None:
+        """Return the table of a name."""
+        return next((table for table in self.tables if table.name == name), None)
+
+    def survey(self, table: int | None) -> Surveyed | None:
+        """Survey the keys of one table of a state; None for what needs none."""
+        if self.state is None or table is None:
+            return None
+        surveyed = survey_state(self.state, self.runner, self.options, {table})
+        self.notes += surveyed.warnings
+        return surveyed
+
+    def close(self) -> None:
+        """Close all files."""
+        if self.state is not None:
+            self.state.close()
+        self.reader.close()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_view(
+    target: Target,
+    options: RestoreOptions | None = None,
+    runner: Runner | None = None,
+    storage: Storage = LOCAL,
+) -> View:
+    """Look at a target; reads indexes, and for the nested check keys of increments.
+
+    Parameters
+    ----------
+    target
+        From `find_target`, with the same options.
+    runner
+        Runs the reading of keys; its progress is told of it.
+
+    Raises
+    ------
+    DamageError
+        An index or a shard contradicts itself.
+    UnprovenError, AmbiguousError
+        A check of the restore rules does not hold.
+    """
+    return View(target, options or RestoreOptions(), runner or Runner(), storage)

@@ -1,0 +1,225 @@
+"""The rows of a table bucket by bucket, of one view or of two side by side.
+
+Memory: some 64 Ki rows of each side, whatever the size of a table or of a bucket. Each
+column is read once, front to back, and checked against its checksum when it ends; what is
+too large to be held together (a bucket of more than `MOST_ROWS` rows, tables without
+buckets) is read again, a slice of the hash of its keys at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.inspect.view import ColumnName, MemberView, PartView
+from ckptctl.restore.column import Column
+from ckptctl.restore.join import in_slice
+from ckptctl.tables import BUCKETS
+
+__all__ = ["Rows", "walk", "walk_filtered", "walk_pair"]
+
+#: Rows of one side that are held together.
+MOST_ROWS = 1 << 16
+
+
+@dataclass
+class Rows:
+    """Some rows of a member, ascending by key.
+
+    Attributes
+    ----------
+    buckets
+        First bucket, and the one behind the last; (0, 1001) where keys decide otherwise.
+    keys
+        int64[n].
+    columns
+        Of the columns asked for those that the table keeps: `values` [n, dim] in the type of
+        the tensor, `freqs` and `versions` int64[n].
+    """
+
+    buckets: tuple[int, int]
+    keys: np.ndarray
+    columns: dict[ColumnName, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def walk(member: MemberView, columns: Sequence[ColumnName] = ("values",)) -> Iterator[Rows]:
+    """Return all rows of a member, some buckets at a time; the last step checks them.
+
+    Raises
+    ------
+    TensorChecksumError, TableError, EntryBoundsError
+    """
+    side = _Side(member, columns)
+    for first, last, slices in _ranges(side.counts):
+        yield from side.read(first, last, slices)
+    side.finish()
+
+
+def walk_pair(
+    a: MemberView, b: MemberView, columns: Sequence[ColumnName] = ("values",)
+) -> Iterator[tuple[Rows, Rows]]:
+    """Return the rows of two members side by side, whatever their numbers of parts.
+
+    A key that both have comes in the same step. The last step checks all rows.
+    """
+    sides = [_Side(a, columns), _Side(b, columns)]
+    for first, last, slices in _ranges(np.maximum(sides[0].counts, sides[1].counts)):
+        yield from zip(*(side.read(first, last, slices) for side in sides), strict=True)
+    for side in sides:
+        side.finish()
+
+
+def walk_filtered(part: PartView) -> Iterator[Rows]:
+    """Return the filtered keys of a part as they stand, with `freqs` and `versions`."""
+    found: list[tuple[ColumnName, ColumnName]] = [
+        ("keys", "keys_filtered"),
+        ("freqs", "freqs_filtered"),
+        ("versions", "versions_filtered"),
+    ]
+    streams = {
+        name: (column, column.stream())
+        for name, stored in found
+        if (column := part.column(stored)) is not None
+    }
+    if "keys" not in streams:
+        return
+    total = streams["keys"][0].rows
+    for at in range(0, total, MOST_ROWS):
+        rows = min(MOST_ROWS, total - at)
+        read = {
+            name: _typed(column, stream.take(rows)) for name, (column, stream) in streams.items()
+        }
+        yield Rows((0, BUCKETS + 1), read.pop("keys").astype(np.int64), read)
+    for _, stream in streams.values():
+        stream.finish()
+
+
+def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
+    """Return (first bucket, last bucket, slices) of ranges of about `MOST_ROWS` rows.
+
+    Rows without a bucket may have any key: then everything is one range.
+    """
+    if counts[BUCKETS]:
+        yield 0, BUCKETS + 1, _slices(int(counts.sum()))
+        return
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    first = 0
+    while first < BUCKETS:
+        last = int(np.searchsorted(ends, ends[first] + _most(), side="right")) - 1
+        last = min(max(last, first + 1), BUCKETS)
+        rows = int(ends[last] - ends[first])
+        if rows:
+            yield first, last, _slices(rows)
+        first = last
+
+
+def _most() -> int:
+    return min(MOST_ROWS, knobs.JOIN_KEYS)
+
+
+def _slices(rows: int) -> int:
+    # A bucket somewhat above the size is cheaper to hold than to read twice.
+    return 1 if rows <= 4 * _most() else -(-rows // _most())
+
+
+class _Side:
+    """A member's rows, read bucket after bucket from all its parts.
+
+    Attributes
+    ----------
+    counts
+        int64[1001]: rows in each bucket, and rows without one.
+    """
+
+    def __init__(self, member: MemberView, columns: Sequence[ColumnName]) -> None:
+        self._parts = [_Part(part, ("keys", *columns)) for part in member.parts if part.rows]
+        self._columns = columns
+        self.counts = np.zeros(BUCKETS + 1, np.int64)
+        for part in self._parts:
+            self.counts += np.diff(part.offsets)
+
+    def read(self, first: int, last: int, slices: int) -> Iterator[Rows]:
+        """Return the rows of some buckets, once for each slice of the hash of their keys."""
+        for number in range(slices):
+            read = [part.read(first, last, number, slices) for part in self._parts]
+            yield _together((first, last), [rows for rows in read if len(rows)])
+        for part in self._parts:
+            part.advance(last)
+
+    def finish(self) -> None:
+        """Check all columns against their checksums."""
+        for part in self._parts:
+            part.finish()
+
+
+class _Part:
+    def __init__(self, part: PartView, names: Sequence[ColumnName]) -> None:
+        self._columns = {
+            name: column for name in names if (column := part.column(name)) is not None
+        }
+        self._streams = {name: column.stream() for name, column in self._columns.items()}
+        own = part.offsets
+        bounds = np.zeros(BUCKETS + 1, np.int64) if own is None else own
+        #: int64[1002]: first row of each bucket, of what has none, and the end.
+        self.offsets = np.concatenate([bounds, [part.rows]])
+
+    def read(self, first: int, last: int, number: int, slices: int) -> Rows:
+        begin, end = int(self.offsets[first]), int(self.offsets[last])
+        if slices == 1:
+            read = {
+                name: _typed(self._columns[name], stream.take(end - begin))
+                for name, stream in self._streams.items()
+            }
+            return Rows((first, last), read.pop("keys").astype(np.int64), read)
+        found = []
+        for at in range(begin, end, MOST_ROWS):
+            stop = min(at + MOST_ROWS, end)
+            keys = _typed(self._columns["keys"], self._columns["keys"].read(at, stop))
+            keys = keys.astype(np.int64)
+            kept = np.flatnonzero(in_slice(keys, number, slices))
+            columns: dict[ColumnName, np.ndarray] = {
+                name: _typed(column, column.read(at, stop)[kept])
+                for name, column in self._columns.items()
+                if name != "keys" and len(kept)
+            }
+            found.append(Rows((first, last), keys[kept], columns))
+        return _together((first, last), [rows for rows in found if len(rows)])
+
+    def advance(self, bucket: int) -> None:
+        """Leave what was read in slices behind; the streams pass it for its checksum."""
+        row = int(self.offsets[bucket])
+        for stream in self._streams.values():
+            stream.skip(row - stream.row)
+
+    def finish(self) -> None:
+        for stream in self._streams.values():
+            stream.finish()
+
+
+def _together(buckets: tuple[int, int], pieces: Sequence[Rows]) -> Rows:
+    if not pieces:
+        return Rows(buckets, np.empty(0, np.int64))
+    names = pieces[0].columns
+    keys = np.concatenate([rows.keys for rows in pieces]) if len(pieces) > 1 else pieces[0].keys
+    columns = {
+        name: np.concatenate([rows.columns[name] for rows in pieces])
+        if len(pieces) > 1
+        else pieces[0].columns[name]
+        for name in names
+    }
+    order = np.argsort(keys, kind="stable")
+    return Rows(buckets, keys[order], {name: column[order] for name, column in columns.items()})
+
+
+def _typed(column: Column, raw: np.ndarray) -> np.ndarray:
+    """Return the bytes of rows in the type and shape of the tensor."""
+    entry = column.entry
+    if not raw.size:
+        return np.empty((len(raw), *entry.shape[1:]), entry.dtype.numpy)
+    return raw.view(entry.dtype.numpy).reshape(len(raw), *entry.shape[1:])

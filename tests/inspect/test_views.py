@@ -1,0 +1,38 @@
+"""A view shows at each step what the rules say, row for row, whatever fits into memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from ckptctl.inspect import walk
+from tests.inspect.model import assert_view, look
+from tests.oracle.histories import Histories
+from tests.oracle.images import Image
+from tests.oracle.test_histories import SETTINGS
+
+SOME = settings(SETTINGS, max_examples=SETTINGS.max_examples // 3)
+
+
+class Looking(Histories):
+    """Looks at the state, then at the merged full, before and after each merge."""
+
+    def look_at(self, step: int, state: Image, options: dict[str, object]) -> None:
+        with look(step, self.chain.directory, **options) as view:
+            assert view.target.kind == "state"
+            assert_view(view, state)
+
+    def look_at_merged(self, prefix: str, state: Image) -> None:
+        with look(prefix) as view:
+            assert view.target.kind == "full"
+            assert_view(view, state)
+
+
+def test_a_view_is_what_the_rules_say() -> None:
+    run_state_machine_as_test(Looking, settings=SOME)
+
+
+def test_a_view_of_tiny_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "MOST_ROWS", 3)
+    run_state_machine_as_test(Looking, settings=SOME)
