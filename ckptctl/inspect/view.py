@@ -7,10 +7,11 @@ one table at a time: the rows of a table of a state are known when its keys were
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import EvSet, RowSet
 
-__all__ = ["ColumnName", "MemberView", "PartView", "TableView", "View", "open_view"]
+__all__ = ["ColumnName", "MemberView", "PartView", "TableTensor", "TableView", "View", "open_view"]
 
 ColumnName = Literal[
     "keys", "values", "freqs", "versions", "keys_filtered", "freqs_filtered", "versions_filtered"
@@ -73,6 +74,10 @@ class PartView(ABC):
     def column(self, name: ColumnName) -> Column | None:
         """Return one column, None where the table does not keep it."""
 
+    @abstractmethod
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        """Return the shape of one of its tensors."""
+
 
 class _StatePart(PartView):
     """A part of a table of a state; its keys were surveyed."""
@@ -94,6 +99,9 @@ class _StatePart(PartView):
         if "-partition_offset" not in self.state.ev.entries:
             return None
         return self.state.offsets("-partition_offset").astype(np.int64)
+
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        return self.state.shape(suffix)
 
     def column(self, name: ColumnName) -> Column | None:
         suffix = f"-{name}"
@@ -125,6 +133,9 @@ class _RawPart(PartView):
             return None
         ev = EvSet(self.name, dict(self._entries), True)
         return read_offsets(self._reader, ev, suffix, self.rows)
+
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        return self._entries[suffix].shape
 
     def column(self, name: ColumnName) -> Column | None:
         suffix = f"-sparse_incr_{name}"
@@ -173,6 +184,22 @@ class MemberView:
     def has(self, column: ColumnName) -> bool:
         """Return whether any part has a column."""
         return any(part.column(column) is not None for part in self.parts)
+
+
+class TableTensor(NamedTuple):
+    """One tensor of a table: of which member and part, its shape in the view."""
+
+    member: int
+    part: int
+    name: str
+    suffix: str
+    shape: tuple[int, ...]
+    entry: Entry
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return prod(self.shape) * self.entry.dtype.size
 
 
 class TableView:
@@ -245,6 +272,41 @@ class TableView:
         """The member that holds the weights."""
         return self.members[0]
 
+    @property
+    def settled(self) -> bool:
+        """Whether shapes tell the rows, since no increment is applied.
+
+        Rows that a PS would skip, outside their part or bucket, are then still among them.
+        """
+        return self._view.state is None or not self._view.state.increments
+
+    def tensors(self) -> Iterator[TableTensor]:
+        """Return the tensors of all members and parts; surveys the keys unless `settled`."""
+        for at, (_, _, sets) in enumerate(self.shapes):
+            for part, own in enumerate(sets):
+                for suffix, entry in _entries(own).items():
+                    shape = entry.shape
+                    if not self.settled:
+                        shape = self.members[at].parts[part].shape(suffix)
+                    yield TableTensor(at, part, own.name + suffix, suffix, shape, entry)
+
+    def columns(self, member: int, name: ColumnName) -> Iterator[Column]:
+        """Return one column of each part of a member; surveys the keys unless `settled`."""
+        if not self.settled:
+            for part in self.members[member].parts:
+                found = part.column(name)
+                if found is not None:
+                    yield found
+            return
+        for own in self.shapes[member][2]:
+            entries = _entries(own)
+            full = f"-{name}" in entries
+            suffix = f"-{name}" if full else f"-sparse_incr_{name}"
+            entry = entries.get(suffix)
+            if entry is not None and entry.rows:
+                untouched = RowMap.without(entry.rows, _NONE)
+                yield Column(self._view.reader, own.name + suffix, entry, untouched, None)
+
     def _part(self, member: int, part: int, surveyed: Surveyed | None) -> PartView:
         state = self._view.state
         if state is not None and self._number is not None and surveyed is not None:
@@ -253,10 +315,13 @@ class TableView:
             job = state.part_job(self._number, part)
             return _StatePart(MemberState(job, member, survey.dropped, join=join))
         own = self.shapes[member][2][part]
-        if isinstance(own, EvSet):
-            return _RawPart(self._view.reader, own.name, own.entries)
-        entries = {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
-        return _RawPart(self._view.reader, own.name, entries)
+        return _RawPart(self._view.reader, own.name, _entries(own))
+
+
+def _entries(own: EvSet | RowSet) -> Mapping[str, Entry]:
+    if isinstance(own, EvSet):
+        return own.entries
+    return {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
 
 
 class View:
