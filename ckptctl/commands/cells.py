@@ -8,7 +8,7 @@ from typing import Any
 from ckptctl.output import Column
 from ckptctl.output import format as fmt
 
-__all__ = ["STATS", "range_", "shape", "some", "stats"]
+__all__ = ["STATS", "range_", "shape", "some", "stats", "target"]
 
 #: Columns of what `inspect.stats` measures.
 STATS = (
@@ -49,3 +49,8 @@ def stats(found: dict[str, Any] | None) -> list[Any]:
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     bars = fmt.sparkline(found["histogram"]["counts"], encoding)
     return [*(found[name] for name in names), bars]
+
+
+def target(found: dict[str, object]) -> str:
+    """Return what was looked at, from its document."""
+    return str(found["taken_for"])

@@ -32,6 +32,7 @@ __all__ = ["COMMANDS", "cli", "console", "main"]
 COMMANDS: Mapping[str, str] = {
     "ls": "List the chains, and the steps that can be restored.",
     "show": "Show what is inside a checkpoint or a state.",
+    "diff": "Compare two checkpoints or states.",
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
     "completion": "Print the completion script of a shell.",

@@ -62,7 +62,7 @@ class Shown:
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
         found: dict[str, object] = {
-            "target": {**self.target, "taken_for": self.words},
+            "target": self.target,
             "tables": self.tables,
             "tensors": self.tensors,
             "totals": self.totals,

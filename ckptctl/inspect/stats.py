@@ -14,6 +14,8 @@ __all__ = ["Stats", "decode", "measure"]
 
 #: Bars of the histogram of a tensor.
 BARS = 20
+#: Up to this, and down to its inverse, squares and their sums fit into float64.
+_LARGE = 1e140
 
 
 class Stats:
@@ -43,30 +45,30 @@ class Stats:
 
     def add(self, values: np.ndarray) -> None:
         """Take numbers of any real type."""
-        wide = values.reshape(-1).astype(np.float64)
-        self.count += len(wide)
-        self.zeros += len(wide) - int(np.count_nonzero(wide))
-        self.sketch.add(wide)
-        finite = np.isfinite(wide)
-        if not finite.all():
-            wide = wide[finite]
+        flat = values.reshape(-1)
+        self.count += len(flat)
+        self.zeros += len(flat) - int(np.count_nonzero(flat))
+        self.sketch.add(flat)
+        wide = flat.astype(np.float64)
+        if flat.dtype.kind == "f" and not math.isfinite(float(flat.sum(dtype=np.float64))):
+            wide = wide[np.isfinite(wide)]
         if not len(wide):
             return
-        largest = float(np.abs(wide).max())
-        if largest:
-            scale = max(largest, self._scale)
-            self._squares *= (self._scale / scale) ** 2
-            scaled = wide / scale
-            self._squares += float(scaled @ scaled)
+        largest = float(max(wide.max(), -wide.min()))
+        scale = max(largest, self._scale)
+        if scale:
+            own = wide if scale < _LARGE and scale > 1 / _LARGE else wide / scale
+            squares = float(own @ own) * (1.0 if own is not wide else scale**-2)
+            self._squares = self._squares * (self._scale / scale) ** 2 + squares
             self._scale = scale
         mean = float(wide.mean())
         if not math.isfinite(mean):  # a sum beyond what float64 holds
             mean = float((wide / len(wide)).sum())
         with np.errstate(over="ignore"):
-            moment = float(np.square(wide - mean).sum())
+            wide -= mean
             shift = mean - self._mean
             total = self._finite + len(wide)
-            self._moment += moment + shift * shift * self._finite * len(wide) / total
+            self._moment += float(wide @ wide) + shift * shift * self._finite * len(wide) / total
         self._mean += shift * len(wide) / total
         self._finite = total
 

@@ -70,6 +70,11 @@ class PartView(ABC):
         Rows from the last offset on lie in no bucket.
         """
 
+    @property
+    def filtered_offsets(self) -> np.ndarray | None:
+        """The same of the filtered keys."""
+        return None
+
     @abstractmethod
     def column(self, name: ColumnName) -> Column | None:
         """Return one column, None where the table does not keep it."""
@@ -99,6 +104,12 @@ class _StatePart(PartView):
         if "-partition_offset" not in self.state.ev.entries:
             return None
         return self.state.offsets("-partition_offset").astype(np.int64)
+
+    @cached_property
+    def filtered_offsets(self) -> np.ndarray | None:
+        if "-partition_filter_offset" not in self.state.ev.entries:
+            return None
+        return self.state.offsets("-partition_filter_offset").astype(np.int64)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
         return self.state.shape(suffix)
@@ -415,7 +426,7 @@ class View:
         """Survey the keys of one table of a state; None for what needs none."""
         if self.state is None or table is None:
             return None
-        surveyed = survey_state(self.state, self.runner, self.options, {table})
+        surveyed = survey_state(self.state, self.runner, self.options, {table}, validate=False)
         self.notes += surveyed.warnings
         return surveyed
 
