@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "diff": "Compare two checkpoints or states.",
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
+    "verify": "Check that a directory is whole and makes sense.",
     "completion": "Print the completion script of a shell.",
 }
 

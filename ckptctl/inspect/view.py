@@ -31,7 +31,16 @@ from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import EvSet, RowSet
 
-__all__ = ["ColumnName", "MemberView", "PartView", "TableTensor", "TableView", "View", "open_view"]
+__all__ = [
+    "ColumnName",
+    "MemberView",
+    "PartView",
+    "RawPart",
+    "TableTensor",
+    "TableView",
+    "View",
+    "open_view",
+]
 
 ColumnName = Literal[
     "keys", "values", "freqs", "versions", "keys_filtered", "freqs_filtered", "versions_filtered"
@@ -125,37 +134,55 @@ class _StatePart(PartView):
         return self.state.column(suffix)
 
 
-class _RawPart(PartView):
-    """Rows of an increment as they stand there, an EV's or a normal variable's."""
+class RawPart(PartView):
+    """Rows of a bundle as they stand there: of a full, or of an increment."""
 
     def __init__(self, reader: BundleReader, name: str, entries: Mapping[str, Entry]) -> None:
         self.name = name
         self._reader = reader
         self._entries = entries
+        self._head = "-sparse_incr_" if "-sparse_incr_keys" in entries else "-"
 
     @property
     def rows(self) -> int:
-        return self._entries["-sparse_incr_keys"].rows
+        """Admitted keys."""
+        return self._entries[f"{self._head}keys"].rows
+
+    @property
+    def filtered(self) -> int:
+        """Filtered keys."""
+        entry = self._entries.get("-keys_filtered")
+        return entry.rows if entry is not None else 0
 
     @cached_property
     def offsets(self) -> np.ndarray | None:
-        suffix = "-incr_partition_offset"
+        """First row of each bucket."""
+        full = self._head == "-"
+        return self._offsets("-partition_offset" if full else "-incr_partition_offset", self.rows)
+
+    @cached_property
+    def filtered_offsets(self) -> np.ndarray | None:
+        """The same of the filtered keys."""
+        return self._offsets("-partition_filter_offset", self.filtered)
+
+    def _offsets(self, suffix: str, rows: int) -> np.ndarray | None:
         if suffix not in self._entries:
             return None
-        ev = EvSet(self.name, dict(self._entries), True)
-        return read_offsets(self._reader, ev, suffix, self.rows)
+        ev = EvSet(self.name, dict(self._entries), self._head != "-")
+        return read_offsets(self._reader, ev, suffix, rows)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
+        """Return the shape of one of its tensors."""
         return self._entries[suffix].shape
 
     def column(self, name: ColumnName) -> Column | None:
-        suffix = f"-sparse_incr_{name}"
+        """Return one column, None where there is none."""
+        suffix = f"{self._head}{name}"
         entry = self._entries.get(suffix)
-        if entry is None:
+        if entry is None or (not entry.rows and self.rows):
             return None
-        return Column(
-            self._reader, self.name + suffix, entry, RowMap.without(entry.rows, _NONE), None
-        )
+        untouched = RowMap.without(entry.rows, _NONE)
+        return Column(self._reader, self.name + suffix, entry, untouched, None)
 
 
 @dataclass(frozen=True)
@@ -311,12 +338,9 @@ class TableView:
             return
         for own in self.shapes[member][2]:
             entries = _entries(own)
-            full = f"-{name}" in entries
-            suffix = f"-{name}" if full else f"-sparse_incr_{name}"
-            entry = entries.get(suffix)
-            if entry is not None and entry.rows:
-                untouched = RowMap.without(entry.rows, _NONE)
-                yield Column(self._view.reader, own.name + suffix, entry, untouched, None)
+            found = RawPart(self._view.reader, own.name, entries).column(name)
+            if found is not None and found.rows:
+                yield found
 
     def _part(self, member: int, part: int, surveyed: Surveyed | None) -> PartView:
         state = self._view.state
@@ -326,7 +350,7 @@ class TableView:
             job = state.part_job(self._number, part)
             return _StatePart(MemberState(job, member, survey.dropped, join=join))
         own = self.shapes[member][2][part]
-        return _RawPart(self._view.reader, own.name, _entries(own))
+        return RawPart(self._view.reader, own.name, _entries(own))
 
 
 def _entries(own: EvSet | RowSet) -> Mapping[str, Entry]:

@@ -19,7 +19,7 @@ from ckptctl.restore.column import Column
 from ckptctl.restore.join import in_slice
 from ckptctl.tables import BUCKETS
 
-__all__ = ["Rows", "walk", "walk_filtered", "walk_pair", "walk_quad"]
+__all__ = ["Rows", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]
 
 #: Rows of one side that are held together.
 MOST_ROWS = 1 << 16
@@ -97,6 +97,15 @@ def walk_quad(
     sides.append(_Side(b, (), filtered=True))
     for found in _walk_together(sides):
         yield found[0], found[1], found[2], found[3]
+
+
+def walk_both(
+    member: MemberView, columns: Sequence[ColumnName], filtered: Sequence[ColumnName]
+) -> Iterator[tuple[Rows, Rows]]:
+    """Return the admitted rows of a member, and the filtered keys of the same buckets."""
+    sides = [_Side(member, columns), _Side(member, filtered, filtered=True)]
+    for found in _walk_together(sides):
+        yield found[0], found[1]
 
 
 def _walk_together(sides: Sequence[_Side]) -> Iterator[tuple[Rows, ...]]:
