@@ -164,7 +164,7 @@ _BY_ERROR: tuple[tuple[type[errors.CkptctlError], str], ...] = (
     (errors.StringTensorError, "CK051"),
     (errors.TableError, "CK012"),
     (errors.AmbiguousError, "CK030"),
-    (errors.NotFoundError, "CK090"),
+    (errors.IncompleteError, "CK090"),  # of a scan: it may not be read, or is gone
 )
 
 
@@ -214,7 +214,8 @@ def of_error(error: errors.CkptctlError | OSError, file: str, code: str | None =
     """Return the finding that an error is; `file` where it names none."""
     if isinstance(error, OSError):
         return Finding("CK090", error.strerror or str(error), str(error.filename or file))
-    known = next((own for kind, own in _BY_ERROR if isinstance(error, kind)), "CK007")
+    other = "CK007" if isinstance(error, errors.DamageError) else "CK090"
+    known = next((own for kind, own in _BY_ERROR if isinstance(error, kind)), other)
     return Finding(
         code or known,
         error.message,
