@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "ls": "List the chains, and the steps that can be restored.",
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
+    "export": "Write a state or some tables as Parquet, npz or safetensors.",
     "completion": "Print the completion script of a shell.",
 }
 
