@@ -14,7 +14,7 @@ from functools import cached_property
 
 from ckptctl.chain.model import Checkpoint, Scan
 
-__all__ = ["ProvenPairs", "VerifiedFulls"]
+__all__ = ["ProvenPairs", "VerifiedFulls", "note", "remember"]
 
 
 class ProvenPairs:
@@ -32,26 +32,24 @@ class ProvenPairs:
 
     def add(self, pair: tuple[str, str]) -> None:
         """Remember a pair; where the cache cannot be written, the next run proves it again."""
-        _remember(self._path(pair))
+        remember(self._path(pair))
 
     def _path(self, pair: tuple[str, ...]) -> str:
-        return _note("nested", (self._by_prefix[prefix] for prefix in pair))
+        return note("nested", (self._by_prefix[prefix] for prefix in pair))
 
 
 class VerifiedFulls:
     """Checkpoints of which every tensor was once read and matched its checksum."""
 
     def __contains__(self, checkpoint: object) -> bool:
-        return isinstance(checkpoint, Checkpoint) and os.path.exists(
-            _note("verified", [checkpoint])
-        )
+        return isinstance(checkpoint, Checkpoint) and os.path.exists(note("verified", [checkpoint]))
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Remember one; where the cache cannot be written, the next run reads it again."""
-        _remember(_note("verified", [checkpoint]))
+        remember(note("verified", [checkpoint]))
 
 
-def _note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
+def note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
     """Return the path of the empty file that says that something was proven."""
     facts = []
     for checkpoint in checkpoints:
@@ -62,7 +60,8 @@ def _note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
     return os.path.join(home, "ckptctl", room, token)
 
 
-def _remember(path: str) -> None:
+def remember(path: str) -> None:
+    """Make an empty file whose time is now; a cache that cannot be written is no error."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb"):

@@ -31,8 +31,11 @@ __all__ = ["COMMANDS", "cli", "console", "main"]
 #: keeps them equal to what the commands say of themselves.
 COMMANDS: Mapping[str, str] = {
     "ls": "List the chains, and the steps that can be restored.",
+    "show": "Show what is inside a checkpoint or a state.",
+    "diff": "Compare two checkpoints or states.",
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
+    "verify": "Check that a directory is whole and makes sense.",
     "export": "Write a state or some tables as Parquet, npz or safetensors.",
     "completion": "Print the completion script of a shell.",
 }

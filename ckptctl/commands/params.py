@@ -18,7 +18,17 @@ else:
     # Generic to the type checker only: click 8.1 does not let it be subscripted.
     IntType = FloatType = StrType = click.ParamType
 
-__all__ = ["DIRECTORY", "DURATION", "RATE", "SIZE", "STEP", "TARGET", "Step", "directory_named"]
+__all__ = [
+    "DIRECTORY",
+    "DURATION",
+    "RATE",
+    "SIZE",
+    "STEP",
+    "SUBSET",
+    "TARGET",
+    "Step",
+    "directory_named",
+]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {
@@ -158,6 +168,24 @@ class TargetText(StrType):
         return found or [CompletionItem(incomplete, type="file")]
 
 
+class Subset(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no parameter
+    """`n/t`: the n-th of t parts."""
+
+    name = "n/t"
+    _form = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Return (n, t), n from 1 to t."""
+        if isinstance(value, tuple):
+            return int(value[0]), int(value[1])
+        match = self._form.fullmatch(str(value).strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is no part of a whole: write 1/7, 2/7, ... 7/7.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 def _steps_in(given: str | None) -> list[tuple[int, str]]:
     """Return the steps of a directory, the newest first; none if it cannot be read."""
     from ckptctl.errors import CkptctlError
@@ -182,3 +210,4 @@ SIZE = Size()
 RATE = Size(rate=True)
 STEP = Step()
 TARGET = TargetText()
+SUBSET = Subset()

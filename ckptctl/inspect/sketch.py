@@ -9,6 +9,10 @@ __all__ = ["Sketch"]
 #: Bits of the mantissa that tell bins apart: 128 bins an octave, so integers to 255 are exact.
 _BITS = 7
 _SHIFT = 52 - _BITS
+#: Upper halves of float32s: of -0.0, of infinity, and what makes them numbers of float64's.
+_HALF, _FLOAT_INF, _FLOAT_BIAS = 1 << 15, 0x7F80, (1023 - 127) << _BITS
+#: Below so many numbers 65,536 counts cost more than they spare.
+_FEW = 4096
 
 
 class Sketch:
@@ -36,9 +40,13 @@ class Sketch:
         self.max: float | None = None
         self._bins = np.zeros(0, np.int64)
         self._first = 0  # the bin that `_bins[0]` counts
+        self._halves: np.ndarray | None = None  # of float32s by their upper half
 
     def add(self, values: np.ndarray) -> None:
         """Count numbers of any real type and shape."""
+        if values.dtype == np.float32 and values.size > _FEW:
+            self._add_floats(np.ascontiguousarray(values).reshape(-1))
+            return
         wide = values.reshape(-1).astype(np.float64)
         finite = np.isfinite(wide)
         if not finite.all():
@@ -58,8 +66,44 @@ class Sketch:
         first = int(numbers.min())
         self._add(first, np.bincount(numbers - first))
 
+    def _add_floats(self, values: np.ndarray) -> None:
+        """Count float32s by sign, exponent and seven bits of the mantissa: their upper half.
+
+        Five times as fast as bins of float64, whose numbers follow from these at the end.
+        """
+        halves = np.bincount(values.view(np.uint16)[1::2], minlength=1 << 16)
+        odd = int(halves[_FLOAT_INF:_HALF].sum() + halves[_HALF + _FLOAT_INF :].sum())
+        small = int(halves[: 1 << _BITS].sum() + halves[_HALF : _HALF + (1 << _BITS)].sum())
+        if odd or small > int(halves[0] + halves[_HALF]) or _tiny(values, halves):
+            self.add(values.astype(np.float64))  # NaN, infinities and denormals: one by one
+            return
+        low, high = float(values.min()), float(values.max())
+        self.count += len(values)
+        self.min = low if self.min is None else min(low, self.min)
+        self.max = high if self.max is None else max(high, self.max)
+        self._halves = halves if self._halves is None else self._halves + halves
+
+    def _settle(self) -> None:
+        """Turn what was counted by halves into bins."""
+        halves, self._halves = self._halves, None
+        if halves is None:
+            return
+        for sign, own in ((1, halves[:_HALF]), (-1, halves[_HALF:])):
+            if own[0]:
+                self._add(0, own[:1])
+            used = np.flatnonzero(own[1:]) + 1
+            if len(used):
+                first, last = int(used[0]), int(used[-1])
+                counts = own[first : last + 1]
+                number = first + _FLOAT_BIAS + 1
+                if sign > 0:
+                    self._add(number, counts)
+                else:
+                    self._add(-(number + len(counts) - 1), counts[::-1])
+
     def merge(self, other: Sketch) -> None:
         """Take over what another sketch counted."""
+        other._settle()
         self.nans += other.nans
         self.infinities += other.infinities
         if other.min is None or other.max is None:
@@ -89,6 +133,7 @@ class Sketch:
             return self.min
         if q >= 1:
             return self.max
+        self._settle()
         rank = int(q * (self.count - 1)) + 1
         at = int(np.searchsorted(np.cumsum(self._bins), rank))
         return min(max(_middle(self._first + at), self.min), self.max)
@@ -97,12 +142,24 @@ class Sketch:
         """Return the `bins + 1` edges of bins of equal width, and the count of each."""
         if self.min is None or self.max is None:
             return [], []
-        edges = np.linspace(self.min, self.max, bins + 1)
+        edges = np.linspace(self.min, self.max, bins + 1).tolist()
+        return edges, self.histogram_of(edges)
+
+    def histogram_of(self, edges: list[float]) -> list[int]:
+        """Return the counts between given edges."""
+        self._settle()
+        if self.min is None or self.max is None or len(edges) < 2:
+            return [0] * max(len(edges) - 1, 0)
         used = np.flatnonzero(self._bins)
         middles = np.array([_middle(self._first + int(at)) for at in used])
         middles = np.clip(middles, self.min, self.max)
         counts, _ = np.histogram(middles, edges, weights=self._bins[used])
-        return edges.tolist(), [round(count) for count in counts]
+        return [round(count) for count in counts.tolist()]
+
+
+def _tiny(values: np.ndarray, halves: np.ndarray) -> bool:
+    """Return whether the halves of zero count denormals too."""
+    return int(halves[0] + halves[_HALF]) != len(values) - int(np.count_nonzero(values))
 
 
 def _middle(number: int) -> float:

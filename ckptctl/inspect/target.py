@@ -70,6 +70,7 @@ class Target:
         chosen = self.selection
         return {
             "text": self.text,
+            "taken_for": self.words,
             "kind": self.kind,
             "directory": self.directory,
             "prefix": self.prefix,

@@ -7,10 +7,11 @@ one table at a time: the rows of a table of a state are known when its keys were
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -30,7 +31,16 @@ from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import EvSet, RowSet
 
-__all__ = ["ColumnName", "MemberView", "PartView", "TableView", "View", "open_view"]
+__all__ = [
+    "ColumnName",
+    "MemberView",
+    "PartView",
+    "RawPart",
+    "TableTensor",
+    "TableView",
+    "View",
+    "open_view",
+]
 
 ColumnName = Literal[
     "keys", "values", "freqs", "versions", "keys_filtered", "freqs_filtered", "versions_filtered"
@@ -69,9 +79,18 @@ class PartView(ABC):
         Rows from the last offset on lie in no bucket.
         """
 
+    @property
+    def filtered_offsets(self) -> np.ndarray | None:
+        """The same of the filtered keys."""
+        return None
+
     @abstractmethod
     def column(self, name: ColumnName) -> Column | None:
         """Return one column, None where the table does not keep it."""
+
+    @abstractmethod
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        """Return the shape of one of its tensors."""
 
 
 class _StatePart(PartView):
@@ -95,6 +114,15 @@ class _StatePart(PartView):
             return None
         return self.state.offsets("-partition_offset").astype(np.int64)
 
+    @cached_property
+    def filtered_offsets(self) -> np.ndarray | None:
+        if "-partition_filter_offset" not in self.state.ev.entries:
+            return None
+        return self.state.offsets("-partition_filter_offset").astype(np.int64)
+
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        return self.state.shape(suffix)
+
     def column(self, name: ColumnName) -> Column | None:
         suffix = f"-{name}"
         if suffix not in self.state.ev.entries:
@@ -106,34 +134,55 @@ class _StatePart(PartView):
         return self.state.column(suffix)
 
 
-class _RawPart(PartView):
-    """Rows of an increment as they stand there, an EV's or a normal variable's."""
+class RawPart(PartView):
+    """Rows of a bundle as they stand there: of a full, or of an increment."""
 
     def __init__(self, reader: BundleReader, name: str, entries: Mapping[str, Entry]) -> None:
         self.name = name
         self._reader = reader
         self._entries = entries
+        self._head = "-sparse_incr_" if "-sparse_incr_keys" in entries else "-"
 
     @property
     def rows(self) -> int:
-        return self._entries["-sparse_incr_keys"].rows
+        """Admitted keys."""
+        return self._entries[f"{self._head}keys"].rows
+
+    @property
+    def filtered(self) -> int:
+        """Filtered keys."""
+        entry = self._entries.get("-keys_filtered")
+        return entry.rows if entry is not None else 0
 
     @cached_property
     def offsets(self) -> np.ndarray | None:
-        suffix = "-incr_partition_offset"
+        """First row of each bucket."""
+        full = self._head == "-"
+        return self._offsets("-partition_offset" if full else "-incr_partition_offset", self.rows)
+
+    @cached_property
+    def filtered_offsets(self) -> np.ndarray | None:
+        """The same of the filtered keys."""
+        return self._offsets("-partition_filter_offset", self.filtered)
+
+    def _offsets(self, suffix: str, rows: int) -> np.ndarray | None:
         if suffix not in self._entries:
             return None
-        ev = EvSet(self.name, dict(self._entries), True)
-        return read_offsets(self._reader, ev, suffix, self.rows)
+        ev = EvSet(self.name, dict(self._entries), self._head != "-")
+        return read_offsets(self._reader, ev, suffix, rows)
+
+    def shape(self, suffix: str) -> tuple[int, ...]:
+        """Return the shape of one of its tensors."""
+        return self._entries[suffix].shape
 
     def column(self, name: ColumnName) -> Column | None:
-        suffix = f"-sparse_incr_{name}"
+        """Return one column, None where there is none."""
+        suffix = f"{self._head}{name}"
         entry = self._entries.get(suffix)
-        if entry is None:
+        if entry is None or (not entry.rows and self.rows):
             return None
-        return Column(
-            self._reader, self.name + suffix, entry, RowMap.without(entry.rows, _NONE), None
-        )
+        untouched = RowMap.without(entry.rows, _NONE)
+        return Column(self._reader, self.name + suffix, entry, untouched, None)
 
 
 @dataclass(frozen=True)
@@ -173,6 +222,22 @@ class MemberView:
     def has(self, column: ColumnName) -> bool:
         """Return whether any part has a column."""
         return any(part.column(column) is not None for part in self.parts)
+
+
+class TableTensor(NamedTuple):
+    """One tensor of a table: of which member and part, its shape in the view."""
+
+    member: int
+    part: int
+    name: str
+    suffix: str
+    shape: tuple[int, ...]
+    entry: Entry
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return prod(self.shape) * self.entry.dtype.size
 
 
 class TableView:
@@ -245,6 +310,38 @@ class TableView:
         """The member that holds the weights."""
         return self.members[0]
 
+    @property
+    def settled(self) -> bool:
+        """Whether shapes tell the rows, since no increment is applied.
+
+        Rows that a PS would skip, outside their part or bucket, are then still among them.
+        """
+        return self._view.state is None or not self._view.state.increments
+
+    def tensors(self) -> Iterator[TableTensor]:
+        """Return the tensors of all members and parts; surveys the keys unless `settled`."""
+        for at, (_, _, sets) in enumerate(self.shapes):
+            for part, own in enumerate(sets):
+                for suffix, entry in _entries(own).items():
+                    shape = entry.shape
+                    if not self.settled:
+                        shape = self.members[at].parts[part].shape(suffix)
+                    yield TableTensor(at, part, own.name + suffix, suffix, shape, entry)
+
+    def columns(self, member: int, name: ColumnName) -> Iterator[Column]:
+        """Return one column of each part of a member; surveys the keys unless `settled`."""
+        if not self.settled:
+            for part in self.members[member].parts:
+                found = part.column(name)
+                if found is not None:
+                    yield found
+            return
+        for own in self.shapes[member][2]:
+            entries = _entries(own)
+            found = RawPart(self._view.reader, own.name, entries).column(name)
+            if found is not None and found.rows:
+                yield found
+
     def _part(self, member: int, part: int, surveyed: Surveyed | None) -> PartView:
         state = self._view.state
         if state is not None and self._number is not None and surveyed is not None:
@@ -253,10 +350,13 @@ class TableView:
             job = state.part_job(self._number, part)
             return _StatePart(MemberState(job, member, survey.dropped, join=join))
         own = self.shapes[member][2][part]
-        if isinstance(own, EvSet):
-            return _RawPart(self._view.reader, own.name, own.entries)
-        entries = {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
-        return _RawPart(self._view.reader, own.name, entries)
+        return RawPart(self._view.reader, own.name, _entries(own))
+
+
+def _entries(own: EvSet | RowSet) -> Mapping[str, Entry]:
+    if isinstance(own, EvSet):
+        return own.entries
+    return {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
 
 
 class View:
@@ -350,7 +450,7 @@ class View:
         """Survey the keys of one table of a state; None for what needs none."""
         if self.state is None or table is None:
             return None
-        surveyed = survey_state(self.state, self.runner, self.options, {table})
+        surveyed = survey_state(self.state, self.runner, self.options, {table}, validate=False)
         self.notes += surveyed.warnings
         return surveyed
 

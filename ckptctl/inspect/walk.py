@@ -19,7 +19,7 @@ from ckptctl.restore.column import Column
 from ckptctl.restore.join import in_slice
 from ckptctl.tables import BUCKETS
 
-__all__ = ["Rows", "walk", "walk_filtered", "walk_pair"]
+__all__ = ["Rows", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]
 
 #: Rows of one side that are held together.
 MOST_ROWS = 1 << 16
@@ -27,7 +27,7 @@ MOST_ROWS = 1 << 16
 
 @dataclass
 class Rows:
-    """Some rows of a member, ascending by key.
+    """Some rows of a member.
 
     Attributes
     ----------
@@ -38,11 +38,21 @@ class Rows:
     columns
         Of the columns asked for those that the table keeps: `values` [n, dim] in the type of
         the tensor, `freqs` and `versions` int64[n].
+    segments
+        int64[parts * buckets]: how many of the rows, in order, lie in each bucket of each
+        part; None where they were read by hash.
     """
 
     buckets: tuple[int, int]
     keys: np.ndarray
     columns: dict[ColumnName, np.ndarray] = field(default_factory=dict)
+    segments: np.ndarray | None = None
+
+    def sorted(self) -> Rows:
+        """Return the same rows, ascending by key."""
+        order = np.argsort(self.keys, kind="stable")
+        columns = {name: column[order] for name, column in self.columns.items()}
+        return Rows(self.buckets, self.keys[order], columns)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -51,13 +61,16 @@ class Rows:
 def walk(member: MemberView, columns: Sequence[ColumnName] = ("values",)) -> Iterator[Rows]:
     """Return all rows of a member, some buckets at a time; the last step checks them.
 
+    In each step the rows ascend by key.
+
     Raises
     ------
     TensorChecksumError, TableError, EntryBoundsError
     """
     side = _Side(member, columns)
     for first, last, slices in _ranges(side.counts):
-        yield from side.read(first, last, slices)
+        for rows in side.read(first, last, slices):
+            yield rows.sorted()
     side.finish()
 
 
@@ -66,10 +79,40 @@ def walk_pair(
 ) -> Iterator[tuple[Rows, Rows]]:
     """Return the rows of two members side by side, whatever their numbers of parts.
 
-    A key that both have comes in the same step. The last step checks all rows.
+    A key that both have comes in the same step. They are valid until the next step: their
+    memory is used again. The last step checks all rows.
     """
-    sides = [_Side(a, columns), _Side(b, columns)]
-    for first, last, slices in _ranges(np.maximum(sides[0].counts, sides[1].counts)):
+    for found in _walk_together([_Side(a, columns), _Side(b, columns)]):
+        yield found[0], found[1]
+
+
+def walk_quad(
+    a: MemberView, b: MemberView, columns: Sequence[ColumnName] = ("values",)
+) -> Iterator[tuple[Rows, Rows, Rows, Rows]]:
+    """Return the rows of two members side by side, then the filtered keys of both.
+
+    They are valid until the next step: their memory is used again.
+    """
+    sides = [_Side(a, columns), _Side(b, columns), _Side(a, (), filtered=True)]
+    sides.append(_Side(b, (), filtered=True))
+    for found in _walk_together(sides):
+        yield found[0], found[1], found[2], found[3]
+
+
+def walk_both(
+    member: MemberView, columns: Sequence[ColumnName], filtered: Sequence[ColumnName]
+) -> Iterator[tuple[Rows, Rows]]:
+    """Return the admitted rows of a member, and the filtered keys of the same buckets."""
+    sides = [_Side(member, columns), _Side(member, filtered, filtered=True)]
+    for found in _walk_together(sides):
+        yield found[0], found[1]
+
+
+def _walk_together(sides: Sequence[_Side]) -> Iterator[tuple[Rows, ...]]:
+    most = sides[0].counts
+    for side in sides[1:]:
+        most = np.maximum(most, side.counts)
+    for first, last, slices in _ranges(most):
         yield from zip(*(side.read(first, last, slices) for side in sides), strict=True)
     for side in sides:
         side.finish()
@@ -95,7 +138,7 @@ def walk_filtered(part: PartView) -> Iterator[Rows]:
         read = {
             name: _typed(column, stream.take(rows)) for name, (column, stream) in streams.items()
         }
-        yield Rows((0, BUCKETS + 1), read.pop("keys").astype(np.int64), read)
+        yield Rows((0, BUCKETS + 1), read.pop("keys").astype(np.int64, copy=False), read)
     for _, stream in streams.values():
         stream.finish()
 
@@ -137,9 +180,14 @@ class _Side:
         int64[1001]: rows in each bucket, and rows without one.
     """
 
-    def __init__(self, member: MemberView, columns: Sequence[ColumnName]) -> None:
-        self._parts = [_Part(part, ("keys", *columns)) for part in member.parts if part.rows]
-        self._columns = columns
+    def __init__(
+        self, member: MemberView, columns: Sequence[ColumnName], *, filtered: bool = False
+    ) -> None:
+        self._parts = [
+            _Part(part, columns, filtered=filtered)
+            for part in member.parts
+            if (part.filtered if filtered else part.rows)
+        ]
         self.counts = np.zeros(BUCKETS + 1, np.int64)
         for part in self._parts:
             self.counts += np.diff(part.offsets)
@@ -148,7 +196,7 @@ class _Side:
         """Return the rows of some buckets, once for each slice of the hash of their keys."""
         for number in range(slices):
             read = [part.read(first, last, number, slices) for part in self._parts]
-            yield _together((first, last), [rows for rows in read if len(rows)])
+            yield _together((first, last), read)
         for part in self._parts:
             part.advance(last)
 
@@ -159,15 +207,19 @@ class _Side:
 
 
 class _Part:
-    def __init__(self, part: PartView, names: Sequence[ColumnName]) -> None:
-        self._columns = {
-            name: column for name in names if (column := part.column(name)) is not None
-        }
+    def __init__(self, part: PartView, names: Sequence[ColumnName], *, filtered: bool) -> None:
+        keys = part.column("keys_filtered" if filtered else "keys")
+        assert keys is not None  # a part without rows is not walked
+        self._columns: dict[ColumnName, Column] = {"keys": keys}
+        for name in names:
+            column = part.column(name)
+            if column is not None:
+                self._columns[name] = column
         self._streams = {name: column.stream() for name, column in self._columns.items()}
-        own = part.offsets
+        own = part.filtered_offsets if filtered else part.offsets
         bounds = np.zeros(BUCKETS + 1, np.int64) if own is None else own
         #: int64[1002]: first row of each bucket, of what has none, and the end.
-        self.offsets = np.concatenate([bounds, [part.rows]])
+        self.offsets = np.concatenate([bounds, [part.filtered if filtered else part.rows]])
 
     def read(self, first: int, last: int, number: int, slices: int) -> Rows:
         begin, end = int(self.offsets[first]), int(self.offsets[last])
@@ -176,7 +228,8 @@ class _Part:
                 name: _typed(self._columns[name], stream.take(end - begin))
                 for name, stream in self._streams.items()
             }
-            return Rows((first, last), read.pop("keys").astype(np.int64), read)
+            counts = np.diff(self.offsets[first : last + 1])
+            return Rows((first, last), read.pop("keys").astype(np.int64, copy=False), read, counts)
         found = []
         for at in range(begin, end, MOST_ROWS):
             stop = min(at + MOST_ROWS, end)
@@ -189,7 +242,7 @@ class _Part:
                 if name != "keys" and len(kept)
             }
             found.append(Rows((first, last), keys[kept], columns))
-        return _together((first, last), [rows for rows in found if len(rows)])
+        return _together((first, last), found)
 
     def advance(self, bucket: int) -> None:
         """Leave what was read in slices behind; the streams pass it for its checksum."""
@@ -203,18 +256,23 @@ class _Part:
 
 
 def _together(buckets: tuple[int, int], pieces: Sequence[Rows]) -> Rows:
-    if not pieces:
-        return Rows(buckets, np.empty(0, np.int64))
-    names = pieces[0].columns
-    keys = np.concatenate([rows.keys for rows in pieces]) if len(pieces) > 1 else pieces[0].keys
-    columns = {
-        name: np.concatenate([rows.columns[name] for rows in pieces])
-        if len(pieces) > 1
-        else pieces[0].columns[name]
-        for name in names
-    }
-    order = np.argsort(keys, kind="stable")
-    return Rows(buckets, keys[order], {name: column[order] for name, column in columns.items()})
+    if len(pieces) == 1:
+        return pieces[0]
+    filled = [rows for rows in pieces if len(rows)]
+    segments = [rows.segments for rows in pieces if rows.segments is not None]
+    counts = np.concatenate(segments) if segments and len(segments) == len(pieces) else None
+    if len(filled) < 2:
+        one = filled[0] if filled else Rows(buckets, np.empty(0, np.int64))
+        return Rows(buckets, one.keys, one.columns, counts)
+    return Rows(
+        buckets,
+        np.concatenate([rows.keys for rows in filled]),
+        {
+            name: np.concatenate([rows.columns[name] for rows in filled])
+            for name in filled[0].columns
+        },
+        counts,
+    )
 
 
 def _typed(column: Column, raw: np.ndarray) -> np.ndarray:

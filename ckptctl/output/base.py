@@ -19,8 +19,11 @@ __all__ = ["Column", "Output", "Page", "QuietOutput", "Rows", "Value", "View"]
 #: What one cell holds; the column says how it is written.
 Value: TypeAlias = "str | int | float | bool | None"
 
-#: `word` and `text` (which may be wrapped) are ours, `name` is a stranger's, `age` is in seconds.
-Kind: TypeAlias = Literal["word", "text", "name", "number", "count", "bytes", "age", "flag"]
+#: `word` and `text` (which may be wrapped) are ours, `name` is a stranger's, `age` is in
+#: seconds, `share` is of 1, and people get four digits of a `real` number.
+Kind: TypeAlias = Literal[
+    "word", "text", "name", "number", "count", "bytes", "age", "flag", "real", "share"
+]
 
 #: Cells wide enough for what a column of the kind usually holds.
 _WIDTHS: dict[str, int] = {"age": 4, "bytes": 7, "count": 11, "flag": 3}
@@ -57,7 +60,7 @@ class Column:
     @property
     def right(self) -> bool:
         """Whether values stand at the right edge."""
-        return self.kind in ("number", "count", "bytes", "age")
+        return self.kind in ("number", "count", "bytes", "age", "real", "share")
 
     @property
     def folds(self) -> bool:

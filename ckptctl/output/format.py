@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["age", "bytes_", "count", "duration", "escape", "one_line", "rate", "safe_text", "some"]
+from collections.abc import Sequence
+
+__all__ = [
+    "age",
+    "bytes_",
+    "count",
+    "duration",
+    "escape",
+    "one_line",
+    "rate",
+    "safe_text",
+    "some",
+    "sparkline",
+]
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _MINUTE, _HOUR, _DAY, _WEEK = 60, 3600, 86400, 604800
@@ -73,6 +86,18 @@ def duration(seconds: float) -> str:
     if whole < _DAY:
         return f"{whole // _HOUR}h {whole % _HOUR // _MINUTE:02d}m"
     return f"{whole // _DAY}d {whole % _DAY // _HOUR:02d}h"
+
+
+def sparkline(counts: Sequence[int], encoding: str = "utf-8") -> str:
+    """Return a histogram as a word, one character a bar; ASCII where blocks are unknown."""
+    bars = " ▁▂▃▄▅▆▇█"
+    try:
+        bars.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        bars = " .:-=+*#@"
+    most = max(counts, default=0)
+    # What is there at all has at least the lowest bar.
+    return "".join(bars[-(-count * 8 // most)] if most else bars[0] for count in counts)
 
 
 def escape(name: str) -> str:

@@ -165,4 +165,8 @@ def _human(column: Column, value: Value) -> str:
         return fmt.count(int(value))
     if column.kind == "age":
         return fmt.age(value)
+    if column.kind == "real":
+        return f"{value:.4g}"
+    if column.kind == "share":
+        return f"{value:.1%}"
     return str(value)

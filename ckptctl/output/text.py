@@ -104,6 +104,8 @@ def _plain(column: Column, value: Value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if column.kind == "share":
+            return f"{value:.6g}"
         # An age or a size in whole units; anything else as it is.
         return str(round(value)) if column.kind == "age" else repr(value)
     if isinstance(value, int):

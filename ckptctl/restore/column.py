@@ -249,6 +249,7 @@ class ColumnStream:
     def __init__(self, column: Column) -> None:
         self._column = column
         self._old = _OldRows(column, 2 * column._step)
+        self._buffer = np.empty((0, column.row_bytes), np.uint8)
         self.row = 0
 
     def fill(self, out: np.ndarray) -> None:
@@ -259,8 +260,10 @@ class ColumnStream:
         self.row = stop
 
     def take(self, rows: int) -> np.ndarray:
-        """Return the next rows as uint8[rows, row bytes]."""
-        out = np.empty((rows, self._column.row_bytes), np.uint8)
+        """Return the next rows as uint8[rows, row bytes], valid until the next are taken."""
+        if len(self._buffer) < rows:  # memory that is touched first is slow (bench.md)
+            self._buffer = np.empty((rows, self._column.row_bytes), np.uint8)
+        out = self._buffer[:rows]
         self.fill(out)
         return out
 

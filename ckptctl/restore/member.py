@@ -119,11 +119,14 @@ class Survey:
     joins: tuple[KeyJoin, ...] = ()
 
 
-def survey_part(job: PartJob, report: Report | None = None, *, keep: bool = False) -> Survey:
+def survey_part(
+    job: PartJob, report: Report | None = None, *, keep: bool = False, validate: bool = True
+) -> Survey:
     """Look at the keys of one part: how many rows will there be, and do they fit together.
 
     `report` is told of the bytes of the full as they are read, and may raise to stop. With
     `keep` the survey holds 8 bytes for each incoming key, which spares the writing a search.
+    Without `validate` it does not look for keys that no PS can save or that stand twice.
 
     Raises
     ------
@@ -134,7 +137,9 @@ def survey_part(job: PartJob, report: Report | None = None, *, keep: bool = Fals
     """
     members = range(len(job.table.members))
     incoming = [job.incoming(member) for member in members]
-    joins = [job.join(member, incoming[member], report=report) for member in members]
+    joins = [
+        job.join(member, incoming[member], validate=validate, report=report) for member in members
+    ]
     dropped, new_keys = _unpaired(job, incoming, joins)
     admitted = lru_cache(maxsize=None)(lambda: _union([keys.keys for keys in incoming], dropped))
     states = [

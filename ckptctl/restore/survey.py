@@ -26,10 +26,11 @@ class SurveyTask:
 
     job: PartJob
     keep: bool = False
+    validate: bool = True
 
     def run(self, report: Report = ignore) -> Survey:
         """Return what was seen; see `survey_part`."""
-        return survey_part(self.job, report, keep=self.keep)
+        return survey_part(self.job, report, keep=self.keep, validate=self.validate)
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +79,12 @@ class Surveyed:
 
 
 def survey_state(
-    state: State, runner: Runner, options: RestoreOptions, tables: Collection[int] | None = None
+    state: State,
+    runner: Runner,
+    options: RestoreOptions,
+    tables: Collection[int] | None = None,
+    *,
+    validate: bool = True,
 ) -> Surveyed:
     """Survey the parts of the tables, and check what the increments bring.
 
@@ -86,6 +92,9 @@ def survey_state(
     ----------
     tables
         Numbers of the tables to look at; None for all, and for normal variables.
+    validate
+        Whether to look for keys that stand twice or that no PS can save: what is written has
+        to be right, and who only reads has `verify`.
 
     Raises
     ------
@@ -101,7 +110,7 @@ def survey_state(
         if tables is None or number in tables
     }
     tasks: list[tuple[tuple[int, int] | None, SurveyTask | CheckTask]] = [
-        ((number, part), SurveyTask(state.part_job(number, part), keep))
+        ((number, part), SurveyTask(state.part_job(number, part), keep, validate))
         for number, table in chosen.items()
         for part in range(table.num_parts)
     ]

@@ -18,10 +18,9 @@ import numpy as np
 import polars
 import pyarrow.parquet as pq
 import pytest
-from safetensors import safe_open
-
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
+from safetensors import safe_open
 
 from ckptctl.commands.failures import describe
 from ckptctl.errors import (

@@ -12,7 +12,7 @@ from tests.oracle.histories import Histories
 from tests.oracle.images import Image
 from tests.oracle.test_histories import SETTINGS
 
-SOME = settings(SETTINGS, max_examples=SETTINGS.max_examples // 3)
+SOME = settings(SETTINGS, max_examples=SETTINGS.max_examples // 8)
 
 
 class Looking(Histories):

@@ -1,0 +1,56 @@
+"""Cells that more than one command draws: shapes, ranges, and numbers of tensors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ckptctl.output import Column
+from ckptctl.output import format as fmt
+
+__all__ = ["STATS", "range_", "shape", "some", "stats", "target"]
+
+#: Columns of what `inspect.stats` measures.
+STATS = (
+    Column("min", "real"),
+    Column("mean", "real"),
+    Column("max", "real"),
+    Column("std", "real", spare=2),
+    Column("l2", "real", spare=3),
+    Column("zeros", "count", spare=4),
+    Column("nan", "count", spare=1),
+    Column("inf", "count", spare=1),
+    Column("histogram", missing=""),
+)
+
+
+def range_(found: dict[str, Any] | None) -> str | None:
+    """Return the least, the greatest and about the middle of a column."""
+    if found is None:
+        return None
+    return f"{found['min']}..{found['max']}, ~{found['quantiles']['0.5']}"
+
+
+def shape(shape: list[int]) -> str:
+    """Return a shape as it is written."""
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def some(numbers: list[int]) -> str:
+    """Return the first of some numbers."""
+    return ",".join(map(str, numbers[:8])) + (",..." if len(numbers) > 8 else "")
+
+
+def stats(found: dict[str, Any] | None) -> list[Any]:
+    """Return the cells below `STATS`."""
+    names = ("min", "mean", "max", "std", "l2", "zeros", "nan", "inf")
+    if found is None or "min" not in found:  # strings have a length, no numbers
+        return [None] * len(STATS)
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    bars = fmt.sparkline(found["histogram"]["counts"], encoding)
+    return [*(found[name] for name in names), bars]
+
+
+def target(found: dict[str, object]) -> str:
+    """Return what was looked at, from its document."""
+    return str(found["taken_for"])

@@ -1,0 +1,189 @@
+"""`ckptctl verify`: is a directory whole, and does what it holds make sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptctl.commands import options
+from ckptctl.commands.params import DURATION, STEP, SUBSET
+from ckptctl.errors import DamageError, PartialFailure
+from ckptctl.output import Column, Output, Page
+from ckptctl.output import format as fmt
+
+if TYPE_CHECKING:
+    from ckptctl.inspect.verify import Verified, VerifyPlan
+
+__all__ = ["command"]
+
+_STYLES = {"damage": "bold red", "unread": "red", "warning": "magenta", "note": "dim"}
+
+
+@click.command("verify", epilog=options.epilog(3, 4, 10, 12))
+@options.directory
+@click.option("--step", metavar="STEP", type=STEP, help="Only what the state at STEP needs.")
+@click.option(
+    "--data",
+    is_flag=True,
+    help="Read every byte: checksums, and whether keys, columns and values make sense.",
+)
+@click.option(
+    "--subset",
+    metavar="n/t",
+    type=SUBSET,
+    default="1/1",
+    help="With --data only the n-th of t parts; t runs read all.",
+)
+@click.option(
+    "--max-duration",
+    metavar="D",
+    type=DURATION,
+    help="Begin nothing new after D; what is left is named, and comes first in the next run.",
+)
+@click.option(
+    "--max-age",
+    metavar="D",
+    type=DURATION,
+    help="Do not read again what was found clean less than D ago and has not changed since.",
+)
+@options.jobs
+@options.bwlimit
+@click.option("--strict", is_flag=True, help="Exit with 3 for warnings too.")
+@options.output
+def command(
+    directory: str,
+    out: Output,
+    step: int | None,
+    data: bool,
+    subset: tuple[int, int],
+    max_duration: float | None,
+    max_age: float | None,
+    jobs: int | None,
+    bwlimit: int | None,
+    strict: bool,
+) -> None:
+    """Check that a directory is whole and makes sense.
+
+    Looks at files, sizes, indexes, state files and the links between checkpoints; with --data
+    at every byte. Goes on after what it finds, and says of each finding where it is, what was
+    expected, and what to do. docs/findings.md explains the codes.
+
+    Writes nothing to the directory. What was found clean is remembered in the user's cache, by
+    inode, size and time, for --max-age and for `ckptctl prune`; what was longest unverified
+    is read first. Damage exits with 4, what could not be read with 3, warnings with 0.
+
+    \b
+    Example:
+      ckptctl verify /models/ctr
+      ckptctl verify /models/ctr --data --max-age 7d --max-duration 2h
+      ckptctl verify /models/ctr --data --subset 3/7 --json
+    """  # noqa: D301 (click leaves lines after this mark as they are)
+    from ckptctl.inspect.verify import execute_verify, plan_verify
+
+    plan = plan_verify(directory, step=step, data=data, subset=subset, max_age_s=max_age)
+    progress = out.progress()
+    try:
+        found = execute_verify(
+            plan, jobs=jobs, bwlimit=bwlimit, max_duration_s=max_duration, progress=progress
+        )
+    finally:
+        progress.finish()
+    out.show(_VerifiedView(plan, found))
+    if not plan.checkpoints:
+        out.warn(f"no checkpoint in {directory!r}: nothing to verify")
+    out.close()
+    bad, unread = found.count("damage"), found.count("unread")
+    if bad:
+        first = next(each for each in found.findings if each.severity == "damage")
+        raise DamageError(
+            f"{fmt.some(bad, 'finding')} of damage, the first {first.code}: {first.message}",
+            file=first.file,
+            tensor=first.tensor,
+            offset=first.offset,
+            expected=first.expected,
+            found=first.found,
+            remedy=first.remedy,
+        )
+    if unread:
+        raise PartialFailure(f"{fmt.some(unread, 'file')} could not be read")
+    if strict and found.count("warning"):
+        raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
+
+
+@dataclass(frozen=True)
+class _VerifiedView:
+    plan: VerifyPlan
+    found: Verified
+
+    def document(self) -> Mapping[str, object]:
+        return {"directory": self.plan.directory, **self.found.document()}
+
+    def text(self, page: Page) -> None:
+        found = self.found
+        columns = (
+            Column("code"),
+            Column("severity"),
+            Column("file", "name"),
+            Column("tensor", "name", missing=""),
+            Column("offset", "number", program=True),
+            Column("expected", "name", program=True),
+            Column("found", "name", program=True),
+            Column("message", "name"),
+            Column("remedy", "text", program=True),
+        )
+        if found.findings:
+            with page.table(columns) as rows:
+                for each in found.findings:
+                    where = os.path.relpath(each.file, self.plan.directory)
+                    rows.add(
+                        each.code,
+                        each.severity,
+                        where if page.terminal else each.file,
+                        each.tensor,
+                        each.offset,
+                        each.expected,
+                        each.found,
+                        each.message,
+                        each.remedy,
+                        styles={1: _STYLES[each.severity]},
+                    )
+            self._remedies(page)
+        for what, names in (("skipped", found.skipped), ("left", found.left)):
+            for name in names if not page.terminal else ():
+                page.line(what, name)
+        self._summary(page)
+
+    def _remedies(self, page: Page) -> None:
+        if not page.terminal:
+            return
+        page.gap()
+        for code, remedy in {each.code: each.remedy for each in self.found.findings}.items():
+            page.line(f"{code}: {remedy}", style="dim")
+        page.gap()
+
+    def _summary(self, page: Page) -> None:
+        found = self.found
+        if not page.terminal:
+            numbers = (found.checkpoints, found.tensors, found.keys, found.nbytes)
+            page.line("checked", *map(str, numbers), str(round(found.seconds, 3)))
+            return
+        words = [fmt.some(found.checkpoints, "checkpoint")]
+        if self.plan.data:
+            words += [fmt.some(found.tensors, "tensor"), fmt.bytes_(found.nbytes)]
+            words += [fmt.some(found.keys, "key"), fmt.duration(found.seconds)]
+            words.append(fmt.rate(found.nbytes / max(found.seconds, 1e-9)))
+        if found.skipped:
+            words.append(f"{len(found.skipped)} verified not long ago")
+        if found.left:
+            words.append(f"{len(found.left)} left for the next run")
+        counts = [
+            fmt.some(found.count(severity), word)
+            for severity, word in (("damage", "finding of damage"), ("warning", "warning"))
+            if found.count(severity)
+        ]
+        verdict = ", ".join(counts) if counts else "nothing wrong"
+        page.line(f"{verdict}: {', '.join(words)}", style="bold red" if counts else "bold green")

@@ -1,0 +1,264 @@
+"""How two states, or two bundles, differ: the library behind `ckptctl diff`.
+
+The document
+------------
+``a``, ``b``
+    What was compared (`Target.document`).
+``identical``
+    Whether nothing differs.
+``tables``
+    A list by name; each: name, kind, `in` (`both`, `a`, `b`), keys [in a, in b], `differs`
+    (words for another dim, dtype, key_dtype or other parts; empty where rows were compared),
+    `slots_added`, `slots_removed`, and members: name, slot, and
+
+    new, gone, changed, unchanged
+        Keys. A row changed if a bit of its value did, or with a tolerance an element by more.
+    newly_admitted, newly_filtered
+        Of the new, those that were filtered in a; of the gone, those filtered in b.
+    l2, max, cosine
+        min, quantiles and max, over the changed keys, of the norm of the change, of its
+        largest element, and of the cosine between old and new row; `l2.total` of all.
+    freqs, versions
+        moved (how many keys), and min, quantiles and max of the difference.
+    top
+        The keys that changed most: key, l2, norm [a, b].
+    by_bucket, by_freq
+        Where changes are: in ranges of 50 buckets, and by freq in b in powers of two.
+    norms
+        Histograms of the norms of all rows: edges, before, after. Primaries only.
+``tensors``
+    added, removed, retyped, reshaped, changed (lists), unchanged (a number).
+``notes``
+    What a user should know.
+
+Quantiles are within 1% (`inspect.sketch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from ckptctl.errors import NotFoundError
+from ckptctl.inspect.diff_rows import Lines, RowsDiff
+from ckptctl.inspect.diff_tensors import compare_tensors
+from ckptctl.inspect.view import ColumnName, MemberView, TableView, View
+from ckptctl.inspect.walk import walk_quad
+from ckptctl.running import Report, ignore
+
+__all__ = ["Diff", "Differing", "diff"]
+
+#: Receives each line of `--json-lines` as it is found.
+Differing = Callable[[dict[str, object]], None]
+
+
+@dataclass
+class Diff:
+    """What differs; see the module for the fields."""
+
+    a: dict[str, object]
+    b: dict[str, object]
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    tensors: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing differs."""
+        changed = any(value for name, value in self.tensors.items() if name != "unchanged")
+        return not changed and not any(table["changed"] for table in self.tables)
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "identical": self.identical,
+            "tables": self.tables,
+            "tensors": self.tensors,
+            "notes": self.notes,
+        }
+
+
+def diff(
+    a: View,
+    b: View,
+    *,
+    table: str | None = None,
+    tolerance: float = 0.0,
+    top: int = 10,
+    each: Differing | None = None,
+) -> Diff:
+    """Compare two views: rows by key, other tensors by name.
+
+    Both are read once, front to back, and checked; memory does not follow the tables.
+
+    Parameters
+    ----------
+    table
+        Only the table, or tensor, of this name.
+    tolerance
+        Largest difference of an element that counts as none.
+    top
+        How many of the keys that changed most are named, for each table and slot.
+    each
+        Told of each row and tensor that differs, before all is checked.
+
+    Raises
+    ------
+    NotFoundError
+        Neither has a table or tensor of that name.
+    DamageError
+        Something that was read contradicts itself.
+    """
+    found = Diff(a.target.document(), b.target.document())
+    ours = {item.name: item for item in a.tables}
+    theirs = {item.name: item for item in b.tables}
+    tensors_a = {item.name: item for item in a.tensors}
+    tensors_b = {item.name: item for item in b.tensors}
+    if table is not None:
+        known = sorted({*ours, *theirs, *tensors_a, *tensors_b})
+        if table not in known:
+            near = get_close_matches(table, known, n=3)
+            raise NotFoundError(
+                f"neither has a table or tensor {table!r}",
+                file=b.target.prefix,
+                remedy=f"did you mean {' or '.join(near)}?" if near else "ckptctl show lists them",
+            )
+        for items in (ours, theirs, tensors_a, tensors_b):
+            for name in [name for name in items if name != table]:
+                del items[name]
+    for name in sorted({*ours, *theirs}):
+        work = _Tables(ours.get(name), theirs.get(name), b.runner, tolerance, top, each)
+        found.tables.append(work.run(name))
+    b.runner.progress.start("comparing tensors", sum(t.nbytes for t in tensors_b.values()))
+    found.tensors = compare_tensors(tensors_a, tensors_b, tolerance)
+    if each is not None:
+        for what in ("added", "removed", "retyped", "reshaped", "changed"):
+            for item in found.tensors[what]:
+                each({"tensor": item["name"], "change": what, **item})
+    for view, where in ((a, "a"), (b, "b")):
+        found.notes += [f"{where}: {note}" for note in view.notes]
+    return found
+
+
+@dataclass
+class _Tables:
+    """The comparison of one table."""
+
+    a: TableView | None
+    b: TableView | None
+    runner: Any
+    tolerance: float
+    top: int
+    each: Differing | None
+
+    def run(self, name: str) -> dict[str, Any]:
+        a, b = self.a, self.b
+        one = b or a
+        assert one is not None
+        members: list[dict[str, Any]] = []
+        found: dict[str, Any] = {
+            "name": name,
+            "kind": one.kind,
+            "in": "both" if a and b else "a" if a else "b",
+            "keys": [_keys(a), _keys(b)],
+            "differs": _unlike(a, b) if a and b else [],
+            "slots_added": sorted({*_slots(b)} - {*_slots(a)}),
+            "slots_removed": sorted({*_slots(a)} - {*_slots(b)}),
+            "members": members,
+        }
+        if a and b and not found["differs"]:
+            theirs = {member.slot: member for member in b.members}
+            for member in a.members:
+                if member.slot in theirs:
+                    rows = self._member(name, member, theirs[member.slot])
+                    document = {"name": member.name, "slot": member.slot, **rows.document()}
+                    members.append(document | {"differs": rows.differs})
+        elif self.each is not None:
+            self.each({"table": name, "change": found["differs"] or f"only in {found['in']}"})
+        found["changed"] = bool(
+            found["in"] != "both"
+            or found["differs"]
+            or found["slots_added"]
+            or found["slots_removed"]
+            or any(member["differs"] for member in members)
+        )
+        return found
+
+    def _member(self, table: str, a: MemberView, b: MemberView) -> RowsDiff:
+        total = self._empty(table, b)
+        parts = _parts(a, b)
+        tasks = [_Part(x, y, self._empty(table, b)) for x, y in parts]
+        self.runner.progress.start(f"comparing {b.name}", sum(task.nbytes for task in tasks))
+        if self.each is not None:  # lines come in order, from one thread
+            for task in tasks:
+                total.merge(task.run(self.runner.progress.advance))
+            return total
+        for _, counted in self.runner.map((None, task) for task in tasks):
+            total.merge(counted)
+        return total
+
+    def _empty(self, table: str, member: MemberView) -> RowsDiff:
+        lines: Lines | None = None
+        if self.each is not None:
+            each = self.each
+
+            def lines(found: Iterator[dict[str, object]]) -> None:
+                for line in found:
+                    each({"table": table, "member": member.name, **line})
+
+        return RowsDiff(member.dtype, self.tolerance, self.top, not member.slot, lines)
+
+
+@dataclass
+class _Part:
+    """A task: parts that hold the same keys, of both sides."""
+
+    a: MemberView
+    b: MemberView
+    counted: RowsDiff
+
+    @property
+    def nbytes(self) -> int:
+        size = self.a.dtype.size * self.a.dim + 8
+        return size * (self.a.rows + self.b.rows)
+
+    def run(self, report: Report = ignore) -> RowsDiff:
+        columns: tuple[ColumnName, ...] = ("values",)
+        if not self.b.slot:  # the slots hold the same
+            columns = ("values", "freqs", "versions")
+        size = self.a.dtype.size * self.a.dim + 8
+        for rows in walk_quad(self.a, self.b, columns):
+            self.counted.add(*rows)
+            report(size * (len(rows[0]) + len(rows[1])))
+        return self.counted
+
+
+def _parts(a: MemberView, b: MemberView) -> Sequence[tuple[MemberView, MemberView]]:
+    """Return what can be compared apart: parts, where both sides have as many."""
+    if len(a.parts) != len(b.parts):
+        return [(a, b)]
+    pairs = zip(a.parts, b.parts, strict=True)
+    return [(replace(a, parts=(x,)), replace(b, parts=(y,))) for x, y in pairs]
+
+
+def _unlike(a: TableView, b: TableView) -> list[str]:
+    """Return why the rows of two tables of one name cannot be compared."""
+    words = [
+        ("kind", a.kind, b.kind),
+        ("dim", a.dim, b.dim),
+        ("dtype", a.shapes[0][2][0].values.dtype.name, b.shapes[0][2][0].values.dtype.name),
+        ("key_dtype", a.key_dtype.name, b.key_dtype.name),
+    ]
+    return [f"{what}: {old} becomes {new}" for what, old, new in words if old != new]
+
+
+def _keys(table: TableView | None) -> int | None:
+    return None if table is None else table.primary.rows
+
+
+def _slots(table: TableView | None) -> Sequence[str]:
+    return () if table is None else table.slots

@@ -1,0 +1,371 @@
+"""How the rows of two members differ: what is counted while both stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from ckptctl.bundle import DType
+from ckptctl.inspect.sketch import Sketch
+from ckptctl.inspect.stats import decode
+from ckptctl.inspect.walk import Rows
+from ckptctl.restore.join import is_in
+
+__all__ = ["BUCKET_RANGES", "Lines", "RowsDiff"]
+
+#: Ranges of buckets in which changes are counted, and powers of two of freqs.
+BUCKET_RANGES = 20
+_FREQS = 64
+_BARS = 40
+_QUANTILES = (0.5, 0.9, 0.99)
+
+#: Receives key, change, L2, largest change, freqs and versions of rows that differ.
+Lines = Callable[[Iterator[dict[str, object]]], None]
+
+
+@dataclass
+class RowsDiff:
+    """What differs between two members, in memory of a fixed size.
+
+    Attributes
+    ----------
+    dtype
+        Of the values.
+    tolerance
+        A row whose elements all differ by at most this is unchanged.
+    top
+        How many of the keys that changed most are kept.
+    norms
+        Whether norms of all rows are counted, not only of those that changed.
+    lines
+        Told of each row that differs.
+    """
+
+    dtype: DType
+    tolerance: float = 0.0
+    top: int = 10
+    norms: bool = True
+    lines: Lines | None = None
+    new: int = 0
+    gone: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    admitted: int = 0
+    filtered: int = 0
+    l2: Sketch = field(default_factory=Sketch)
+    most: Sketch = field(default_factory=Sketch)
+    cosine: Sketch = field(default_factory=Sketch)
+    moved: dict[str, Sketch] = field(default_factory=dict)
+    before: Sketch = field(default_factory=Sketch)
+    after: Sketch = field(default_factory=Sketch)
+    squares: float = 0.0
+    _buckets: np.ndarray = field(default_factory=lambda: np.zeros((3, BUCKET_RANGES), np.int64))
+    _freqs: np.ndarray = field(default_factory=lambda: np.zeros(_FREQS, np.int64))
+    #: L2, key, norm before, norm after of the keys that changed most.
+    _top: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
+    _top_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def add(self, a: Rows, b: Rows, away_a: Rows | None = None, away_b: Rows | None = None) -> None:
+        """Compare rows of the same buckets; `away` are the filtered keys of each side."""
+        in_a, in_b, lost, fresh = _match(a, b)
+        keys = b.keys[in_b]
+        self._count(0, b.keys[fresh])
+        self._count(1, a.keys[lost])
+        self.new += len(fresh)
+        self.gone += len(lost)
+        if away_a is not None and away_b is not None:
+            self.admitted += int(np.count_nonzero(is_in(b.keys[fresh], np.sort(away_a.keys))))
+            self.filtered += int(np.count_nonzero(is_in(a.keys[lost], np.sort(away_b.keys))))
+        if self.norms:
+            self._add_norms(self.before, a)
+            self._add_norms(self.after, b)
+        moved = self._move(a, b, in_a, in_b)
+        which, measured = self._compare(a, b, in_a, in_b)
+        self.changed += len(which)
+        self.unchanged += len(keys) - len(which)
+        self._count(2, keys[which])
+        if len(which):
+            self._change(keys[which], measured)
+            freqs = b.columns.get("freqs")
+            if freqs is not None:
+                own = np.maximum(freqs[in_b][which], 0)
+                power = np.ceil(np.log2(own + 1.0)).astype(np.intp)
+                self._freqs += np.bincount(power, minlength=_FREQS)[:_FREQS]
+        if self.lines is not None:
+            away = np.sort(away_a.keys) if away_a is not None else np.empty(0, np.int64)
+            self.lines(_lines(a, b, (fresh, lost), keys, (which, measured), moved, away))
+
+    def _compare(
+        self, a: Rows, b: Rows, in_a: slice | np.ndarray, in_b: slice | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return which common rows changed, and their L2, largest change, and both norms."""
+        none = np.empty(0, np.intp), np.empty((0, 5))
+        if "values" not in a.columns or "values" not in b.columns:
+            return none
+        old, new = a.columns["values"], b.columns["values"]
+        if not old.size or not new.size:
+            return none
+        # Bits, so that a NaN equals itself.
+        which = np.flatnonzero(_common_differ(old, new, in_a, in_b))
+        if not len(which):
+            return none
+        rows_a = which if isinstance(in_a, slice) else in_a[which]
+        rows_b = which if isinstance(in_b, slice) else in_b[which]
+        first, second = decode(self.dtype, old[rows_a]), decode(self.dtype, new[rows_b])
+        if first is None or second is None:
+            return which, np.full((len(which), 5), np.nan)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            x = first.reshape(len(which), -1).astype(np.float64)
+            y = second.reshape(len(which), -1).astype(np.float64)
+            step = y - x
+            most = np.abs(step).max(axis=1)
+            norms = [np.sqrt(np.einsum("ij,ij->i", each, each)) for each in (step, x, y)]
+            cosine = np.einsum("ij,ij->i", x, y) / (norms[1] * norms[2])
+        measured = np.stack([norms[0], most, norms[1], norms[2], cosine], axis=1)
+        if self.tolerance:
+            kept = ~(most <= self.tolerance)  # NaN is a change
+            return which[kept], measured[kept]
+        return which, measured
+
+    def _change(self, keys: np.ndarray, measured: np.ndarray) -> None:
+        l2 = measured[:, 0]
+        self.l2.add(l2)
+        self.most.add(measured[:, 1])
+        self.cosine.add(measured[:, 4])
+        with np.errstate(over="ignore"):
+            self.squares += float(np.square(l2[np.isfinite(l2)]).sum())
+        facts = np.concatenate([self._top, measured[:, [0, 2, 3]]])
+        together = np.concatenate([self._top_keys, keys])
+        rank = np.where(np.isnan(facts[:, 0]), np.inf, facts[:, 0])
+        order = np.lexsort((together, -rank))[: self.top]
+        self._top, self._top_keys = facts[order], together[order]
+
+    def _move(
+        self, a: Rows, b: Rows, in_a: slice | np.ndarray, in_b: slice | np.ndarray
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found = {}
+        for name in ("freqs", "versions"):
+            old, new = a.columns.get(name), b.columns.get(name)
+            if old is not None and new is not None:
+                found[name] = (old[in_a], new[in_b])
+                change = found[name][1] - found[name][0]
+                self.moved.setdefault(name, Sketch()).add(change[change != 0])
+        return found
+
+    def _add_norms(self, sketch: Sketch, rows: Rows) -> None:
+        values = rows.columns.get("values")
+        numbers = None if values is None else decode(self.dtype, values)
+        if numbers is None or not numbers.size:
+            return
+        flat = numbers.reshape(len(rows), -1)
+        if flat.dtype.kind != "f" or flat.dtype.itemsize < 4:
+            flat = flat.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sketch.add(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
+
+    def _count(self, what: int, keys: np.ndarray) -> None:
+        if len(keys):
+            place = np.abs(np.fmod(keys, 1000)) // (1000 // BUCKET_RANGES)
+            self._buckets[what] += np.bincount(place, minlength=BUCKET_RANGES)
+
+    def merge(self, other: RowsDiff) -> None:
+        """Take over what was counted of another part."""
+        for name in ("new", "gone", "changed", "unchanged", "admitted", "filtered", "squares"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("l2", "most", "cosine", "before", "after"):
+            getattr(self, name).merge(getattr(other, name))
+        for name, sketch in other.moved.items():
+            self.moved.setdefault(name, Sketch()).merge(sketch)
+        self._buckets += other._buckets
+        self._freqs += other._freqs
+        facts = np.concatenate([self._top, other._top])
+        keys = np.concatenate([self._top_keys, other._top_keys])
+        rank = np.where(np.isnan(facts[:, 0]), np.inf, facts[:, 0])
+        order = np.lexsort((keys, -rank))[: self.top]
+        self._top, self._top_keys = facts[order], keys[order]
+
+    @property
+    def differs(self) -> bool:
+        """Whether any row is new, gone or changed, or any freq or version moved."""
+        moved = any(sketch.count for sketch in self.moved.values())
+        return bool(self.new or self.gone or self.changed or moved)
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON; see `ckptctl.inspect.diff`."""
+        used = np.flatnonzero(self._freqs)
+        powers = range(int(used[-1]) + 1 if len(used) else 0)
+        return {
+            "new": self.new,
+            "gone": self.gone,
+            "changed": self.changed,
+            "unchanged": self.unchanged,
+            "newly_admitted": self.admitted,
+            "newly_filtered": self.filtered,
+            "l2": _quantiles(self.l2) | {"total": _finite(float(np.sqrt(self.squares)))},
+            "max": _quantiles(self.most),
+            "cosine": _quantiles(self.cosine),
+            **{
+                name: {
+                    "moved": self.moved[name].count if name in self.moved else 0,
+                    **_quantiles(self.moved.get(name, Sketch())),
+                }
+                for name in ("freqs", "versions")
+            },
+            "top": [
+                {"key": int(key), "l2": _finite(fact[0]), "norm": [_finite(x) for x in fact[1:]]}
+                for key, fact in zip(self._top_keys, self._top.tolist(), strict=True)
+            ],
+            "by_bucket": [
+                {
+                    "buckets": [at * 50, at * 50 + 49],
+                    "new": int(n),
+                    "gone": int(g),
+                    "changed": int(c),
+                }
+                for at, (n, g, c) in enumerate(self._buckets.T)
+            ],
+            "by_freq": [
+                {"freq": [2 ** (at - 1) if at else 0, 2**at - 1], "changed": int(self._freqs[at])}
+                for at in powers
+            ],
+            "norms": _norms(self.before, self.after) if self.norms else None,
+        }
+
+
+def _match(
+    a: Rows, b: Rows
+) -> tuple[slice | np.ndarray, slice | np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of keys that both have, in a and in b, and those that only one has.
+
+    Two fulls of one run have most keys at the same place of the same bucket, the newer one
+    others behind them: those are found without sorting.
+    """
+    none = np.empty(0, np.intp)
+    if len(a) == len(b) and np.array_equal(a.keys, b.keys):
+        return slice(None), slice(None), none, none
+    at_a = at_b = none
+    if a.segments is not None and b.segments is not None and len(a.segments) == len(b.segments):
+        both = np.minimum(a.segments, b.segments)
+        place = np.arange(int(both.sum())) - np.repeat(np.cumsum(both) - both, both)
+        at_a = place + np.repeat(np.cumsum(a.segments) - a.segments, both)
+        at_b = place + np.repeat(np.cumsum(b.segments) - b.segments, both)
+        equal = a.keys[at_a] == b.keys[at_b]
+        if not equal.all():
+            at_a, at_b = at_a[equal], at_b[equal]
+    rest_a, rest_b = _rest(len(a), at_a), _rest(len(b), at_b)
+    if not len(rest_a) or not len(rest_b):
+        return at_a, at_b, rest_a, rest_b
+    order = np.argsort(a.keys[rest_a], kind="stable")
+    ascending = a.keys[rest_a][order]
+    found = np.minimum(np.searchsorted(ascending, b.keys[rest_b]), len(ascending) - 1)
+    common = ascending[found] == b.keys[rest_b]
+    more_a, more_b = rest_a[order[found[common]]], rest_b[common]
+    lost = np.ones(len(a), bool)
+    lost[at_a] = lost[more_a] = False
+    in_a, in_b = np.concatenate([at_a, more_a]), np.concatenate([at_b, more_b])
+    return in_a, in_b, np.flatnonzero(lost), rest_b[~common]
+
+
+def _rest(rows: int, taken: np.ndarray) -> np.ndarray:
+    free = np.ones(rows, bool)
+    free[taken] = False
+    return np.flatnonzero(free)
+
+
+def _common_differ(
+    old: np.ndarray, new: np.ndarray, in_a: slice | np.ndarray, in_b: slice | np.ndarray
+) -> np.ndarray:
+    """Return which of the common rows are not the same bits; runs of them are not copied."""
+    if isinstance(in_a, slice) or isinstance(in_b, slice):
+        return _rows_differ(old, new)
+    if not len(in_a):
+        return np.zeros(0, bool)
+    ends = np.flatnonzero((np.diff(in_a) != 1) | (np.diff(in_b) != 1)) + 1
+    if len(ends) * 64 > len(in_a):
+        return _rows_differ(old[in_a], new[in_b])
+    found = []
+    for begin, end in pairwise([0, *ends.tolist(), len(in_a)]):
+        x, y = int(in_a[begin]), int(in_b[begin])
+        found.append(_rows_differ(old[x : x + end - begin], new[y : y + end - begin]))
+    return np.concatenate(found)
+
+
+def _rows_differ(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return which rows are not the same bits."""
+    width = old.dtype.itemsize * old.shape[1]
+    word = next(size for size in (8, 4, 2, 1) if width % size == 0)
+    bits = np.dtype(f"u{word}")
+    differs = np.ascontiguousarray(old).view(bits) != np.ascontiguousarray(new).view(bits)
+    # Eight answers are one number: a short reduction over bytes is slow.
+    wide = differs.view(np.uint64) if differs.shape[1] % 8 == 0 else differs
+    return np.asarray(wide[:, 0] != 0) if wide.shape[1] == 1 else wide.any(axis=1)
+
+
+def _norms(before: Sketch, after: Sketch) -> dict[str, object]:
+    """Return histograms of norms over the same edges."""
+    both = Sketch()
+    both.merge(before)
+    both.merge(after)
+    edges, _ = both.histogram(_BARS)
+    return {
+        "edges": edges,
+        "before": before.histogram_of(edges),
+        "after": after.histogram_of(edges),
+    }
+
+
+def _quantiles(sketch: Sketch) -> dict[str, object]:
+    found: dict[str, object] = {str(q): sketch.quantile(q) for q in _QUANTILES}
+    return {"min": sketch.min, **found, "max": sketch.max}
+
+
+def _finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None
+
+
+def _lines(
+    a: Rows,
+    b: Rows,
+    apart: tuple[np.ndarray, np.ndarray],
+    keys: np.ndarray,
+    changed: tuple[np.ndarray, np.ndarray],
+    moved: dict[str, tuple[np.ndarray, np.ndarray]],
+    away: np.ndarray,
+) -> Iterator[dict[str, object]]:
+    """Return one line for each key that differs; Python objects only for these."""
+    names = (("freq", "freqs"), ("version", "versions"))
+
+    def pair(at: int, rows: Rows, *, first: bool) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for short, name in names:
+            column = rows.columns.get(name)  # type: ignore[call-overload]
+            if column is not None:
+                number = int(column[at])
+                found[short] = [number, None] if first else [None, number]
+        return found
+
+    fresh, lost = apart
+    admitted = is_in(b.keys[fresh], away)
+    for at, was in zip(fresh.tolist(), admitted.tolist(), strict=True):
+        change = "admitted" if was else "new"
+        yield {"key": int(b.keys[at]), "change": change, **pair(at, b, first=False)}
+    for at in lost.tolist():
+        yield {"key": int(a.keys[at]), "change": "gone", **pair(at, a, first=True)}
+    which, measured = changed
+    place = dict(zip(which.tolist(), range(len(which)), strict=True))
+    touched = set(place)
+    for old, new in moved.values():
+        touched |= set(np.flatnonzero(old != new).tolist())
+    for at in sorted(touched):
+        line: dict[str, object] = {"key": int(keys[at]), "change": "changed"}
+        if at in place:
+            line["l2"], line["max"] = (_finite(x) for x in measured[place[at], :2].tolist())
+        else:
+            line["change"] = "moved"
+        for short, name in names:
+            if name in moved:
+                line[short] = [int(moved[name][0][at]), int(moved[name][1][at])]
+        yield line

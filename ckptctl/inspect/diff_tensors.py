@@ -1,0 +1,157 @@
+"""How the tensors that are no part of a table differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+
+from ckptctl.bundle import DType
+from ckptctl.inspect.stats import decode
+from ckptctl.inspect.tensors import TensorView
+from ckptctl.restore import CopyJob
+
+__all__ = ["compare_tensors", "compare_values"]
+
+
+def compare_tensors(
+    a: dict[str, TensorView], b: dict[str, TensorView], tolerance: float = 0.0
+) -> dict[str, Any]:
+    """Return what was added, removed, retyped, reshaped and changed, by name.
+
+    How a tensor is cut into slices, and in which shard it lies, is no difference.
+
+    Raises
+    ------
+    TensorChecksumError, StringTensorError, EntryBoundsError
+        What was compared is damaged.
+    """
+    found: dict[str, Any] = {
+        "added": [_facts(b[name]) for name in sorted(b.keys() - a.keys())],
+        "removed": [_facts(a[name]) for name in sorted(a.keys() - b.keys())],
+        "retyped": [],
+        "reshaped": [],
+        "changed": [],
+        "unchanged": 0,
+    }
+    for name in sorted(a.keys() & b.keys()):
+        old, new = a[name], b[name]
+        if old.dtype != new.dtype:
+            found["retyped"].append({"name": name, "a": old.dtype.name, "b": new.dtype.name})
+        elif old.shape != new.shape:
+            found["reshaped"].append({"name": name, "a": list(old.shape), "b": list(new.shape)})
+        else:
+            change = compare_values(old, new, tolerance)
+            if change is None:
+                found["unchanged"] += 1
+            else:
+                found["changed"].append(_facts(new) | change)
+    return found
+
+
+def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict[str, Any] | None:
+    """Return how the elements of two tensors of one type and shape differ; None if not.
+
+    Returns
+    -------
+    dict or None
+        elements (that changed); of numbers also l2 and max of the difference, l2 of both,
+        and relative (l2 of the difference over that of `a`).
+    """
+    if not a.numeric or not b.numeric:
+        if a.dtype.name == "string" and not a.is_hash_table:
+            count = sum(x != y for x, y in zip_longest(a.strings(), b.strings()))
+        else:
+            count = int(_stored(a) != _stored(b))
+        return {"elements": count} if count else None
+    changed = 0
+    squares = [0.0, 0.0, 0.0]
+    most = 0.0
+    for x, y in _side_by_side(a.flat(), b.flat()):
+        own = _compare(a.dtype, x, y, tolerance)
+        changed += own[0]
+        most = max(most, own[1]) if own[1] == own[1] else own[1]
+        squares = [before + now for before, now in zip(squares, own[2], strict=True)]
+    if not changed:
+        return None
+    l2, old, new = (sqrt(each) if isfinite(each) else None for each in squares)
+    return {
+        "elements": changed,
+        "l2": l2,
+        "max": most if isfinite(most) else None,
+        "norm": [old, new],
+        "relative": l2 / old if l2 is not None and old else None,
+    }
+
+
+def _compare(
+    dtype: DType, x: np.ndarray, y: np.ndarray, tolerance: float
+) -> tuple[int, float, list[float]]:
+    """Return elements changed, largest change, and squares of the change and of both sides."""
+    differs = x.view(np.uint8) != y.view(np.uint8)
+    first, second = decode(dtype, x), decode(dtype, y)
+    if first is None or second is None:
+        rows = differs.reshape(len(x), -1).any(axis=1)
+        return int(np.count_nonzero(rows)), 0.0, [0.0, 0.0, 0.0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = first.astype(np.float64)
+        old = float(wide @ wide)
+        if not differs.any():
+            return 0, 0.0, [0.0, old, old]
+        other = second.astype(np.float64)
+        step = np.abs(other - wide)
+        elements = differs.reshape(len(x), -1).any(axis=1)
+        if tolerance:
+            elements &= ~(step <= tolerance)  # NaN is a change
+        real = step[elements]
+        largest = float(real.max()) if len(real) else 0.0
+        return (
+            int(np.count_nonzero(elements)),
+            largest,
+            [float(real @ real), old, float(other @ other)],
+        )
+
+
+def _side_by_side(
+    a: Iterator[np.ndarray], b: Iterator[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Return chunks of equal length of two streams of as many elements."""
+    x = y = np.empty(0)
+    while True:
+        if not len(x):
+            x = next(a, x)
+        if not len(y):
+            y = next(b, y)
+        size = min(len(x), len(y))
+        if not size:
+            # Both are at their end, where they are checked.
+            for rest in (a, b):
+                for _ in rest:
+                    pass
+            return
+        yield x[:size], y[:size]
+        x, y = x[size:], y[size:]
+
+
+def _stored(tensor: TensorView) -> list[tuple[object, ...]]:
+    """Return what tells the bytes of a tensor that is not decoded, checked."""
+    found: list[tuple[object, ...]] = []
+    for piece in tensor.pieces:
+        if isinstance(piece.made, CopyJob):
+            piece.made.data.check_tensor(tensor.name, piece.entry)
+        where = piece.slice.extents if piece.slice is not None else None
+        hashed = piece.slice.hash_slice if piece.slice is not None else None
+        found.append((where, hashed, piece.entry.shape, piece.entry.size, piece.entry.crc))
+    return found
+
+
+def _facts(tensor: TensorView) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "bytes": tensor.nbytes,
+    }

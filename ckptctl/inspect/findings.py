@@ -1,0 +1,249 @@
+"""What `verify` can find: the catalogue of codes, and one finding.
+
+A code never changes its meaning and is never used again. `docs/findings.md` is made from
+this catalogue (`python -m ckptctl.inspect.findings`); a test keeps it current.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from ckptctl import errors
+
+__all__ = ["CATALOGUE", "Finding", "Kind", "Severity", "of_error", "render"]
+
+Severity = Literal["damage", "warning", "note", "unread"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of finding.
+
+    Attributes
+    ----------
+    severity
+        `damage` (exit 4), `warning` (0, with --strict 3), `note`, or `unread` (3).
+    title
+        What it is, in a few words.
+    meaning
+        What that means for a restore.
+    remedy
+        What to do.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    meaning: str
+    remedy: str
+
+
+_RESTORE = "restore the file from a copy, or use another step"
+_LOST = "use another step; `ckptctl ls` shows which can be restored"
+_NOTHING = "nothing; `ckptctl prune` says what it would remove, and why"
+
+CATALOGUE: dict[str, Kind] = {
+    kind.code: kind
+    for kind in (
+        Kind("CK001", "damage", "index cut short", "Nothing of it can be read.", _RESTORE),
+        Kind("CK002", "damage", "no bundle index", "The magic number is another.", _RESTORE),
+        Kind("CK003", "damage", "index block fails its checksum",
+             "Names, shapes or offsets in it may be wrong.", _RESTORE),
+        Kind("CK004", "damage", "index block does not parse",
+             "Its checksum may match: what wrote it was wrong, or it is compressed.", _RESTORE),
+        Kind("CK005", "damage", "index keys out of order or twice",
+             "TensorFlow finds some tensors and not others.", _RESTORE),
+        Kind("CK006", "damage", "bundle header makes no sense",
+             "The number of shards or the byte order is unknown.", _RESTORE),
+        Kind("CK007", "damage", "index entry makes no sense",
+             "A tensor's dtype, shape, size or slices contradict each other.", _RESTORE),
+        Kind("CK008", "damage", "data shard missing", "No PS can restore it.", _RESTORE),
+        Kind("CK009", "damage", "data shard cut short",
+             "Tensors at its end are lost; no PS can restore it.", _RESTORE),
+        Kind("CK010", "damage", "tensors overlap in a data shard",
+             "Two entries claim the same bytes: one of them was overwritten.", _RESTORE),
+        Kind("CK011", "damage", "state file does not parse",
+             "TensorFlow finds no checkpoint here.",
+             "write it anew: its first line is model_checkpoint_path: \"NAME\""),
+        Kind("CK012", "damage", "tensors of a table do not fit each other",
+             "A column has another length than the keys, or is missing.", _RESTORE),
+        Kind("CK020", "warning", "no state file",
+             "TensorFlow's latest_checkpoint finds nothing here.",
+             "write `checkpoint`, or let the trainer save once more"),
+        Kind("CK021", "warning", "listed and gone",
+             "A state file lists a checkpoint that is not here.",
+             "if it was removed on purpose, nothing: the trainer rewrites the file; where "
+             "model_checkpoint_path names it, edit that line"),
+        Kind("CK022", "warning", "copied directory",
+             "A state file leads into another directory: TensorFlow restores from there, and "
+             "deletes there.",
+             "`ckptctl merge --relocate` or `prune --relocate` makes paths relative"),
+        Kind("CK023", "warning", "lineage leads nowhere",
+             "The full or the increment that it was recorded on is not here.", _LOST),
+        Kind("CK024", "warning", "increments are not nested",
+             "Keys of an earlier increment are missing in a later one: a full or a recorder was "
+             "lost in between, and so are rows.",
+             "use a step below, or --increments last or all, knowing what they mean"),
+        Kind("CK025", "note", "left over from a run that was rolled back",
+             "It is not on the trainer's present timeline.",
+             "nothing; `ckptctl prune --abandoned` removes it"),
+        Kind("CK026", "warning", "idle increment",
+             "Its recorder was not yet active: it holds no rows, or none of one PS.", _LOST),
+        Kind("CK027", "warning", "base not proven",
+             "The full that it was recorded on may have been rotated away.",
+             "--base STEP if you know which it was"),
+        Kind("CK028", "warning", "increment without a full", "No full lies below it.",
+             "nothing can restore it; `ckptctl prune --orphans` removes it"),
+        Kind("CK029", "warning", "two checkpoints at one step",
+             "Asking for the step is an error.", "move one of them out of the directory"),
+        Kind("CK030", "warning", "name that DeepRec reads in two ways",
+             "DeepRec takes the first `part_<n>` of a name for its part; here it is a scope.",
+             "rename the scope in the model"),
+        Kind("CK031", "note", "left behind by a killed writer", "It belongs to no checkpoint.",
+             _NOTHING),
+        Kind("CK032", "warning", "full under the name of another step",
+             "It was merged, and renamed by hand.", "rename it to its step"),
+        Kind("CK033", "warning", "0 rows of one PS",
+             "Nothing proves that its recorder was idle, and nothing that it was not.",
+             "compare with the trainer's log"),
+        Kind("CK034", "note", "something else about the directory", "See the message.", _NOTHING),
+        Kind("CK050", "damage", "tensor fails its checksum",
+             "Bytes were changed after they were written.", _RESTORE),
+        Kind("CK051", "damage", "string tensor makes no sense",
+             "Its lengths do not fit its bytes.", _RESTORE),
+        Kind("CK052", "damage", "offsets do not bound the buckets",
+             "A PS would read rows of other buckets, or beyond the end.", _RESTORE),
+        Kind("CK053", "damage", "key twice in a member", "No PS saves that.", _RESTORE),
+        Kind("CK054", "warning", "key outside its part or bucket",
+             "A PS skips the row when it restores.", "save the table again from a PS that has it"),
+        Kind("CK055", "damage", "key that no PS can save",
+             "A negative key that is no multiple of 1000 belongs to no bucket.", _RESTORE),
+        Kind("CK056", "warning", "key both admitted and filtered",
+             "It owns a row and is counted as if it did not.",
+             "`ckptctl merge` of a later increment that has the key removes it from the filtered"),
+        Kind("CK057", "damage", "some parts keep a column and others do not",
+             "Versions or freqs are there for some rows only.", _RESTORE),
+        Kind("CK058", "warning", "filtered key seen as often as an admitted one",
+             "The filter's threshold changed, or the columns do not belong together.",
+             "compare with the filter of the model"),
+        Kind("CK059", "warning", "slot keys differ from the primary's",
+             "A PS restores garbage into the slots of keys that lack a row (DeepRec #1023).",
+             "save while no worker trains, or use another step"),
+        Kind("CK060", "warning", "NaN or infinity", "The model diverged, or bytes are wrong.",
+             "find the first step that has them: `ckptctl show STEP --stats`"),
+        Kind("CK061", "warning", "absurd magnitude",
+             "Values beyond 1e30: often uninitialised rows (DeepRec #1023).",
+             "`ckptctl get` shows the rows; use a step before they appeared"),
+        Kind("CK062", "damage", "row number twice or negative",
+             "An increment's rows of a variable that no PS can have saved.", _RESTORE),
+        Kind("CK063", "warning", "row beyond its slice",
+             "A PS skips the row when it restores.", "the variable was cut in another way: use "
+             "increments of this model only"),
+        Kind("CK090", "unread", "could not be read",
+             "Permission, or it vanished while we looked.", "give permission, or run again"),
+    )
+}  # fmt: skip
+
+_BY_ERROR: tuple[tuple[type[errors.CkptctlError], str], ...] = (
+    (errors.FooterError, "CK001"),
+    (errors.MagicError, "CK002"),
+    (errors.BlockChecksumError, "CK003"),
+    (errors.BlockFormatError, "CK004"),
+    (errors.CompressedBlockError, "CK004"),
+    (errors.KeyOrderError, "CK005"),
+    (errors.HeaderError, "CK006"),
+    (errors.EndiannessError, "CK006"),
+    (errors.EntryError, "CK007"),
+    (errors.ShapeSizeError, "CK007"),
+    (errors.MissingShardError, "CK008"),
+    (errors.EntryBoundsError, "CK009"),
+    (errors.StateFileError, "CK011"),
+    (errors.TensorChecksumError, "CK050"),
+    (errors.StringTensorError, "CK051"),
+    (errors.TableError, "CK012"),
+    (errors.AmbiguousError, "CK030"),
+    (errors.IncompleteError, "CK090"),  # of a scan: it may not be read, or is gone
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding; what is not known is None."""
+
+    code: str
+    message: str
+    file: str
+    tensor: str | None = None
+    offset: int | None = None
+    expected: str | None = None
+    found: str | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return CATALOGUE[self.code].severity
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return CATALOGUE[self.code].remedy
+
+    @property
+    def order(self) -> tuple[str, str, str, int]:
+        """Where it stands in a list."""
+        return (self.file, self.tensor or "", self.code, self.offset or 0)
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "file": self.file,
+            "tensor": self.tensor,
+            "offset": self.offset,
+            "expected": self.expected,
+            "found": self.found,
+            "message": self.message,
+            "remedy": self.remedy,
+        }
+
+
+def of_error(error: errors.CkptctlError | OSError, file: str, code: str | None = None) -> Finding:
+    """Return the finding that an error is; `file` where it names none."""
+    if isinstance(error, OSError):
+        return Finding("CK090", error.strerror or str(error), str(error.filename or file))
+    other = "CK007" if isinstance(error, errors.DamageError) else "CK090"
+    known = next((own for kind, own in _BY_ERROR if isinstance(error, kind)), other)
+    return Finding(
+        code or known,
+        error.message,
+        error.file or file,
+        error.tensor,
+        error.offset,
+        None if error.expected is None else str(error.expected),
+        None if error.found is None else str(error.found),
+    )
+
+
+def render() -> str:
+    """Return the catalogue as Markdown."""
+    lines = [
+        "# Findings of `ckptctl verify`",
+        "",
+        "<!-- Generated: python -m ckptctl.inspect.findings > docs/findings.md -->",
+        "",
+        "A code keeps its meaning for ever. `damage` makes the command exit with 4, `unread` with",
+        "3, a `warning` with 0 (with `--strict` 3), a `note` with 0. Codes below CK050 are found",
+        "from names and indexes alone, the others with `--data`, which reads every byte.",
+        "",
+    ]
+    for kind in CATALOGUE.values():
+        lines += [f"## {kind.code}: {kind.title}", "", f"*{kind.severity}*. {kind.meaning}", ""]
+        lines += [f"What to do: {kind.remedy}.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,326 @@
+"""What is inside one checkpoint or state: the library behind `ckptctl show`.
+
+The document
+------------
+``target``
+    What was looked at (`Target.document`).
+``tables``
+    A list: name, kind (`table`, or `rows` of a normal variable in an increment), dim, dtype,
+    key_dtype, parts, slots, keys, filtered, bytes, share (of all bytes), freq and version
+    (min, max, quantiles; null where the table keeps none), balance (keys of the largest part
+    over the mean), members: name, slot, keys, filtered, bytes, shards, stats, parts: name,
+    keys, filtered, bytes.
+``tensors``
+    Those of no table: name, kind, dtype, shape, bytes, share, shards, slices, stats.
+``raw``
+    With `tensors=True` every tensor, a table's too: name, dtype, shape, bytes, shards, offset.
+``totals``
+    bytes, tensors, keys, filtered, and kinds: weights, optimizer, bookkeeping, each with
+    bytes and tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+from ckptctl.errors import NotFoundError
+from ckptctl.tables import is_slot_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ckptctl.bundle import DType
+    from ckptctl.inspect.tensors import TensorView
+    from ckptctl.inspect.view import TableView, View
+    from ckptctl.restore.column import Column
+
+__all__ = ["KINDS", "Shown", "SortKey", "kind_of", "show"]
+
+SortKey = Literal["name", "bytes", "keys"]
+#: What bytes are for, in the order shown.
+KINDS = ("weights", "optimizer", "bookkeeping")
+_QUANTILES = (0.5, 0.9, 0.99)
+_FLOATS = ("float", "bfloat", "complex")
+_BETA = ("beta1_power", "beta2_power")
+
+
+@dataclass
+class Shown:
+    """What `show` found; see the module for the fields."""
+
+    target: dict[str, object]
+    words: str
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    tensors: list[dict[str, Any]] = field(default_factory=list)
+    raw: list[dict[str, Any]] | None = None
+    totals: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        found: dict[str, object] = {
+            "target": self.target,
+            "tables": self.tables,
+            "tensors": self.tensors,
+            "totals": self.totals,
+            "notes": self.notes,
+        }
+        if self.raw is not None:
+            found["raw"] = self.raw
+        return found
+
+
+def show(
+    view: View,
+    *,
+    tensors: bool = False,
+    stats: bool = False,
+    pattern: str | None = None,
+    sort: SortKey = "name",
+    top: int | None = None,
+) -> Shown:
+    """Say what is inside a view.
+
+    Reads indexes; freqs and versions of tables that keep them; with increments applied the
+    keys of their tables, since only these tell how many rows there are. Of a bundle as it
+    is, and of a full, shapes tell: rows that a PS would skip are then counted too.
+
+    Parameters
+    ----------
+    tensors
+        Also list every tensor, those of tables too.
+    stats
+        Read all values and say minimum, maximum, mean, deviation, norm and histogram.
+    pattern
+        Only tables and tensors whose name matches this shell pattern; totals are of all.
+    sort, top
+        Order of tables and of tensors (by bytes and keys descending), and how many of each.
+
+    Raises
+    ------
+    NotFoundError
+        Nothing matches the pattern.
+    DamageError
+        Something that was read contradicts itself.
+    """
+    shown = Shown(view.target.document(), view.target.words)
+    totals: dict[str, Any] = {"bytes": 0, "tensors": 0, "keys": 0, "filtered": 0}
+    kinds = {kind: {"bytes": 0, "tensors": 0} for kind in KINDS}
+    names = {tensor.name for tensor in view.tensors}
+    raw: list[dict[str, Any]] = []
+
+    def count(kind: str, size: int) -> None:
+        for each in (totals, kinds[kind]):
+            each["bytes"] += size
+            each["tensors"] += 1
+
+    chosen = [table for table in view.tables if _matches(table.name, pattern)]
+    for table in view.tables:
+        for tensor in table.tensors():
+            slot = table.shapes[tensor.member][1]
+            values = tensor.suffix.endswith("values")
+            count(("optimizer" if slot else "weights") if values else "bookkeeping", tensor.nbytes)
+            if tensors and (table in chosen or _matches(tensor.name, pattern)):
+                raw.append(
+                    _raw(tensor.name, tensor.entry.dtype, tensor.shape, tensor.nbytes)
+                    | {"shards": [tensor.entry.shard], "offset": tensor.entry.offset}
+                )
+    plain = [tensor for tensor in view.tensors if _matches(tensor.name, pattern)]
+    for each in view.tensors:
+        count(kind_of(each, names), each.nbytes)
+    if pattern is not None and not (chosen or plain or raw):
+        raise NotFoundError(
+            f"no table and no tensor matches {pattern!r}",
+            file=view.target.prefix,
+            remedy="ckptctl show without --filter lists all",
+        )
+    total = totals["bytes"]
+    described = [_table(table, total) for table in view.tables]
+    totals["keys"] = sum(item["keys"] for item in described if item["kind"] == "table")
+    totals["filtered"] = sum(item["filtered"] for item in described)
+    wanted = {table.name for table in chosen}
+    shown.tables = _first((item for item in described if item["name"] in wanted), sort, top)
+    shown.tensors = _first((_tensor(each, names, total) for each in plain), sort, top)
+    kept = {item["name"] for item in (*shown.tables, *shown.tensors)}
+    _read(view, [t for t in view.tables if t.name in kept], shown, stats=stats)
+    if stats:
+        _measure_tensors(view, [each for each in plain if each.name in kept], shown)
+    if tensors:
+        raw += [
+            _raw(each.name, each.dtype, each.shape, each.nbytes)
+            | {
+                "shards": list(each.shards),
+                "offset": each.pieces[0].entry.offset if len(each.pieces) == 1 else None,
+            }
+            for each in plain
+        ]
+        shown.raw = _first(raw, sort, top)
+    shown.totals = {**totals, "kinds": kinds}
+    shown.notes = list(view.notes)
+    return shown
+
+
+def kind_of(tensor: TensorView, names: Iterable[str]) -> str:
+    """Return what a tensor of no table is for: one of `KINDS`.
+
+    A slot is called `<variable>/<Optimizer>[_n]`, beside the variable, or stands below
+    `.OPTIMIZER_SLOT` or `optimizer`, as Keras saves it; what is no floating-point number
+    is bookkeeping (steps, iterators, lookup tables).
+    """
+    name = tensor.name
+    variable, _, last = name.rpartition("/")
+    pieces = name.split("/")
+    if tensor.is_hash_table or not tensor.dtype.name.startswith(_FLOATS):
+        return "bookkeeping"
+    if (
+        (is_slot_name(last) and variable in names)
+        or last.startswith(_BETA)
+        or ".OPTIMIZER_SLOT" in pieces
+        or pieces[0] in ("optimizer", "optimizer_weights")
+    ):
+        return "optimizer"
+    return "weights"
+
+
+def _matches(name: str, pattern: str | None) -> bool:
+    return pattern is None or fnmatchcase(name, pattern)
+
+
+def _first(items: Iterable[dict[str, Any]], sort: SortKey, top: int | None) -> list[dict[str, Any]]:
+    found = sorted(items, key=lambda item: str(item["name"]))
+    if sort != "name":
+        found.sort(key=lambda item: -int(item.get(sort, 0)))
+    return found[:top]
+
+
+def _raw(name: str, dtype: DType, shape: tuple[int, ...], nbytes: int) -> dict[str, Any]:
+    return {"name": name, "dtype": dtype.name, "shape": list(shape), "bytes": nbytes}
+
+
+def _tensor(tensor: TensorView, names: Iterable[str], total: int) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "kind": kind_of(tensor, names),
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "bytes": tensor.nbytes,
+        "share": tensor.nbytes / total if total else 0.0,
+        "shards": list(tensor.shards),
+        "slices": sum(piece.slice is not None for piece in tensor.pieces),
+    }
+
+
+def _table(table: TableView, total: int) -> dict[str, Any]:
+    members: list[dict[str, Any]] = []
+    for name, slot, sets in table.shapes:
+        parts = [{"name": own.name, "keys": 0, "filtered": 0, "bytes": 0} for own in sets]
+        members.append({"name": name, "slot": slot, "parts": parts, "shards": set()})
+    for tensor in table.tensors():
+        member = members[tensor.member]
+        part = member["parts"][tensor.part]
+        part["bytes"] += tensor.nbytes
+        member["shards"].add(tensor.entry.shard)
+        if tensor.suffix in ("-keys", "-sparse_incr_keys"):
+            part["keys"] = tensor.shape[0]
+        elif tensor.suffix == "-keys_filtered":
+            part["filtered"] = tensor.shape[0]
+    for member in members:
+        member["shards"] = sorted(member["shards"])
+        for what in ("keys", "filtered", "bytes"):
+            member[what] = sum(part[what] for part in member["parts"])
+    keys = [part["keys"] for part in members[0]["parts"]]
+    size = sum(member["bytes"] for member in members)
+    return {
+        "name": table.name,
+        "kind": table.kind,
+        "dim": table.dim,
+        "dtype": table.shapes[0][2][0].values.dtype.name,
+        "key_dtype": table.key_dtype.name,
+        "parts": table.num_parts,
+        "slots": list(table.slots),
+        "keys": members[0]["keys"],
+        "filtered": members[0]["filtered"],
+        "bytes": size,
+        "share": size / total if total else 0.0,
+        "freq": None,
+        "version": None,
+        "balance": max(keys) * len(keys) / sum(keys) if sum(keys) else None,
+        "members": members,
+    }
+
+
+def _read(view: View, tables: list[TableView], shown: Shown, *, stats: bool) -> None:
+    """Read freqs and versions, and with `stats` the values, of the tables shown."""
+    by_name = {item["name"]: item for item in shown.tables}
+    progress = view.runner.progress
+    for table in tables:
+        item = by_name[table.name]
+        for what, column in (("freq", "freqs"), ("version", "versions")):
+            found = list(table.columns(0, "freqs" if column == "freqs" else "versions"))
+            if found:
+                progress.start(f"reading {column} of {table.name}", sum(c.nbytes for c in found))
+                item[what] = _quantiles(found, progress.advance)
+        for at in range(len(table.shapes) if stats else 0):
+            columns = list(table.columns(at, "values"))
+            progress.start(f"reading {table.shapes[at][0]}", sum(c.nbytes for c in columns))
+            chunks = (chunk for column in columns for chunk in _numbers(column, progress.advance))
+            item["members"][at]["stats"] = _measured(table.shapes[at][2][0].values.dtype, chunks)
+
+
+def _quantiles(columns: list[Column], report: Any) -> dict[str, object] | None:
+    from ckptctl.inspect.sketch import Sketch
+
+    sketch = Sketch()
+    for column in columns:
+        for chunk in _numbers(column, report):
+            sketch.add(chunk)
+    if not sketch.count:
+        return None
+    found = {str(q): _whole(sketch.quantile(q)) for q in _QUANTILES}
+    return {"min": _whole(sketch.min), "max": _whole(sketch.max), "quantiles": found}
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _numbers(column: Column, report: Any) -> Iterator[np.ndarray]:
+    """Return the elements of a column in flat chunks of whole elements."""
+    import numpy as np
+
+    kind = column.entry.dtype.numpy
+    rest = b""
+    for piece in column.pieces():
+        raw = rest + bytes(piece) if rest else piece
+        whole = len(raw) // kind.itemsize * kind.itemsize
+        rest = bytes(raw[whole:])
+        report(len(piece))
+        yield np.frombuffer(raw[:whole], kind)
+
+
+def _measured(dtype: DType, chunks: Iterator[np.ndarray]) -> dict[str, object] | None:
+    from ckptctl.inspect.stats import measure
+
+    return measure(dtype, chunks)
+
+
+def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> None:
+    by_name = {item["name"]: item for item in shown.tensors}
+    progress = view.runner.progress
+    progress.start("reading tensors", sum(each.nbytes for each in tensors))
+    for each in tensors:
+        found: dict[str, object] | None = None
+        if each.numeric:
+            found = _measured(each.dtype, each.flat())
+        elif each.dtype.name == "string" and not each.is_hash_table:
+            count = total = longest = 0
+            for item in each.strings():
+                count += 1
+                total += len(item)
+                longest = max(longest, len(item))
+            found = {"count": count, "bytes": total, "longest": longest}
+        by_name[each.name]["stats"] = found
+        progress.advance(each.nbytes)

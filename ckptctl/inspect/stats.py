@@ -1,0 +1,122 @@
+"""Numbers about the elements of a tensor, from one pass over it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ckptctl.bundle import DType
+from ckptctl.inspect.sketch import Sketch
+
+__all__ = ["Stats", "decode", "measure"]
+
+#: Bars of the histogram of a tensor.
+BARS = 20
+#: Up to this, and down to its inverse, squares and their sums fit into float64.
+_LARGE = 1e140
+
+
+class Stats:
+    """Minimum, maximum, mean, deviation, norm and histogram of streamed numbers.
+
+    NaN and infinities are counted, and left out of everything else. Mean and deviation are
+    combined piece by piece (Chan, Golub, LeVeque), so they hold for any length; the norm is
+    kept as scale times root, so squares do not overflow.
+
+    Attributes
+    ----------
+    count
+        Elements seen, NaN and infinities included.
+    zeros
+        Elements equal to 0.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.zeros = 0
+        self.sketch = Sketch()
+        self._finite = 0
+        self._mean = 0.0
+        self._moment = 0.0  # sum of squared distances from the mean
+        self._scale = 0.0
+        self._squares = 0.0  # of elements divided by the scale
+
+    def add(self, values: np.ndarray) -> None:
+        """Take numbers of any real type."""
+        flat = values.reshape(-1)
+        self.count += len(flat)
+        self.zeros += len(flat) - int(np.count_nonzero(flat))
+        self.sketch.add(flat)
+        wide = flat.astype(np.float64)
+        if flat.dtype.kind == "f" and not math.isfinite(float(flat.sum(dtype=np.float64))):
+            wide = wide[np.isfinite(wide)]
+        if not len(wide):
+            return
+        largest = float(max(wide.max(), -wide.min()))
+        scale = max(largest, self._scale)
+        if scale:
+            own = wide if scale < _LARGE and scale > 1 / _LARGE else wide / scale
+            squares = float(own @ own) * (1.0 if own is not wide else scale**-2)
+            self._squares = self._squares * (self._scale / scale) ** 2 + squares
+            self._scale = scale
+        mean = float(wide.mean())
+        if not math.isfinite(mean):  # a sum beyond what float64 holds
+            mean = float((wide / len(wide)).sum())
+        with np.errstate(over="ignore"):
+            wide -= mean
+            shift = mean - self._mean
+            total = self._finite + len(wide)
+            self._moment += float(wide @ wide) + shift * shift * self._finite * len(wide) / total
+        self._mean += shift * len(wide) / total
+        self._finite = total
+
+    def document(self) -> dict[str, object]:
+        """Return them as JSON; what is beyond float64 is null."""
+        sketch = self.sketch
+        found = {
+            "min": sketch.min,
+            "max": sketch.max,
+            "mean": self._mean if self._finite else None,
+            "std": math.sqrt(self._moment / self._finite) if self._finite else None,
+            "l2": self._scale * math.sqrt(self._squares) if self._finite else None,
+        }
+        edges, counts = sketch.histogram(BARS)
+        return {
+            **{name: _or_none(value) for name, value in found.items()},
+            "count": self.count,
+            "zeros": self.zeros,
+            "nan": sketch.nans,
+            "inf": sketch.infinities,
+            "histogram": {"edges": edges, "counts": counts},
+        }
+
+
+def measure(dtype: DType, chunks: Iterable[np.ndarray]) -> dict[str, object] | None:
+    """Return the numbers of a tensor whose elements come in chunks; None for no numbers."""
+    stats = Stats()
+    for chunk in chunks:
+        values = decode(dtype, chunk)
+        if values is None:
+            return None
+        stats.add(values)
+    return stats.document()
+
+
+def decode(dtype: DType, chunk: np.ndarray) -> np.ndarray | None:
+    """Return elements as real numbers; None for types that have none here.
+
+    bfloat16 is the upper half of a float32. Floats of 8 and 4 bits, integers of less than a
+    byte, and complex numbers are not decoded.
+    """
+    if dtype.name == "bfloat16":
+        upper: np.ndarray = chunk.astype(np.uint32) << np.uint32(16)
+        return upper.view(np.float32)
+    if dtype.name.startswith(("float8", "float4", "complex", "int4", "uint4", "int2", "uint2")):
+        return None
+    return chunk
+
+
+def _or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

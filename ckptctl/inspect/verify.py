@@ -1,0 +1,371 @@
+"""Is a directory whole, and does what it holds make sense: the library behind `ckptctl verify`.
+
+`plan_verify` says what would be read; `execute_verify` reads it and goes on where a restore
+would stop. Nothing is written but, in the user's cache, what was found clean and when.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from ckptctl.bundle import BundleReader
+from ckptctl.chain import (
+    Chains,
+    Checkpoint,
+    ProvenPairs,
+    VerifiedFulls,
+    find_chains,
+    scan_directory,
+)
+from ckptctl.errors import AmbiguousError, CkptctlError, UnprovenError
+from ckptctl.inspect.findings import Finding, of_error
+from ckptctl.inspect.verify_data import TensorsTask, Told
+from ckptctl.inspect.verify_keys import PartTask, RowNumbersTask, parts_of
+from ckptctl.inspect.verify_memory import VerifiedData
+from ckptctl.inspect.verify_quick import check_bundle, check_checkpoint, check_directory
+from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.restore.columns import column_present
+from ckptctl.restore.nested import check_nested
+from ckptctl.restore.opening import open_bundle
+from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.select import select
+from ckptctl.running import Runner, Task, batches
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.tables import Catalogue, find_tables, part_components
+
+__all__ = ["Verified", "VerifyPlan", "execute_verify", "plan_verify"]
+
+
+@dataclass(frozen=True)
+class VerifyPlan:
+    """What would be looked at.
+
+    Attributes
+    ----------
+    checkpoints
+        Those whose files are looked at, the longest unverified first.
+    fresh
+        Those that were found clean less than `max_age_s` ago: their data is not read again.
+    data
+        Whether data is read.
+    subset
+        (n, t): only the n-th of t parts of the tensors, told apart by their names.
+    """
+
+    directory: str
+    chains: Chains = field(repr=False)
+    checkpoints: tuple[Checkpoint, ...]
+    fresh: tuple[Checkpoint, ...]
+    data: bool
+    subset: tuple[int, int]
+    whole: bool
+    storage: Storage = field(default=LOCAL, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data that would be read, about."""
+        if not self.data:
+            return 0
+        fresh = {each.prefix for each in self.fresh}
+        todo = [each.bytes for each in self.checkpoints if each.prefix not in fresh]
+        return sum(todo) // self.subset[1]
+
+
+@dataclass
+class Verified:
+    """What was found.
+
+    Attributes
+    ----------
+    findings
+        By file and tensor.
+    checkpoints, tensors, keys, nbytes
+        How much was looked at: keys are those of primaries.
+    skipped
+        Names of checkpoints that were found clean not long ago.
+    left
+        Names of checkpoints that there was no time for.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    checkpoints: int = 0
+    tensors: int = 0
+    keys: int = 0
+    nbytes: int = 0
+    skipped: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, severity: str) -> int:
+        """Return how many findings are of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        checked = {
+            "checkpoints": self.checkpoints,
+            "tensors": self.tensors,
+            "keys": self.keys,
+            "bytes": self.nbytes,
+            "skipped": self.skipped,
+            "left": self.left,
+            "seconds": self.seconds,
+        }
+        return {"checked": checked, "findings": [each.document() for each in self.findings]}
+
+
+def plan_verify(
+    directory: str,
+    *,
+    step: int | None = None,
+    data: bool = False,
+    subset: tuple[int, int] = (1, 1),
+    max_age_s: float | None = None,
+    storage: Storage = LOCAL,
+) -> VerifyPlan:
+    """Plan to look at a directory.
+
+    Parameters
+    ----------
+    step
+        Only what the state at this step needs.
+    data
+        Read every byte, not only names, sizes and indexes.
+    subset
+        (n, t): the n-th of t parts, so that t runs read all.
+    max_age_s
+        Leave out what was found clean less than so many seconds ago.
+
+    Raises
+    ------
+    NotFoundError
+        No such directory or step.
+    RefusedError, IncompleteError
+        The step cannot be restored.
+    """
+    scan = scan_directory(directory, storage)
+    chains = find_chains(scan, proven_nested=ProvenPairs(scan))
+    found = [*scan.fulls, *scan.increments]
+    if step is not None:
+        chosen = select(chains, step, RestoreOptions())
+        needed = {chosen.base.prefix, *(c.prefix for c in (*chosen.increments, *chosen.to_prove))}
+        found = [checkpoint for checkpoint in found if checkpoint.prefix in needed]
+    memory = VerifiedData(subset)
+    when = {checkpoint.prefix: memory.when(checkpoint) for checkpoint in found}
+    found.sort(key=lambda checkpoint: when[checkpoint.prefix] or 0.0)
+    now = time.time()
+    fresh = tuple(
+        checkpoint
+        for checkpoint in found
+        if max_age_s is not None and now - (when[checkpoint.prefix] or 0.0) < max_age_s
+    )
+    return VerifyPlan(directory, chains, tuple(found), fresh, data, subset, step is None, storage)
+
+
+def execute_verify(
+    plan: VerifyPlan,
+    *,
+    jobs: int | None = None,
+    bwlimit: int | None = None,
+    max_duration_s: float | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Verified:
+    """Look at what a plan names, and say all that is wrong.
+
+    Parameters
+    ----------
+    jobs, bwlimit
+        Tasks at a time, and bytes a second that they may read together.
+    max_duration_s
+        Begin nothing new after so many seconds; what was begun is finished.
+    """
+    began = time.monotonic()
+    found = Verified()
+
+    def out_of_time() -> bool:
+        return max_duration_s is not None and time.monotonic() - began > max_duration_s
+
+    if plan.whole:
+        found.findings += check_directory(plan.chains)
+    fresh = {checkpoint.prefix for checkpoint in plan.fresh}
+    memory, fulls = VerifiedData(plan.subset), VerifiedFulls()
+    for checkpoint in plan.checkpoints:
+        name = checkpoint.name
+        if out_of_time():
+            found.left.append(name)
+            continue
+        found.checkpoints += 1
+        own = list(_quick(plan, checkpoint))
+        broken = any(finding.severity in ("damage", "unread") for finding in own)
+        if plan.data and checkpoint.prefix in fresh:
+            found.skipped.append(name)
+        elif plan.data and not (broken and checkpoint.damage is not None):
+            reading = _Reading(plan, checkpoint, Runner(jobs, progress=progress, bwlimit=bwlimit))
+            own += reading.run(found, out_of_time)
+            if reading.cut_short:
+                found.left.append(name)
+            elif not any(finding.severity in ("damage", "unread") for finding in own):
+                memory.add(checkpoint)
+                if plan.subset[1] == 1 and checkpoint.kind == "full":
+                    fulls.add(checkpoint)
+        found.findings += own
+    if plan.data and plan.whole and not out_of_time():
+        found.findings += _nested(plan, progress)
+    found.findings = sorted(set(found.findings), key=lambda finding: finding.order)
+    found.seconds = time.monotonic() - began
+    return found
+
+
+def _quick(plan: VerifyPlan, checkpoint: Checkpoint) -> Iterator[Finding]:
+    index = f"{checkpoint.prefix}.index"
+    try:
+        yield from check_checkpoint(plan.chains, checkpoint)
+        if checkpoint.damage is None:
+            yield from check_bundle(checkpoint.prefix, checkpoint.kind == "increment", plan.storage)
+    except (CkptctlError, OSError) as error:
+        yield of_error(error, index)
+
+
+def _nested(plan: VerifyPlan, progress: Progress) -> Iterator[Finding]:
+    """Run the nested check of every chain; what is proven is remembered."""
+    proven = ProvenPairs(plan.chains.scan)
+    for chain in plan.chains.chains:
+        series = plan.chains.nested_series(chain.base)
+        if not chain.base.complete:
+            continue
+        for before, after in pairwise(series):
+            yield from _pair(chain.base, before, after, proven, plan.storage, progress)
+
+
+def _pair(
+    base: Checkpoint,
+    before: Checkpoint,
+    after: Checkpoint,
+    proven: ProvenPairs,
+    storage: Storage,
+    progress: Progress,
+) -> Iterator[Finding]:
+    try:
+        check_nested(base.prefix, (before, after), proven, storage, progress=progress)
+    except UnprovenError as error:
+        yield of_error(error, f"{after.prefix}.index", "CK024")
+    except (CkptctlError, OSError):
+        return  # told where the increment was read
+
+
+class _Reading:
+    """The data of one checkpoint."""
+
+    def __init__(self, plan: VerifyPlan, checkpoint: Checkpoint, runner: Runner) -> None:
+        self.plan = plan
+        self.checkpoint = checkpoint
+        self.runner = runner
+        self.increment = checkpoint.kind == "increment"
+        self.cut_short = False
+
+    def run(self, found: Verified, out_of_time: Callable[[], bool]) -> list[Finding]:
+        """Return the findings; count in `found` what was read."""
+        told: list[Finding] = []
+        damaged: set[str] = set()
+        index = f"{self.checkpoint.prefix}.index"
+        try:
+            reader = BundleReader(self.checkpoint.prefix, self.plan.storage)
+            catalogue = self._catalogue(reader, told)
+        except (CkptctlError, OSError) as error:
+            return [of_error(error, index)]
+
+        def timely(tasks: Iterator[Task[Told]]) -> Iterator[tuple[None, Task[Told]]]:
+            for task in tasks:
+                if out_of_time():
+                    self.cut_short = True
+                    return
+                yield None, task
+
+        def collect(tasks: Iterator[Task[Told]]) -> None:
+            for _, result in self.runner.map(timely(tasks)):
+                told.extend(result.findings)
+                damaged.update(result.damaged)
+                found.tensors += result.tensors
+                found.keys += result.keys
+                found.nbytes += result.nbytes
+
+        try:
+            self.runner.progress.start(
+                f"verifying {self.checkpoint.name}", self.checkpoint.bytes // self.plan.subset[1]
+            )
+            collect(self._tensors(reader))
+            self.runner.progress.start(f"looking at keys of {self.checkpoint.name}")
+            collect(self._keys(reader, catalogue, damaged))
+            told += self._columns(catalogue, reader)
+        except (CkptctlError, OSError) as error:
+            told.append(of_error(error, index))
+        finally:
+            reader.close()
+        return told
+
+    def _catalogue(self, reader: BundleReader, told: list[Finding]) -> Catalogue:
+        """Return what the names mean, also where the strict reading is not sure."""
+        try:
+            other, catalogue = open_bundle(reader.prefix, self.increment, self.plan.storage)
+        except AmbiguousError as error:
+            told.append(of_error(error, reader.index_path))
+        except CkptctlError:
+            pass  # a shard is short, or offsets are wrong: found where they are read
+        else:
+            other.close()
+            return catalogue
+        return find_tables(reader.tensors, increment=self.increment)
+
+    def _mine(self, name: str) -> bool:
+        number, parts = self.plan.subset
+        # Of the name alone, so that it is the same in every run and on every machine.
+        return zlib.crc32(name.encode("utf-8", "surrogateescape")) % parts == number - 1
+
+    def _tensors(self, reader: BundleReader) -> Iterator[Task[Told]]:
+        entries = [(n, e) for _, n, e in reader.data_entries() if self._mine(f"{e.offset}{n}")]
+        entries.sort(key=lambda item: (item[1].shard, item[1].offset))
+        for batch in batches(entries, lambda item: item[1].size):
+            yield TensorsTask(reader, batch)
+
+    def _keys(
+        self, reader: BundleReader, catalogue: Catalogue, damaged: set[str]
+    ) -> Iterator[Task[Told]]:
+        for table in catalogue.tables:
+            sets = [(member.name, member.parts) for member in table.members]
+            for part, own in parts_of(sets).items():
+                if self._mine(own[0].name) and not any(
+                    ev.name + suffix in damaged for ev in own for suffix in ev.entries
+                ):
+                    yield PartTask(reader, own, part, table.num_parts)
+        for rows in catalogue.rows.values():
+            if not rows.problem and self._mine(rows.name):
+                yield RowNumbersTask(reader, rows, self._longest(rows.name))
+
+    def _columns(self, catalogue: Catalogue, reader: BundleReader) -> Iterator[Finding]:
+        """Find tables of which some parts keep a column and others do not."""
+        for table in catalogue.tables if not self.increment else ():
+            sets = [ev for member in table.members for ev in member.sets if not ev.problem]
+            try:
+                for suffix in ("-versions", "-freqs"):
+                    column_present(suffix, sets, ())
+            except CkptctlError as error:
+                yield of_error(error, reader.index_path, "CK057")
+
+    def _longest(self, name: str) -> int | None:
+        """Return the rows of the longest slice of a variable in the base of the increment."""
+        base = self.plan.chains.base_of(self.checkpoint).base
+        if base is None or not base.complete:
+            return None
+        with BundleReader(base.prefix, self.plan.storage) as reader:
+            for variable in (name, *(part.whole for part in part_components(name))):
+                entry = reader.get(variable)
+                if entry is not None and entry.slices:
+                    return max((s.shape(entry.shape)[0] for s in entry.slices), default=None)
+                if entry is not None and entry.shape:
+                    return entry.rows
+        return None

@@ -1,0 +1,264 @@
+"""What the keys of a table mean: buckets, doubles, filters, slots, row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ckptctl.bundle import BundleReader, Entry
+from ckptctl.errors import CkptctlError, TableError, TensorChecksumError
+from ckptctl.inspect.findings import Finding, of_error
+from ckptctl.inspect.verify_data import Told
+from ckptctl.inspect.view import ColumnName, MemberView, RawPart
+from ckptctl.inspect.walk import Rows, walk_both, walk_pair
+from ckptctl.restore.join import bucket_of, is_in
+from ckptctl.running import Report, ignore
+from ckptctl.tables import EvSet, RowSet
+
+__all__ = ["PartTask", "RowNumbersTask"]
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """Looks at the keys of one part of a table, of all its members.
+
+    `sets` are the primary, then the slots.
+    """
+
+    reader: BundleReader
+    sets: tuple[EvSet, ...]
+    part: int
+    parts: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read, about."""
+        return sum(ev.keys.size for ev in self.sets)
+
+    def run(self, report: Report = ignore) -> Told:
+        """Return what was found."""
+        told = Told()
+        members = [self._view(ev) for ev in self.sets]
+        seen = [
+            self._member(ev, view, told, report)
+            for ev, view in zip(self.sets, members, strict=True)
+        ]
+        told.keys = self.sets[0].rows
+        for ev, view, own in zip(self.sets[1:], members[1:], seen[1:], strict=True):
+            if seen[0] is not None and own is not None and own.digest != seen[0].digest:
+                told.findings += self._unpaired(members[0], ev, view)
+        if seen[0] is not None:
+            told.findings += self._frequencies(seen[0])
+        return told
+
+    def _view(self, ev: EvSet) -> MemberView:
+        part = RawPart(self.reader, ev.name, ev.entries)
+        return MemberView(ev.name, "", ev.dim, ev.values.dtype, (part,))
+
+    def _member(self, ev: EvSet, view: MemberView, told: Told, report: Report) -> _Seen | None:
+        seen = _Seen(self, ev)
+        columns: tuple[ColumnName, ...] = ("freqs",) if ev is self.sets[0] else ()
+        filtered: tuple[ColumnName, ...] = ("freqs_filtered",) if columns else ()
+        try:
+            for rows, away in walk_both(view, columns, filtered):
+                seen.look(rows, away)
+                report(len(rows) * 8)
+        except TensorChecksumError:
+            return None  # told already; what flipped bits mean is nothing
+        except TableError as error:
+            told.findings.append(of_error(error, self.reader.index_path, "CK052"))
+            return None
+        except (CkptctlError, OSError) as error:
+            told.findings.append(of_error(error, self.reader.index_path))
+            return None
+        told.findings += seen.findings()
+        return seen
+
+    def _unpaired(self, primary: MemberView, ev: EvSet, slot: MemberView) -> list[Finding]:
+        """Compare the keys of a slot with the primary's."""
+        counts = [0, 0]
+        versions: list[list[int]] = [[], []]
+        try:
+            for pair in walk_pair(primary, slot, ("versions",)):
+                own = [np.sort(rows.keys) for rows in pair]
+                for side, rows in enumerate(pair):
+                    lacking = ~is_in(rows.keys, own[1 - side])
+                    counts[side] += int(np.count_nonzero(lacking))
+                    column = rows.columns.get("versions")
+                    if column is not None and lacking.any():
+                        some = column[lacking]
+                        versions[side] += [int(some.min()), int(some.max())]
+        except (CkptctlError, OSError):
+            return []  # told where each member was read
+        if not any(counts):
+            return []
+        spans = [f", versions {min(v)} to {max(v)}" if v else "" for v in versions]
+        found = (
+            f"{counts[0]} keys without a row in the slot{spans[0]}; "
+            f"{counts[1]} rows of the slot without one in the primary{spans[1]}"
+        )
+        message = "slot keys differ from the primary's"
+        return [
+            self._finding("CK059", ev, message, f"the {primary.rows} keys of the primary", found)
+        ]
+
+    def _frequencies(self, seen: _Seen) -> list[Finding]:
+        if seen.least is None or seen.most_filtered is None or seen.most_filtered < seen.least:
+            return []
+        return [
+            self._finding(
+                "CK058",
+                seen.ev,
+                "a filtered key was seen as often as an admitted one",
+                f"freqs of filtered keys below {seen.least}, the smallest admitted",
+                str(seen.most_filtered),
+                "-freqs_filtered",
+            )
+        ]
+
+    def _finding(
+        self, code: str, ev: EvSet, message: str, expected: str, found: str, suffix: str = ""
+    ) -> Finding:
+        entry = ev.entries.get(suffix, ev.keys)
+        path = self.reader.shard_path(entry.shard)
+        name = ev.name + (suffix or ("-sparse_incr_keys" if ev.incremental else "-keys"))
+        return Finding(code, message, path, name, entry.offset, expected, found)
+
+
+def _same_keys(ev: EvSet, other: EvSet) -> bool:
+    """Return whether keys and buckets of two sets are the same bytes, by their checksums."""
+
+    def facts(own: EvSet) -> list[tuple[int, int]]:
+        names = [s for s in own.entries if "keys" in s or "offset" in s]
+        return [(own.entries[name].size, own.entries[name].crc) for name in sorted(names)]
+
+    return facts(ev) == facts(other)
+
+
+@dataclass
+class _Seen:
+    """What is noticed about one member while its rows stream by."""
+
+    task: PartTask
+    ev: EvSet
+    digest: int = 0
+    least: int | None = None
+    most_filtered: int | None = None
+    twice: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+
+    def look(self, rows: Rows, away: Rows) -> None:
+        keys = rows.keys
+        mixed = keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+        self.digest = (self.digest + own + len(keys)) % (1 << 64)
+        bucket = bucket_of(keys)
+        self._note("CK055", keys[(keys < 0) & (bucket != 0)])
+        wrong = bucket % self.task.parts != self.task.part
+        if rows.segments is not None and rows.buckets[1] <= 1000:
+            wrong |= bucket != np.repeat(np.arange(*rows.buckets), rows.segments)
+        self._note("CK054", keys[wrong & ((keys >= 0) | (bucket == 0))])
+        # A PS skips the others. NumPy sorts integers in vectors: no hash is as fast.
+        ordered = np.sort(keys[~wrong] if wrong.any() else keys)
+        if not self.twice:
+            self.twice = ordered[1:][ordered[1:] == ordered[:-1]][:1].tolist()
+        if len(away):
+            self._note("CK056", away.keys[is_in(away.keys, ordered)])
+        for column, name in ((rows, "freqs"), (away, "freqs_filtered")):
+            freqs = column.columns.get(name)  # type: ignore[call-overload]
+            if freqs is not None and len(freqs):
+                if name == "freqs":
+                    least = int(freqs.min())
+                    self.least = least if self.least is None else min(self.least, least)
+                else:
+                    most = int(freqs.max())
+                    self.most_filtered = max(most, self.most_filtered or most)
+
+    def _note(self, code: str, keys: np.ndarray) -> None:
+        if len(keys):
+            self.counts[code] = self.counts.get(code, 0) + len(keys)
+            self.first.setdefault(code, int(keys[0]))
+
+    def findings(self) -> list[Finding]:
+        """Return one finding a code, with its count."""
+        expected = {
+            "CK054": f"keys of part {self.task.part} of {self.task.parts} in their buckets",
+            "CK055": "keys >= 0, or multiples of 1000",
+            "CK056": "admitted or filtered",
+        }
+        words = {
+            "CK054": "rows outside their part or bucket",
+            "CK055": "keys that no PS can save",
+            "CK056": "keys both admitted and filtered",
+        }
+        found = [
+            self.task._finding(
+                code, self.ev, words[code], expected[code], f"{count}, the first {self.first[code]}"
+            )
+            for code, count in self.counts.items()
+        ]
+        if self.twice:
+            what = f"key {self.twice[0]} twice or more"
+            found.append(self.task._finding("CK053", self.ev, "key twice", "each key once", what))
+        return found
+
+
+@dataclass(frozen=True)
+class RowNumbersTask:
+    """Looks at the row numbers of an increment's rows of a normal variable.
+
+    `most` is how many rows the largest slice of the variable has in the base, if known.
+    """
+
+    reader: BundleReader
+    rows: RowSet
+    most: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return self.rows.keys.size
+
+    def run(self, report: Report = ignore) -> Told:
+        """Return what was found."""
+        told = Told()
+        entry: Entry = self.rows.keys
+        name = f"{self.rows.name}-sparse_incr_keys"
+        try:
+            keys = np.sort(self.reader.read_entry(name, entry).astype(np.int64))
+        except (CkptctlError, OSError):
+            return told  # told where the tensor was read
+        report(entry.size)
+        path = self.reader.shard_path(entry.shard)
+        twice = keys[1:][keys[1:] == keys[:-1]]
+        if len(keys) and (len(twice) or keys[0] < 0):
+            what = f"row {keys[0]}" if keys[0] < 0 else f"row {twice[0]} twice"
+            expected = "each row once, none negative"
+            message = "row numbers that no PS can save"
+            told.findings.append(
+                Finding("CK062", message, path, name, entry.offset, expected, what)
+            )
+        if self.most is not None and len(keys) and keys[-1] >= self.most:
+            beyond = int(np.count_nonzero(keys >= self.most))
+            message = f"{beyond} rows lie beyond their slice"
+            expected = f"< {self.most}"
+            told.findings.append(
+                Finding("CK063", message, path, name, entry.offset, expected, str(keys[-1]))
+            )
+        return told
+
+
+def parts_of(
+    sets: Sequence[tuple[str, Sequence[EvSet | None]]],
+) -> Mapping[int, tuple[EvSet, ...]]:
+    """Return the sets of each part, the primary's first; parts whose primary is missing not."""
+    found: dict[int, tuple[EvSet, ...]] = {}
+    primary = sets[0][1]
+    for part, ev in enumerate(primary):
+        if ev is not None and not ev.problem:
+            slots = [own[part] for _, own in sets[1:] if part < len(own)]
+            found[part] = (ev, *(slot for slot in slots if slot is not None and not slot.problem))
+    return found

@@ -1,0 +1,67 @@
+"""`ckptctl diff`: text, rows, JSON, JSON lines and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_rows_for_programs(run, sharded: Path) -> None:
+    done = run("diff", "160", "latest", "-C", sharded)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert rows[0] == ["a", "the state at step 160: model.ckpt-160"]
+    emb = next(row for row in rows if row[:2] == ["table", "emb"])
+    assert emb[2:7] == ["10", "0", "42", "64", "0"]
+    flt = next(row for row in rows if row[:2] == ["table", "flt"])
+    assert flt[6] == "21", "newly admitted"
+    assert any(row[:2] == ["changed", "dense/bias"] for row in rows)
+
+
+def test_one_document(run, sharded: Path) -> None:
+    done = run("diff", f"{sharded}@100", f"{sharded}@180", "--json")
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["identical"]) == ("ckptctl.diff/1", False)
+    assert [document[side]["step"] for side in "ab"] == [100, 180]
+
+
+def test_a_line_for_each_key_and_then_the_summary(run, sharded: Path) -> None:
+    done = run("diff", "160", "180", "-C", sharded, "--json-lines", "--table", "emb")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["schema"] for line in lines} == {"ckptctl.diff/1"}
+    assert lines[-1]["kind"] == "summary"
+    primary = [line for line in lines if line.get("member") == "emb"]
+    assert sorted(line["change"] for line in primary) == ["changed"] * 42 + ["new"] * 10
+    assert {"key", "l2", "max"} <= set(next(x for x in primary if x["change"] == "changed"))
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["160", "160", "--exit-code"], 0),
+        (["160", "180", "--exit-code"], 5),
+        (["160", "180"], 0),
+        (["160", "170"], 10),
+        (["160"], 2),
+        (["160", "180", "--json", "--json-lines"], 2),
+        (["160", "180", "--table", "embb"], 10),
+        (["160", "180", "--tolerance", "-1"], 2),
+        (["160", "180", "--tolerance", "1e9", "--table", "emb", "--exit-code"], 5),
+    ],
+)
+def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
+    done = run("diff", *args, "-C", sharded)
+    assert done.returncode == code, done.stderr
+
+
+def test_lines_end_without_a_summary_when_damaged(run, sharded: Path) -> None:
+    path = next(sharded.glob("model.ckpt-160.data-00001*"))
+    raw = bytearray(path.read_bytes())
+    for at in range(len(raw)):
+        raw[at] ^= 1
+    path.write_bytes(raw)
+    done = run("diff", "100", "160", "-C", sharded, "--json-lines")
+    assert done.returncode == 4
+    assert "summary" not in done.stdout

@@ -1,0 +1,64 @@
+"""`ckptctl show`: text, rows, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_rows_for_programs(run, sharded: Path) -> None:
+    done = run("show", "-C", sharded)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert rows[0] == [
+        "target", "the state at step 180: model.ckpt-160 + incremental_model.ckpt-180"
+    ]  # fmt: skip
+    assert ["total", "keys", "479"] in rows
+    emb = next(row for row in rows if row[:2] == ["table", "emb"])
+    assert emb[2:7] == ["float32", "5", "2", "116", "0"]
+    assert any(row[:2] == ["slot", "emb/Adagrad"] for row in rows)
+    assert any(row[:2] == ["part", "emb/part_1"] for row in rows)
+    assert any(row[:2] == ["weights", "dense/kernel"] for row in rows)
+
+
+def test_one_document(run, sharded: Path) -> None:
+    done = run("show", f"{sharded}@latest~1", "--json", "--stats", "--tensors")
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["target"]["step"]) == ("ckptctl.show/1", 160)
+    assert {"tables", "tensors", "raw", "totals", "notes"} <= set(document)
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["latest~9"], 10),
+        (["--filter", "nothing"], 10),
+        (["--sort", "size"], 2),
+        (["170"], 10),
+        (["."], 2),
+    ],
+)
+def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
+    done = run("show", *args, "-C", sharded)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(("ckptctl: error: ", "Usage"))
+
+
+def test_the_environment_names_the_directory(run, sharded: Path) -> None:
+    assert run("show", env={"CKPTCTL_DIR": str(sharded)}).returncode == 0
+    assert run("show", "100", cwd=sharded).returncode == 0
+
+
+def test_strange_names_cannot_reach_the_terminal(run, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ckptctl.bundle import BundleWriter
+
+    with BundleWriter(str(tmp_path / "odd")) as writer:
+        writer.add("a\x1b[31m\nb", np.zeros(2, np.float32))
+    done = run("show", tmp_path / "odd", "--tensors", "--stats")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "a\\x1b[31m\\nb" in done.stdout

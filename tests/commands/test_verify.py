@@ -1,0 +1,79 @@
+"""`ckptctl verify`: text, rows, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def spoil(directory: Path) -> Path:
+    path = next(directory.glob("model.ckpt-160.data-00001*"))
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_clean_directory(run, sharded: Path, untouched: Callable) -> None:
+    with untouched(sharded):
+        done = run("verify", sharded, "--data")
+    assert (done.returncode, done.stderr) == (0, "")
+    checked = done.stdout.splitlines()[-1].split("\t")
+    assert checked[:3] == ["checked", "5", "573"]
+
+
+def test_damage_is_named_on_both_streams(run, sharded: Path) -> None:
+    path = spoil(sharded)
+    assert run("verify", sharded).returncode == 0
+    done = run("verify", sharded, "--data")
+    assert done.returncode == 4
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert rows[0][:4] == ["code", "severity", "file", "tensor"]
+    assert rows[1][:3] == ["CK050", "damage", str(path)]
+    assert "1 finding of damage, the first CK050" in done.stderr
+    assert str(path) in done.stderr
+
+
+def test_one_document(run, sharded: Path) -> None:
+    spoil(sharded)
+    done = run("verify", sharded, "--data", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["schema"]) == (4, "ckptctl.verify/1")
+    assert set(document["findings"][0]) == {
+        "code", "severity", "file", "tensor", "offset", "expected", "found", "message", "remedy",
+    }  # fmt: skip
+    assert document["checked"]["checkpoints"] == 5
+    assert json.loads(done.stderr)["exit_code"] == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        ([], 0),
+        (["--step", "140", "--data"], 0),
+        (["--step", "150"], 10),
+        (["--subset", "0/3"], 2),
+        (["--subset", "4/3"], 2),
+        (["--data", "--subset", "2/3", "--max-duration", "1h", "--max-age", "1d"], 0),
+    ],
+)
+def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
+    assert run("verify", sharded, *args).returncode == code
+
+
+def test_warnings_count_with_strict(run, sharded: Path) -> None:
+    (sharded / "checkpoint").unlink()
+    assert run("verify", sharded).returncode == 0
+    done = run("verify", sharded, "--strict")
+    assert done.returncode == 3
+    assert "CK020" in done.stdout
+
+
+def test_nothing_to_verify(run, tmp_path: Path) -> None:
+    done = run("verify", tmp_path)
+    assert done.returncode == 0
+    assert "nothing to verify" in done.stderr
+    assert run("verify", tmp_path / "none").returncode == 10

@@ -1,0 +1,179 @@
+"""`diff(A, merge(A, d))` is `d`, and other differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from ckptctl.errors import NotFoundError, TensorChecksumError
+from ckptctl.inspect import walk
+from ckptctl.inspect.diff import diff
+from tests.inspect.model import filtered_of, look, tables_in, tables_of
+from tests.inspect.test_views import SOME
+from tests.oracle.chain import build_chain, changes, flip, full, increment, table
+from tests.oracle.histories import Histories
+from tests.oracle.images import Image, floats, string
+
+
+class Differing(Histories):
+    """Before each merge, compares the base with the state."""
+
+    def look_at(self, step: int, state: Image, options: dict[str, object]) -> None:
+        lines: list[dict[str, Any]] = []
+        with look(step, self.chain.directory, **options) as b:
+            assert b.target.selection is not None
+            with look(b.target.selection.base.prefix) as a:
+                old, away = tables_of(a), filtered_of(a)
+                found = diff(a, b, each=lines.append).document()
+        json.dumps(found, allow_nan=False)
+        new = tables_in(state)
+        members = {m["name"]: m for t in found["tables"] for m in t["members"]}
+        assert set(members) == set(new)
+        for name, member in members.items():
+            fresh, gone = new[name].keys() - old[name].keys(), old[name].keys() - new[name].keys()
+            common = new[name].keys() & old[name].keys()
+            changed = {key for key in common if new[name][key][0] != old[name][key][0]}
+            counts = [member[what] for what in ("new", "gone", "changed", "unchanged")]
+            assert counts == [len(fresh), len(gone), len(changed), len(common) - len(changed)]
+            assert sum(part["new"] for part in member["by_bucket"]) == len(fresh)
+            own = [line for line in lines if line.get("member") == name]
+            told = {line["key"] for line in own if line["change"] in ("new", "admitted")}
+            assert told == fresh
+            assert {line["key"] for line in own if line["change"] == "changed"} == changed
+            if not member["slot"]:
+                assert member["newly_admitted"] == len(fresh & away[name].keys())
+            assert {item["key"] for item in member["top"]} <= changed
+            assert len(member["top"]) == min(10, len(changed))
+
+
+@pytest.mark.parametrize("most", [3, 1 << 16])
+def test_what_increments_bring_is_what_differs(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(walk, "MOST_ROWS", most)
+    run_state_machine_as_test(Differing, settings=SOME)
+
+
+def compare(tmp_path: Path, a: Any, b: Any, **options: Any) -> dict[str, Any]:
+    chain = build_chain(tmp_path, full(1, *a), full(2, *b))
+    with look(1, chain.directory) as x, look(2, chain.directory) as y:
+        found = diff(x, y, **options).document()
+    found["tensors"]["changed"] = [
+        t for t in found["tensors"]["changed"] if t["name"] != "global_step"
+    ]
+    return found
+
+
+@pytest.mark.parametrize("parts", [(2, 3), (None, 4), (3, 3)])
+def test_parts_are_no_difference(tmp_path: Path, parts: tuple[int, int]) -> None:
+    keys = range(0, 5000, 7)
+    a, b = (table("emb", keys, parts=number, versions=1, freqs=1) for number in parts)
+    (found,) = compare(tmp_path, [a], [b])["tables"]
+    assert not found["changed"]
+    assert [m["unchanged"] for m in found["members"]] == [len(keys)] * 2
+
+
+@pytest.mark.parametrize("old", [(True, False), (False, True), (True, True)])
+def test_rows_without_buckets_find_their_keys(tmp_path: Path, old: tuple[bool, bool]) -> None:
+    a = table("emb", [1, 2, 3, 1001], old=old[0], versions=1)
+    b = table("emb", {1001: 5.0, 3: 3.0, 2: 2.0, 9: 9.0}, old=old[1], versions=1)
+    member = compare(tmp_path, [a], [b])["tables"][0]["members"][0]
+    assert [member[w] for w in ("new", "gone", "changed", "unchanged")] == [1, 1, 1, 2]
+    assert member["top"][0]["key"] == 1001
+
+
+def test_the_size_of_changes(tmp_path: Path) -> None:
+    a = table("emb", {1: 3.0, 2: 1.0, 3: 1.0, 4: 0.0}, versions=1, freqs=1)
+    b = table("emb", {1: 6.0, 2: 1.5, 3: 1.0, 4: -1.0}, versions=2, freqs=4)
+    found = compare(tmp_path, [a], [b], tolerance=0.5)["tables"][0]["members"][0]
+    assert (found["changed"], found["unchanged"]) == (2, 2)
+    assert found["l2"]["max"] == pytest.approx(3 * 2**0.5)
+    assert (found["max"]["min"], found["max"]["max"]) == (1, 3)
+    assert found["cosine"]["max"] == pytest.approx(1)
+    assert [item["key"] for item in found["top"]] == [1, 4]
+    assert (found["freqs"]["moved"], found["freqs"]["max"], found["versions"]["max"]) == (4, 3, 1)
+    assert found["by_freq"][-1] == {"freq": [4, 7], "changed": 2}
+    assert sum(found["norms"]["after"]) == 4
+
+
+def test_not_a_number_equals_itself_and_nothing_else(tmp_path: Path) -> None:
+    nan = float("nan")
+    a, b = table("emb", {1: nan, 2: nan, 3: 1.0}), table("emb", {1: nan, 2: 1.0, 3: nan})
+    found = compare(tmp_path, [a, {"x": floats(nan, 1)}], [b, {"x": floats(nan, 1)}])
+    assert found["tables"][0]["members"][0]["changed"] == 2
+    assert found["tensors"]["changed"] == []
+    json.dumps(found, allow_nan=False)
+
+
+def test_tables_that_cannot_be_compared(tmp_path: Path) -> None:
+    a = [table("emb", [1]), table("old", [1]), table("t", [1], slots=("Adam",))]
+    b = [table("emb", [1], dim=3), table("new", [1]), table("t", [1], slots=("Ftrl",))]
+    emb, new, old, t = compare(tmp_path, a, b)["tables"]
+    assert emb["differs"] == ["dim: 2 becomes 3"]
+    assert (new["in"], old["in"]) == ("b", "a")
+    assert (t["slots_added"], t["slots_removed"], t["changed"]) == (["Ftrl"], ["Adam"], True)
+
+
+def test_other_tensors(tmp_path: Path) -> None:
+    a = {
+        "same": floats(1, 2), "gone": floats(1), "type": floats(1), "shape": floats(1, 2),
+        "value": floats(3.0, 4.0), "words": string("a", "b", shape=(2,)),
+    }  # fmt: skip
+    b = {
+        "same": floats(1, 2), "new": floats(1), "type": string("a"), "shape": floats(1, 2, 3),
+        "value": floats(3.0, 4.5), "words": string("a", "c", shape=(2,)),
+    }  # fmt: skip
+    found = compare(tmp_path, [a], [b])["tensors"]
+    names = {what: [t["name"] for t in found[what]] for what in list(found)[:-1]}
+    assert names == {
+        "added": ["new"], "removed": ["gone"], "retyped": ["type"], "reshaped": ["shape"],
+        "changed": ["value", "words"],
+    }  # fmt: skip
+    value = found["changed"][0]
+    assert (value["elements"], value["l2"], value["max"]) == (1, 0.5, 0.5)
+    assert (value["norm"][0], value["relative"]) == (5.0, 0.1)
+    assert found["unchanged"] == 1
+
+
+def test_damage_on_one_side_is_found(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(1, table("emb", range(9))), full(2, table("emb", range(9))))
+    flip(next(chain.directory.glob("model.ckpt-2.data*")), 9 * 8 + 3)
+    with (
+        look(1, chain.directory) as a,
+        look(2, chain.directory) as b,
+        pytest.raises(TensorChecksumError) as caught,
+    ):
+        diff(a, b)
+    assert caught.value.tensor == "emb-values"
+
+
+def test_only_one_table(tmp_path: Path) -> None:
+    a = [table("emb", [1]), table("t", [1]), {"x": floats(1)}]
+    found = compare(tmp_path, a, [table("emb", [2]), table("t", [2]), {"x": floats(2)}], table="t")
+    assert [t["name"] for t in found["tables"]] == ["t"]
+    assert found["tensors"]["changed"] == []
+    (tmp_path / "other").mkdir()
+    with pytest.raises(NotFoundError, match="emc"):
+        compare(tmp_path / "other", a, a, table="emc")
+
+
+def test_increments_as_they_are(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(1, table("emb", range(9))),
+        increment(2, changes("emb", {1: 5.0})),
+        increment(3, changes("emb", {1: 6.0, 2: 7.0})),
+    )
+    with look(chain.increment_prefix(2)) as a, look(chain.increment_prefix(3)) as b:
+        member = diff(a, b).tables[0]["members"][0]
+    assert (member["new"], member["changed"], member["top"][0]["key"]) == (1, 1, 1)
+
+
+def test_large_changes_do_not_overflow(tmp_path: Path) -> None:
+    big = float(np.finfo(np.float32).max)
+    found = compare(tmp_path, [table("emb", {1: big})], [table("emb", {1: -big})])
+    member = found["tables"][0]["members"][0]
+    assert member["l2"]["max"] == pytest.approx(2 * 2**0.5 * big)

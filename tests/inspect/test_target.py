@@ -1,0 +1,94 @@
+"""What a TARGET is taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.inspect.target import find_target
+from tests.oracle.chain import Chain, build_chain, changes, full, increment, table
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return build_chain(
+        tmp_path,
+        full(100, table("emb", [1, 2])),
+        increment(120, changes("emb", [1])),
+        increment(140, changes("emb", [1, 2])),
+        full(200, table("emb", [1, 2, 3])),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [("100", 100), ("00140", 140), ("latest", 200), ("latest~1", 140), ("latest~3", 100),
+     ("latest~0", 200), ("first", 100)],
+)  # fmt: skip
+def test_a_step_or_place_is_the_state_there(chain: Chain, text: str, step: int) -> None:
+    target = find_target(text, str(chain.directory))
+    assert (target.kind, target.step, target.text) == ("state", step, text)
+    assert find_target(f"{chain.directory}@{text}").step == step
+
+
+def test_a_state_names_what_it_is_made_of(chain: Chain) -> None:
+    target = find_target("140", str(chain.directory))
+    assert "model.ckpt-100 + incremental_model.ckpt-140" in target.words
+    assert target.document()["base"] == str(chain.full_prefix(100))
+    assert target.document()["increments"] == [str(chain.increment_prefix(140))]
+
+
+@pytest.mark.parametrize("ending", ["", ".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize(("step", "kind"), [(100, "full"), (120, "increment")])
+def test_a_file_is_the_bundle_as_it_is(chain: Chain, ending: str, step: int, kind: str) -> None:
+    prefix = str(chain.prefix(step))
+    target = find_target(prefix + ending, "elsewhere")
+    assert (target.kind, target.step, target.prefix) == (kind, step, prefix)
+    assert target.selection is None
+
+
+def test_a_name_is_looked_for_in_the_directory(chain: Chain) -> None:
+    home = str(chain.directory)
+    for name, kind in (("model.ckpt-100", "full"), ("incremental_model.ckpt-120", "increment")):
+        assert find_target(name, home).kind == kind
+        assert find_target(f"{home}@{name}").kind == kind
+
+
+def test_a_prefix_with_an_at_sign_is_a_prefix(chain: Chain, tmp_path: Path) -> None:
+    odd = tmp_path / "a@120"
+    for ending in (".index", ".data-00000-of-00001"):
+        Path(f"{odd}{ending}").write_bytes(Path(f"{chain.full_prefix(100)}{ending}").read_bytes())
+    assert find_target(str(odd)).prefix == str(odd)
+    assert find_target(str(odd)).step is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "latest~4", "latest~", "nothing", "120x", "latest~-1", "a@b", "@", "a\0b", "9" * 30],
+)
+def test_what_is_not_there(chain: Chain, text: str) -> None:
+    with pytest.raises(NotFoundError):
+        find_target(text, str(chain.directory))
+
+
+def test_a_directory_is_no_target(chain: Chain) -> None:
+    with pytest.raises(UsageError, match="@latest"):
+        find_target(str(chain.directory), ".")
+
+
+def test_a_missing_file_is_named(chain: Chain) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        find_target(f"{chain.full_prefix(150)}.index")
+    assert str(caught.value.file).endswith("model.ckpt-150.index")
+
+
+def test_a_step_that_cannot_be_restored_is_refused(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path, full(100, table("emb", [1, 2])), increment(120, changes("emb", []))
+    )
+    with pytest.raises(RefusedError, match="idle"):
+        find_target("120", str(chain.directory))
+    with pytest.raises(NotFoundError, match="no checkpoint at step 130"):
+        find_target("130", str(chain.directory))
