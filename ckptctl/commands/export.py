@@ -147,17 +147,14 @@ class _PlanView:
         )
         with page.table(columns) as rows:
             for source, own in zip(plan.sources, plan.names, strict=True):
-                word = next(iter(reversed([*source.arrays])))
-                kind = source.arrays.get("values", source.arrays[word]).dtype.name
+                first = next(iter(source.arrays.values()))
+                kind = source.arrays.get("values", first).dtype.name
                 count = None if source.kind == "tensor" else source.rows
-                rows.add(source.kind, source.name, count, source.nbytes, kind, _first(own))
+                names = ", ".join(each.removeprefix(f"{source.name}/") for each in own.values())
+                rows.add(source.kind, source.name, count, source.nbytes, kind, names)
             for each in plan.skipped:
                 rows.add("skipped", each.name, None, None, None, each.reason)
         page.gap()
-
-
-def _first(names: Mapping[str, str]) -> str:
-    return ", ".join(names.values())
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, get_args
 
 import ckptctl
 from ckptctl.errors import NotFoundError
-from ckptctl.inspect.formats.flat import FillTask, Layout, write_flat
+from ckptctl.inspect.formats.flat import Layout, write_flat
 from ckptctl.inspect.formats.names import FileNames
 from ckptctl.inspect.formats.npz import NpyLayout, NpzLayout
 from ckptctl.inspect.formats.parquet import ParquetTask, need_pyarrow
@@ -277,8 +278,7 @@ def execute_export(
             written = _write_directory(plan, temporary, runner, storage)
         else:
             layout, sources = _archive(plan)
-            write_flat(temporary, layout, sources, runner, storage)
-            written = layout.size
+            written = write_flat(temporary, layout, sources, storage, runner.map)
     count = len(plan.sources) + 1 if directory else 1
     return ExportResult(plan.output, count, written, plan.rows, time.monotonic() - begin)
 
@@ -322,6 +322,8 @@ def _found(
 def _tensor(tensor: TensorView, chosen: Format) -> Source | Skipped:
     if tensor.is_hash_table:
         return Skipped(tensor.name, "a hash table of DeepRec is carried, never decoded")
+    if tensor.numeric and tensor.too_large:
+        return Skipped(tensor.name, "it is cut along several axes, too large to be put together")
     if tensor.numeric:
         return TensorSource(tensor)
     if tensor.dtype.name != "string" or chosen == "safetensors":
@@ -385,10 +387,13 @@ def _archive(plan: ExportPlan) -> tuple[Layout, Sequence[Source]]:
 def _size(plan: ExportPlan) -> int:
     if plan.format != "parquet":
         return _archive(plan)[0].size
-    # Where nothing can be compressed: the columns, and a few words for each page.
+    # Where nothing can be compressed: the columns, two bits of an element for where lists
+    # begin, and a few words for each page.
     columns = sum(source.nbytes for source in plan.sources)
+    elements = sum(prod(array.shape) for each in plan.sources for array in each.arrays.values())
     groups = sum(source.rows // _GROUP_ROWS for source in plan.sources)
-    return columns + columns // 32 + (len(plan.sources) + groups) * _FILE_BYTES
+    around = columns // 64 + (len(plan.sources) + groups) * _FILE_BYTES
+    return columns + elements // 4 + around
 
 
 @dataclass(frozen=True)
@@ -404,17 +409,13 @@ class _NpyTask:
         return self.source.nbytes
 
     def run(self, report: Report = ignore) -> int:
-        layout = NpyLayout(self.source)
-        self.storage.create(self.path, layout.size)
-        file = self.storage.open_write(self.path)
-        try:
-            FillTask(file, self.source, layout.places[0]).run(report)
-            for at, data in layout.frame([]):
-                file.pwrite(at, data)
-            file.fsync()
-        finally:
-            file.close()
-        return layout.size
+        return write_flat(
+            self.path,
+            NpyLayout(self.source),
+            [self.source],
+            self.storage,
+            lambda tasks: [(number, task.run(report)) for number, task in tasks],
+        )
 
 
 def _write_directory(plan: ExportPlan, room: str, runner: Runner, storage: Storage) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from ckptctl.errors import TableError
 from ckptctl.inspect.formats.sources import Source
 from ckptctl.restore.column import view_bytes
-from ckptctl.running import Report, Runner, ignore
+from ckptctl.running import Report, ignore
 from ckptctl.storage import Storage, Writable
 
 __all__ = ["FillTask", "Layout", "write_flat"]
@@ -98,9 +98,19 @@ class FillTask:
 
 
 def write_flat(
-    path: str, layout: Layout, sources: Sequence[Source], runner: Runner, storage: Storage
-) -> None:
-    """Write a file that must not exist, and fsync it."""
+    path: str,
+    layout: Layout,
+    sources: Sequence[Source],
+    storage: Storage,
+    run: Callable[[Iterable[tuple[int, FillTask]]], Iterable[tuple[int, dict[str, int]]]],
+) -> int:
+    """Write a file that must not exist, and fsync it; return its bytes.
+
+    Parameters
+    ----------
+    run
+        Runs the tasks, in any order; see `Runner.map`.
+    """
     storage.create(path, layout.size)
     file = storage.open_write(path)
     try:
@@ -109,9 +119,10 @@ def write_flat(
             (number, FillTask(file, source, layout.places[number], seeds[number]))
             for number, source in enumerate(sources)
         )
-        crcs = dict(runner.map(tasks))
+        crcs = dict(run(tasks))
         for at, data in layout.frame([crcs[number] for number in range(len(sources))]):
             file.pwrite(at, data)
         file.fsync()
     finally:
         file.close()
+    return layout.size
