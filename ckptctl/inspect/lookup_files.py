@@ -8,10 +8,10 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ckptctl.errors import DependencyError
+from ckptctl.inspect.formats.parquet import need_pyarrow
 from ckptctl.inspect.lookup import Lookup
 
-__all__ = ["FileFormat", "pyarrow_parquet", "write_lookup"]
+__all__ = ["FileFormat", "write_lookup"]
 
 FileFormat = Literal["csv", "npz", "parquet"]
 
@@ -36,18 +36,6 @@ def write_lookup(found: Lookup, file: BinaryIO, kind: FileFormat) -> None:
         np.savez(file, **_arrays(found, slots))  # type: ignore[arg-type]  # names are ours
     else:
         _parquet(found, file, slots)
-
-
-def pyarrow_parquet() -> tuple[Any, Any]:
-    """Return pyarrow and its Parquet module; raise `DependencyError` without them."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DependencyError(
-            f"Parquet needs pyarrow: {error}", remedy="pip install 'ckptctl[parquet]'"
-        ) from None
-    return pyarrow, pyarrow.parquet
 
 
 def _dims(found: Lookup, slot: str) -> int:
@@ -95,7 +83,10 @@ def _arrays(found: Lookup, slots: list[str]) -> dict[str, np.ndarray]:
 
 
 def _parquet(found: Lookup, file: BinaryIO, slots: list[str]) -> None:
-    pa, parquet = pyarrow_parquet()
+    need_pyarrow()
+    import pyarrow as pa
+    from pyarrow import parquet
+
     rows = found.rows
     columns: dict[str, Any] = {
         "key": pa.array([row.key for row in rows], pa.int64()),
