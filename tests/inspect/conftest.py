@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.inspect.exports import FORMATS
+#: Format of an export -> a name that means it.
+FORMATS = {"parquet": "out", "npz": "out.npz", "safetensors": "out.safetensors"}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,6 @@ from tests.oracle.chain import (
 )
 from tests.oracle.images import Image, Piece, Sliced, Tensor, scalar
 
-FORMATS = {"parquet": "out", "npz": "out.npz", "safetensors": "out.safetensors"}
 ROOT = Path(__file__).parents[2]
 
 
