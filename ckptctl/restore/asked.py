@@ -26,6 +26,8 @@ __all__ = ["Answer", "AskTask", "Places", "find_rows"]
 
 #: Rows between two buckets that are read rather than left out.
 _GAP = 4096
+#: Keys of a piece that are looked for one by one.
+_FEW = 64
 _NONE = np.empty(0, np.int64)
 
 
@@ -107,7 +109,7 @@ class AskTask:
         found = [self._places(member, incoming[member], dropped) for member in members]
         admitted = np.zeros(len(self.keys), bool)
         for own in incoming[: 1 if same else None]:
-            admitted |= is_in(self.keys, np.sort(own.keys))
+            admitted[find_keys(own.keys, self.keys)[0]] = True
         admitted &= ~is_in(self.keys, dropped)
         report(0)
         return Answer(found, self._filtered(~admitted & (found[0].source_of < 0)))
@@ -135,12 +137,10 @@ class AskTask:
         ev = job.table.members[member].parts[job.part]
         row_of = find_rows(job.full, ev, job.part, job.table.num_parts, keys)
         source_of = np.where(row_of >= 0, np.int64(len(incoming.sources)), np.int64(-1))
-        order = np.argsort(incoming.keys, kind="stable")
-        ordered = incoming.keys[order]
-        brought = np.flatnonzero(is_in(keys, ordered))
+        brought, at = find_keys(incoming.keys, keys)
         # A row that the full has is replaced, whatever the other members lack.
-        brought = brought[(row_of[brought] >= 0) | ~is_in(keys[brought], dropped)]
-        at = order[np.searchsorted(ordered, keys[brought])]
+        kept = (row_of[brought] >= 0) | ~is_in(keys[brought], dropped)
+        brought, at = brought[kept], at[kept]
         source_of[brought] = incoming.tensor_of[at]
         row_of[brought] = incoming.row_of[at]
         sources = [(data, own, True) for data, own in incoming.sources]
@@ -169,23 +169,66 @@ def find_rows(
     if "-partition_offset" in ev.entries:
         offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
     found = np.full(len(keys), -1, np.int64)
+    search = _Search(keys, part, num_parts, offsets)
     for at, own in _key_pieces(data, ev.name, ev.keys, offsets, keys):
-        hits, rows = find_keys(own, keys)
+        hits, rows = search.find(at, own)
         if not len(hits):
             continue
-        rows += at
-        bucket = bucket_of(keys[hits])
-        legal = bucket % num_parts == part
-        if offsets is not None:
-            stands_in = np.searchsorted(offsets, rows, side="right") - 1
-            legal &= (rows >= offsets[-1]) | (stands_in == bucket)
-        hits, rows = hits[legal], rows[legal]
         ordered = np.sort(hits)
         again = np.concatenate([ordered[1:][ordered[1:] == ordered[:-1]], hits[found[hits] >= 0]])
         if len(again):
             raise key_twice(data, ev, int(keys[again[0]]))
         found[hits] = rows
     return found
+
+
+class _Search:
+    """Finds keys in pieces of a key column, each where a PS would take it from."""
+
+    def __init__(
+        self, keys: np.ndarray, part: int, num_parts: int, offsets: np.ndarray | None
+    ) -> None:
+        self._keys, self._part, self._num_parts = keys, part, num_parts
+        self._offsets = offsets
+        self._bound = 0 if offsets is None else int(offsets[-1])
+        self._bucket = bucket_of(keys)
+        inside = np.flatnonzero(self._bucket >= 0) if offsets is not None else _NONE
+        self._order = inside[np.argsort(self._bucket[inside], kind="stable")]
+        if offsets is not None:
+            bucket = self._bucket[self._order]
+            self._begin, self._end = offsets[bucket], offsets[bucket + 1]
+
+    def find(self, at: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which keys stand in a piece that begins at row `at`, and in which rows."""
+        stop = at + len(own)
+        if self._offsets is not None and stop <= self._bound:
+            first = int(np.searchsorted(self._end, at, side="right"))
+            last = int(np.searchsorted(self._begin, stop))
+            begin = np.maximum(self._begin[first:last], at) - at
+            end = np.minimum(self._end[first:last], stop) - at
+            # Few keys: each is compared with its bucket, which is faster than any hash.
+            if last - first <= _FEW and int((end - begin).sum()) <= 8 * len(own):
+                return self._compare(at, own, self._order[first:last], begin, end)
+        hits, rows = find_keys(own, self._keys)
+        rows = rows + at
+        bucket = self._bucket[hits]
+        legal = bucket % self._num_parts == self._part
+        if self._offsets is not None:
+            stands_in = np.searchsorted(self._offsets, rows, side="right") - 1
+            legal &= (rows >= self._bound) | (stands_in == bucket)
+        return hits[legal], rows[legal]
+
+    def _compare(
+        self, at: int, own: np.ndarray, which: np.ndarray, begin: np.ndarray, end: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        hits: list[int] = []
+        rows: list[int] = []
+        wanted = zip(which.tolist(), self._keys[which], begin.tolist(), end.tolist(), strict=True)
+        for number, key, first, last in wanted:
+            for row in np.flatnonzero(own[first:last] == key).tolist():
+                hits.append(number)
+                rows.append(at + first + row)
+        return np.array(hits, np.int64), np.array(rows, np.int64)
 
 
 def _key_pieces(
