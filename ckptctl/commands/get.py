@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from ckptctl.commands import options
+from ckptctl.commands.get_views import HistoryView, RowsView
 from ckptctl.commands.keys import read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.errors import NotFoundError, PartialFailure, UsageError
-from ckptctl.output import Column, Output, Page, is_terminal, open_output
+from ckptctl.output import Output, is_terminal, open_output
 
 if TYPE_CHECKING:
     from ckptctl.inspect.history import History
@@ -120,7 +119,7 @@ def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: s
         if path is not None or not click.get_current_context().params["quiet"]:
             _write(found, path, form)  # type: ignore[arg-type]
     else:
-        out.show(_RowsView(found))
+        out.show(RowsView(found))
     for note in found.notes:
         out.warn(note)
     out.close()
@@ -167,7 +166,7 @@ def _history(
 
 
 def _show_history(out: Output, table: str, found: History) -> None:
-    out.show(_HistoryView(found))
+    out.show(HistoryView(found))
     for note in found.notes:
         out.warn(note)
     out.close()
@@ -204,73 +203,3 @@ def _write(found: Lookup, path: str | None, form: FileFormat) -> None:
     from ckptctl.storage import LOCAL
 
     LOCAL.write_atomic(path, buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class _RowsView:
-    found: Lookup
-
-    def document(self) -> Mapping[str, object]:
-        return self.found.document()
-
-    def text(self, page: Page) -> None:
-        page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
-        columns = (
-            Column("key", "number"),
-            Column("state"),
-            Column("slot", missing=""),
-            Column("freq", "count"),
-            Column("version", "count"),
-            Column("value", "text", missing=""),
-            Column("file", "name", spare=2, missing=""),
-            Column("offset", "number", spare=1),
-        )
-        with page.table(columns) as rows:
-            for row in self.found.rows:
-                if not row.cells:
-                    rows.add(row.key, row.state, None, row.freq, row.version, None, None, None)
-                for slot, cell in row.cells.items():
-                    facts = (row.freq, row.version) if not slot else (None, None)
-                    values = _values(cell.value.reshape(-1).tolist(), page)
-                    place = (cell.file, cell.offset)
-                    rows.add(row.key, row.state, slot or None, *facts, values, *place)
-        if not self.found.checked and page.terminal:
-            page.line("not checked against checksums; --check does", style="dim")
-
-
-@dataclass(frozen=True)
-class _HistoryView:
-    found: History
-
-    def document(self) -> Mapping[str, object]:
-        return self.found.document()
-
-    def text(self, page: Page) -> None:
-        columns = (
-            Column("key", "number"),
-            Column("step", "number"),
-            Column("in"),
-            Column("change"),
-            Column("L2", "real"),
-            Column("max", "real", spare=2),
-            Column("freq", "count"),
-            Column("version", "count", spare=1),
-            Column("value", "text", missing=""),
-        )
-        with page.table(columns) as rows:
-            for key, moments in self.found.keys.items():
-                for each in moments:
-                    cell = each.row.cells.get("")
-                    values = None if cell is None else _values(cell.value.tolist(), page)
-                    moved = (each.kind, each.change, each.l2, each.max)
-                    rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
-        for missed in self.found.failed:
-            page.line("failed", str(missed.step), missed.kind, missed.reason)
-
-
-def _values(values: list[Any], page: Page) -> str:
-    """Return a row: all digits for programs, five and the first elements for people."""
-    if not page.terminal:
-        return " ".join(repr(value) for value in values)
-    shown = " ".join(f"{value:.5g}" for value in values[:16])
-    return shown + (f" ... ({len(values)})" if len(values) > 16 else "")

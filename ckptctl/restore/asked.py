@@ -20,7 +20,7 @@ from ckptctl.restore.join import (
 )
 from ckptctl.restore.member import PartJob
 from ckptctl.running import Report, ignore
-from ckptctl.tables import EvSet
+from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["Answer", "AskTask", "Places", "find_rows"]
 
@@ -235,7 +235,7 @@ def _key_pieces(
     data: BundleData, name: str, entry: Entry, offsets: np.ndarray | None, keys: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Return (first row, keys) of what may hold some keys, a piece at a time."""
-    for first, last in _ranges(entry.rows, offsets, np.unique(bucket_of(keys))):
+    for first, last in _ranges(entry.rows, offsets, bucket_of(keys)):
         for at in range(first, last, knobs.JOIN_KEYS):
             yield at, read_keys(data, name, entry, at, min(at + knobs.JOIN_KEYS, last))
 
@@ -246,8 +246,10 @@ def _ranges(
     if offsets is None or not len(offsets):
         yield 0, rows
         return
+    wanted = np.zeros(BUCKETS, bool)
     # C++'s remainder: a key below 0 stands in bucket 0 or in none.
-    buckets = buckets[buckets >= 0]
+    wanted[buckets[buckets >= 0]] = True
+    buckets = np.flatnonzero(wanted)
     begin, end = offsets[buckets], offsets[buckets + 1]
     filled = end > begin
     begin = np.append(begin[filled], offsets[-1])

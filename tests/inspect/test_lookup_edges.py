@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
+from ckptctl.commands.get_views import RowsView
 from ckptctl.errors import TensorChecksumError, UsageError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import STATES, look_up
 from ckptctl.inspect.lookup_files import write_lookup
+from ckptctl.output import open_output
 from tests.inspect.model import look, tables_of
 from tests.oracle.chain import build_chain, changes, flip, full, increment, table
 from tests.oracle.images import Tensor
@@ -110,3 +113,50 @@ def test_history_names_what_cannot_be_restored(tmp_path: Path) -> None:
     missed = {(each.step, each.kind) for each in found.failed}
     assert {(200, "state"), (220, "state")} <= missed
     assert (100, "state") in {(m.step, m.kind) for m in found.keys[7]}
+
+
+@pytest.mark.parametrize("name", ["emb", "flt", "user_f", "i32"])
+def test_the_history_of_deeprecs_chain_is_what_deeprec_says(golden: Path, name: str) -> None:
+    directory = golden / "deeprec" / "sharded"
+    steps = json.loads((directory / "expected.json").read_text())["steps"]
+    rows: dict[int, dict[int, list[object]]] = {}
+    away: dict[int, dict[int, list[object]]] = {}
+    for step, said in steps.items():
+        for ev, state in said.get("merged", said["evs"]).items():
+            if ev.split("/part_")[0] == name and not ev.rpartition("/")[2].startswith("Ada"):
+                own = rows.setdefault(int(step), {}), away.setdefault(int(step), {})
+                own[0].update({int(key): row for key, row in state["rows"].items()})
+                own[1].update({int(key): row for key, row in state["filtered"].items()})
+    keys = sorted({key for own in (*rows.values(), *away.values()) for key in own})
+    assert len(keys) > 5
+    found = history(str(directory), name, keys)
+    assert not found.failed
+    for key, moments in found.keys.items():
+        told = {each.step: each.row for each in moments if each.kind == "state"}
+        assert sorted(told) == sorted(rows)
+        for step, row in told.items():
+            if key in rows[step]:
+                value = row.cells[""].value.tobytes().hex()
+                assert [value, row.version, row.freq] == rows[step][key]
+            else:
+                assert (row.state == "filtered") == (key in away[step])
+                assert key not in away[step] or [row.version, row.freq] == away[step][key]
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_each_path_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    chain = build_chain(tmp_path, full(100, table("emb", [1, 2])))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1, 2, 3])
+    screen = _Screen()
+    with open_output("get", stdout=screen) as out:
+        out.show(RowsView(found))
+    text = screen.getvalue()
+    assert text.count("model.ckpt-100.data") == 1
+    assert f"1:{found.rows[1].cells['Adagrad'].offset}" in text
+    assert "not checked against checksums" in text
