@@ -16,7 +16,8 @@ from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import STATES, look_up
 from ckptctl.inspect.lookup_files import write_lookup
 from ckptctl.output import open_output
-from tests.inspect.model import look, tables_of
+from ckptctl.restore import asked
+from tests.inspect.model import filtered_of, look, tables_of
 from tests.oracle.chain import build_chain, changes, flip, full, increment, table
 from tests.oracle.images import Tensor
 
@@ -160,3 +161,31 @@ def test_a_terminal_shows_each_path_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert text.count("model.ckpt-100.data") == 1
     assert f"1:{found.rows[1].cells['Adagrad'].offset}" in text
     assert "not checked against checksums" in text
+
+
+def test_a_key_that_only_a_slot_brings_is_filtered_no_more(tmp_path: Path) -> None:
+    rows = table("emb", [1, 7], lacking={"": [7]}, freqs=1, filtered={7: 1, 8: 1})
+    brought = changes("emb", [1, 7], lacking={"": [7]}, freqs=1)
+    chain = build_chain(tmp_path, full(100, rows), increment(120, brought))
+    with look(120, chain.directory) as view:
+        assert filtered_of(view)["emb"] == {8: 1}
+        found = look_up(view, "emb", [7, 8]).rows
+    assert [row.state for row in found] == ["unknown", "filtered"]
+    assert list(found[0].cells) == ["Adagrad"]
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_only_the_buckets_of_the_keys_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(asked, "_GAP", 0)
+    monkeypatch.setattr(asked, "_FEW", few)
+    evs = table("emb", [5, 1005, 3, 2003, 999, 8])
+    for ev in evs:  # behind the last bucket, as older releases put what is new
+        ev.rows[-1] = ev.rows[-1]._replace(place=None)
+    chain = build_chain(tmp_path, full(100, evs))
+    tail = evs[0].rows[-1].key
+    with look(100, chain.directory) as view:
+        for key in (5, 1005, 2003, 8, 999, tail):
+            assert look_up(view, "emb", [key]).rows[0].cells[""].value[0] == key
+        assert look_up(view, "emb", [2005, 4, 1999]).unknown == [2005, 4, 1999]
