@@ -203,6 +203,7 @@ SPOILS: dict[str, Callable[[Chain], None]] = {
     "CK010": of_entry("dense", move_entry),
     "CK011": lambda chain: (chain.directory / "checkpoint").write_text("nothing {"),
     "CK012": of_full(emb(), PLAIN, raw={"emb/part_0-versions": ints("int64", [1, 2])}),
+    "CK013": lambda chain: instead(chain, full(100, emb()[:-1], PLAIN | VAR)),
     "CK020": lambda chain: (chain.directory / "checkpoint").unlink(),
     "CK021": lambda chain: write_state(chain.directory, ["model.ckpt-50", FULL]) and None,
     "CK022": copied,
@@ -223,6 +224,7 @@ SPOILS: dict[str, Callable[[Chain], None]] = {
     "CK033": idle_shard,
     "CK034": lambda chain: (chain.directory / ".ckptctl").mkdir()
     or ((chain.directory / ".ckptctl" / "removed.jsonl").write_text("nothing\n") and None),
+    "CK035": lambda chain: (chain.directory / f"{FULL}.data-00000-of-00003").touch(),
     "CK050": of_byte("emb/part_0-values"),
     "CK051": of_entry("words", lambda m: setattr(m, "size", m.size - 1)),
     "CK052": of_full(emb(), PLAIN, raw={
@@ -398,6 +400,153 @@ def test_only_what_a_step_needs(tmp_path: Path) -> None:
     of_byte("emb/part_0-sparse_incr_values", step=140)(chain)
     assert look(chain.directory, step=120).findings == []
     assert codes(look(chain.directory, step=140)) == ["CK050"]
+
+
+def test_a_step_that_cannot_be_restored_is_looked_at_too(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    SPOILS["CK008"](chain)
+    assert codes(look(chain.directory, step=100, data=False)) == ["CK008"]
+    assert "CK008" in codes(look(chain.directory, step=140, data=False))
+
+
+def test_the_increments_that_a_step_needs_are_compared(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    SPOILS["CK024"](chain)
+    assert codes(look(chain.directory, step=120)) == []
+    assert codes(look(chain.directory, step=140)) == ["CK024"]
+
+
+def test_warnings_of_data_are_told_in_every_run(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    SPOILS["CK059"](chain)
+    assert codes(look(chain.directory)) == ["CK059"]
+    again = look(chain.directory, max_age_s=3600)
+    assert (codes(again), len(again.skipped)) == (["CK059"], 2)
+
+
+def test_what_is_rotated_away_under_us_is_no_damage(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    plan = plan_verify(str(chain.directory), data=True)
+    assert plan.chains.base_of(plan.checkpoints[-1]).base is not None
+    next(chain.directory.glob(f"{FULL}.data*")).unlink()
+    found = execute_verify(plan)
+    assert set(codes(found)) == {"CK090"}
+    assert found.findings[0].file.startswith(str(chain.full_prefix(100)))
+
+
+def test_a_state_file_that_may_not_be_read_is_no_damage(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    (chain.directory / "checkpoint").chmod(0)
+    with as_nobody(chain.directory):
+        found = look(chain.directory, data=False)
+    assert "CK090" in codes(found)
+    assert found.count("damage") == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "code"),
+    [
+        ([("", 0)], "emb/part_0"),
+        ([("", 1)], "emb"),
+        ([("Adagrad", 1)], "emb"),
+        ([("", 0), ("Adagrad", 0)], "emb/part_0"),
+    ],
+)
+def test_a_part_that_is_not_there(tmp_path: Path, lost: list[Any], code: str) -> None:
+    chain = whole(tmp_path)
+    of_full([ev for ev in emb() if (ev.slot, ev.part) not in lost], PLAIN)(chain)
+    found = look(chain.directory, data=False).findings
+    assert [each.tensor for each in found if each.code == "CK013"][:1] == [code]
+
+
+def test_a_scope_called_like_a_part_is_no_missing_part(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    of_full(emb(), table("tower/part_3/t", [1]), PLAIN)(chain)
+    assert "CK013" not in codes(look(chain.directory, data=False))
+
+
+def test_a_table_without_its_values_is_no_plain_tensors(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    of_full(table("t", [1]), PLAIN, raw={"emb-partition_offset": ints("int32", [0] * 1001)})(chain)
+    assert "CK012" in codes(look(chain.directory, data=False))
+
+
+@pytest.mark.parametrize(
+    ("filtered", "code"),
+    [
+        ([Filtered(5, 5, 1, 1)], "CK054"),
+        ([Filtered(4, 4, 1, 1), Filtered(4, 4, 1, 1)], "CK053"),
+        ([Filtered(0, -3, 1, 1)], "CK055"),
+    ],
+)
+def test_filtered_keys_are_keys_too(tmp_path: Path, filtered: list[Filtered], code: str) -> None:
+    chain = whole(tmp_path)
+    of_full(evs(lambda ev: replace(ev, filtered=filtered)), PLAIN)(chain)
+    found = {(each.code, each.tensor) for each in look(chain.directory).findings}
+    assert (code, "emb/part_0-keys_filtered") in found
+
+
+def test_damaged_values_leave_the_keys_to_be_compared(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    SPOILS["CK059"](chain)
+    of_byte("emb/part_0-values")(chain)
+    assert set(codes(look(chain.directory))) == {"CK050", "CK059"}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        (Tensor("float16", (2,), np.array([1, np.inf], "<f2").tobytes()), ["CK060"]),
+        (Tensor("float16", (2,), np.array([1, 65504], "<f2").tobytes()), []),
+        (Tensor("bfloat16", (2,), b"\x80\x7f\x00\x00"), ["CK060"]),
+        (Tensor("float64", (2,), np.array([-1e31, 0]).tobytes()), ["CK061"]),
+        (Tensor("float32", (0,), b""), []),
+    ],
+)
+def test_numbers_of_every_width(tmp_path: Path, tensor: Tensor, expected: list[str]) -> None:
+    build_chain(tmp_path, full(1, {"x": tensor}))
+    assert codes(look(tmp_path / "chain")) == expected
+
+
+def test_what_lies_below_a_large_tensor_is_seen(tmp_path: Path) -> None:
+    tensors = {name: floats(*range(size)) for name, size in (("a", 40), ("b", 4), ("c", 4))}
+    chain = build_chain(tmp_path, full(1, tensors))
+
+    def edit(key: bytes, message: Any) -> None:
+        if key in (b"b", b"c"):
+            message.offset = {b"b": 8, b"c": 80}[key]
+
+    edit_index(chain.full_prefix(1), edit)
+    found = look(chain.directory, data=False).findings
+    assert [(each.code, each.tensor) for each in found] == [("CK010", "b"), ("CK010", "c")]
+
+
+def test_findings_of_one_place_keep_their_order(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    home = chain.directory.with_name("a directory with spaces")
+    shutil.copytree(chain.directory, home)
+    write_state(home, ["model.ckpt-1", "model.ckpt-2", "model.ckpt-3", FULL])
+    found = look(home, data=False).findings
+    assert {each.file for each in found} == {str(home / "checkpoint")}
+    assert [each.message for each in found] == sorted(each.message for each in found)
+    assert len(found) == 3
+
+
+def test_row_numbers_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptctl.inspect.verify_keys._ROW_NUMBERS", 8)
+    numbers = ints("int64", [*range(30), 3, 17])
+    chain = build_chain(
+        tmp_path,
+        full(1, {"var": floats(*range(58), shape=(29, 2))}),
+        increment(2, raw={
+            "var-sparse_incr_keys": numbers,
+            "var-sparse_incr_values": floats(*range(64), shape=(32, 2)),
+        }),
+    )  # fmt: skip
+    found = {each.code: each.found for each in look(chain.directory).findings}
+    assert found["CK062"] is not None
+    assert found["CK062"].startswith("2, the first ")
+    assert found["CK063"] == "1, the first 29"
 
 
 def test_slots_that_lack_keys_are_counted(tmp_path: Path) -> None:
