@@ -139,6 +139,7 @@ class _VerifiedView:
             with page.table(columns) as rows:
                 for each in found.findings:
                     where = os.path.relpath(each.file, self.plan.directory)
+                    seen = f" (found {each.found})" if page.terminal and each.found else ""
                     rows.add(
                         each.code,
                         each.severity,
@@ -147,7 +148,7 @@ class _VerifiedView:
                         each.offset,
                         each.expected,
                         each.found,
-                        each.message,
+                        each.message + seen,
                         each.remedy,
                         styles={1: _STYLES[each.severity]},
                     )

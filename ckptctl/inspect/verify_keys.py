@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -72,6 +72,8 @@ class PartTask:
         columns: tuple[ColumnName, ...] = ("freqs",) if ev is self.sets[0] else ()
         filtered: tuple[ColumnName, ...] = ("freqs_filtered",) if columns else ()
         try:
+            offsets = view.parts[0].offsets
+            seen.behind = ev.rows - int(offsets[-1]) if offsets is not None else 0
             for rows, away in walk_both(view, columns, filtered):
                 seen.look(rows, away)
                 report(len(rows) * 8)
@@ -157,6 +159,8 @@ class _Seen:
     digest: int = 0
     least: int | None = None
     most_filtered: int | None = None
+    #: Rows behind the last bucket; where they are read by hash, only their number is known.
+    behind: int = 0
     #: (code, suffix of the tensor) -> how many keys, and the first of them.
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     first: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -218,7 +222,7 @@ class _Seen:
             self.counts[at] = self.counts.get(at, 0) + len(keys)
             self.first.setdefault(at, int(keys[0]))
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> Iterator[Finding]:
         """Return one finding a code, with its count."""
         expected = {
             "CK053": "each key once",
@@ -232,8 +236,11 @@ class _Seen:
             "CK055": "keys that no PS can save",
             "CK056": "keys both admitted and filtered",
         }
-        return [
-            self.task._finding(
+        if self.behind and ("CK054", "") not in self.counts:
+            message, found = "rows behind the last bucket", str(self.behind)
+            yield self.task._finding("CK054", self.ev, message, expected["CK054"], found)
+        for (code, suffix), count in self.counts.items():
+            yield self.task._finding(
                 code,
                 self.ev,
                 f"filtered: {words[code]}" if suffix else words[code],
@@ -241,8 +248,6 @@ class _Seen:
                 f"{count}, the first {self.first[code, suffix]}",
                 suffix,
             )
-            for (code, suffix), count in self.counts.items()
-        ]
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,14 @@ def _tables(catalogue: Catalogue, path: str) -> Iterator[Finding]:
             found = ", ".join(f"{name}: {count}" for name, count in counts.items())
             message = "members of a table with different numbers of parts"
             yield Finding("CK013", message, path, table.name, None, "one number of parts", found)
+        primary = table.primary.parts
+        for member in table.members[1:]:  # an increment may lack a part, but of all members
+            for own, slot in zip(primary, member.parts, strict=False):
+                there = own or slot
+                if (own is None) != (slot is None) and there is not None and there.rows:
+                    message = "slot keys differ from the primary's"
+                    found = f"{there.rows} rows of {there.name}, and no other of this part"
+                    yield Finding("CK059", message, path, member.name, None, None, found)
     groups: dict[tuple[str, str], set[int]] = defaultdict(set)
     for name, ev in catalogue.ev_sets.items():
         components = part_components(name)

@@ -486,6 +486,38 @@ def test_filtered_keys_are_keys_too(tmp_path: Path, filtered: list[Filtered], co
     assert (code, "emb/part_0-keys_filtered") in found
 
 
+@pytest.mark.parametrize("code", ["", *(code for code in SPOILS if "CK052" <= code <= "CK059")])
+def test_buckets_that_are_too_large_to_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    monkeypatch.setattr("ckptctl.knobs.JOIN_KEYS", 1)
+    chain = whole(tmp_path)
+    if code:
+        SPOILS[code](chain)
+    assert set(codes(look(chain.directory))) - {"CK059"} == {code} - {"CK059", ""}
+
+
+def test_rows_behind_the_last_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = whole(tmp_path)
+    nothing = {"emb/part_0-partition_offset": ints("int32", [0] * 1001)}
+    of_full(emb(), PLAIN, raw=nothing)(chain)
+    whole_found = look(chain.directory).findings
+    monkeypatch.setattr("ckptctl.knobs.JOIN_KEYS", 1)
+    sliced = look(chain.directory).findings
+    assert [each.code for each in whole_found] == [each.code for each in sliced] == ["CK054"]
+    assert sliced[0].found == "215"
+
+
+@pytest.mark.parametrize("slot", ["", "Adagrad"])
+def test_an_increment_that_lacks_a_part_of_one_member(tmp_path: Path, slot: str) -> None:
+    chain = whole(tmp_path)
+    sets = changes("emb", [7, 50, 51], parts=2, versions=7, freqs=9)
+    lacking = [ev for ev in sets if (ev.slot, ev.part) != (slot, 0)]
+    of_increment(lacking, PLAIN, rows(1, 3))(chain)
+    found = {(each.code, each.tensor) for each in look(chain.directory, data=False).findings}
+    assert ("CK059", "emb/Adagrad") in found
+
+
 def test_damaged_values_leave_the_keys_to_be_compared(tmp_path: Path) -> None:
     chain = whole(tmp_path)
     SPOILS["CK059"](chain)
