@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "ls": "List the chains, and the steps that can be restored.",
     "show": "Show what is inside a checkpoint or a state.",
     "diff": "Compare two checkpoints or states.",
+    "get": "Show the rows of keys, and where they come from.",
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
     "verify": "Check that a directory is whole and makes sense.",

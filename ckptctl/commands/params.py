@@ -25,6 +25,7 @@ __all__ = [
     "SIZE",
     "STEP",
     "SUBSET",
+    "TABLE",
     "TARGET",
     "Step",
     "directory_named",
@@ -168,6 +169,28 @@ class TargetText(StrType):
         return found or [CompletionItem(incomplete, type="file")]
 
 
+class TableName(StrType):
+    """Name of a table; completes from the newest checkpoint of the directory."""
+
+    name = "table"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Return the tables and variables; none if they cannot be read."""
+        from click.shell_completion import CompletionItem
+
+        from ckptctl.errors import CkptctlError
+        from ckptctl.inspect.listing import table_names
+
+        directory = os.path.expanduser(directory_named(ctx.params.get("dir")))
+        try:
+            names = table_names(directory)
+        except (CkptctlError, OSError):
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 class Subset(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no parameter
     """`n/t`: the n-th of t parts."""
 
@@ -211,3 +234,4 @@ RATE = Size(rate=True)
 STEP = Step()
 TARGET = TargetText()
 SUBSET = Subset()
+TABLE = TableName()

@@ -23,6 +23,7 @@ __all__ = [
     "Order",
     "list_directory",
     "steps_by_name",
+    "table_names",
 ]
 
 Order = Literal["step", "bytes", "age"]
@@ -328,6 +329,28 @@ def steps_by_name(directory: str, storage: Storage = LOCAL) -> list[tuple[int, s
             if parts is not None and entry.name.endswith(".index"):
                 steps[parts[1]] = kind
     return sorted(steps.items(), reverse=True)
+
+
+def table_names(directory: str, storage: Storage = LOCAL) -> list[str]:
+    """Return the tables and variables of the newest full, for completion: from its index.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such directory.
+    DamageError
+        The index cannot be read.
+    """
+    from ckptctl.bundle import BundleReader
+    from ckptctl.tables import find_tables
+
+    fulls = scan_directory(directory, storage).fulls
+    if not fulls:
+        return []
+    with BundleReader(fulls[-1].prefix, storage) as reader:
+        catalogue = find_tables(reader.tensors)
+        plain = [name for name in catalogue.plain if reader.tensors[name].shape]
+        return sorted([*(table.name for table in catalogue.tables), *plain])
 
 
 def _between(age: float, older: float | None, newer: float | None) -> bool:

@@ -117,7 +117,7 @@ class TensorView:
         """
         if not self.numeric:
             raise RefusedError(f"{self.dtype.name} has no numbers", tensor=self.name)
-        if not self._in_order():
+        if not self.cut_in_rows:
             yield self._assembled()
             return
         for piece in self.pieces:
@@ -131,8 +131,9 @@ class TensorView:
                 raise RefusedError(f"{self.dtype.name} has no strings", tensor=self.name)
             yield from made.data.iter_strings(made.name, made.entry)
 
-    def _in_order(self) -> bool:
-        """Return whether the slices one after the other are the tensor in row-major order."""
+    @property
+    def cut_in_rows(self) -> bool:
+        """Whether the slices one after the other are the tensor in row-major order."""
         return all(
             piece.slice is None or piece.slice.resolve(self.shape)[1:] == self._whole[1:]
             for piece in self.pieces

@@ -36,6 +36,7 @@ __all__ = [
     "MemberView",
     "PartView",
     "RawPart",
+    "StatePart",
     "TableTensor",
     "TableView",
     "View",
@@ -93,7 +94,7 @@ class PartView(ABC):
         """Return the shape of one of its tensors."""
 
 
-class _StatePart(PartView):
+class StatePart(PartView):
     """A part of a table of a state; its keys were surveyed."""
 
     def __init__(self, state: MemberState) -> None:
@@ -102,28 +103,34 @@ class _StatePart(PartView):
 
     @property
     def rows(self) -> int:
+        """Admitted keys."""
         return self.state.rowmap.rows
 
     @property
     def filtered(self) -> int:
+        """Filtered keys."""
         return self.state.filtered_map.rows
 
     @cached_property
     def offsets(self) -> np.ndarray | None:
+        """First row of each bucket."""
         if "-partition_offset" not in self.state.ev.entries:
             return None
         return self.state.offsets("-partition_offset").astype(np.int64)
 
     @cached_property
     def filtered_offsets(self) -> np.ndarray | None:
+        """The same of the filtered keys."""
         if "-partition_filter_offset" not in self.state.ev.entries:
             return None
         return self.state.offsets("-partition_filter_offset").astype(np.int64)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
+        """Return the shape of one of its tensors."""
         return self.state.shape(suffix)
 
     def column(self, name: ColumnName) -> Column | None:
+        """Return one column, None where there is none."""
         suffix = f"-{name}"
         if suffix not in self.state.ev.entries:
             return None
@@ -135,29 +142,37 @@ class _StatePart(PartView):
 
 
 class RawPart(PartView):
-    """Rows of a bundle as they stand there: of a full, or of an increment."""
+    """Rows of a bundle as they stand there: of a full, or of an increment.
+
+    Attributes
+    ----------
+    reader, entries
+        The bundle, and the tensors of the EV by suffix.
+    head
+        What suffixes begin with: `-` in a full, `-sparse_incr_` in an increment.
+    """
 
     def __init__(self, reader: BundleReader, name: str, entries: Mapping[str, Entry]) -> None:
         self.name = name
-        self._reader = reader
-        self._entries = entries
-        self._head = "-sparse_incr_" if "-sparse_incr_keys" in entries else "-"
+        self.reader = reader
+        self.entries = entries
+        self.head = "-sparse_incr_" if "-sparse_incr_keys" in entries else "-"
 
     @property
     def rows(self) -> int:
         """Admitted keys."""
-        return self._entries[f"{self._head}keys"].rows
+        return self.entries[f"{self.head}keys"].rows
 
     @property
     def filtered(self) -> int:
         """Filtered keys."""
-        entry = self._entries.get("-keys_filtered")
+        entry = self.entries.get("-keys_filtered")
         return entry.rows if entry is not None else 0
 
     @cached_property
     def offsets(self) -> np.ndarray | None:
         """First row of each bucket."""
-        full = self._head == "-"
+        full = self.head == "-"
         return self._offsets("-partition_offset" if full else "-incr_partition_offset", self.rows)
 
     @cached_property
@@ -166,23 +181,23 @@ class RawPart(PartView):
         return self._offsets("-partition_filter_offset", self.filtered)
 
     def _offsets(self, suffix: str, rows: int) -> np.ndarray | None:
-        if suffix not in self._entries:
+        if suffix not in self.entries:
             return None
-        ev = EvSet(self.name, dict(self._entries), self._head != "-")
-        return read_offsets(self._reader, ev, suffix, rows)
+        ev = EvSet(self.name, dict(self.entries), self.head != "-")
+        return read_offsets(self.reader, ev, suffix, rows)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
         """Return the shape of one of its tensors."""
-        return self._entries[suffix].shape
+        return self.entries[suffix].shape
 
     def column(self, name: ColumnName) -> Column | None:
         """Return one column, None where there is none."""
-        suffix = f"{self._head}{name}"
-        entry = self._entries.get(suffix)
+        suffix = f"{self.head}{name}"
+        entry = self.entries.get(suffix)
         if entry is None or (not entry.rows and self.rows):
             return None
         untouched = RowMap.without(entry.rows, _NONE)
-        return Column(self._reader, self.name + suffix, entry, untouched, None)
+        return Column(self.reader, self.name + suffix, entry, untouched, None)
 
 
 @dataclass(frozen=True)
@@ -348,7 +363,7 @@ class TableView:
             survey = surveyed.parts[self._number, part]
             join = survey.joins[member] if survey.joins else None
             job = state.part_job(self._number, part)
-            return _StatePart(MemberState(job, member, survey.dropped, join=join))
+            return StatePart(MemberState(job, member, survey.dropped, join=join))
         own = self.shapes[member][2][part]
         return RawPart(self._view.reader, own.name, _entries(own))
 

@@ -64,6 +64,15 @@ class RowsState:
         self._map = RowMap.patch(length, key[chosen], chosen)
         self._which, self._row = which, row
 
+    def source_of(self, row: int) -> tuple[BundleData, RowSet, int] | None:
+        """Return the increment, the rows and the row there that a row is; None: the base's."""
+        at = int(np.searchsorted(self._map.changed, row))
+        if at == len(self._map.changed) or self._map.changed[at] != row:
+            return None
+        incoming = int(self._map.incoming[at])
+        number, rows = self._job.plan.incoming[int(self._which[incoming])]
+        return self._job.increments[number], rows, int(self._row[incoming])
+
     def _keys(self, data: BundleData, rows: RowSet) -> np.ndarray:
         name = f"{rows.name}-sparse_incr_keys"
         keys = data.read_entry(name, rows.keys).astype(np.int64)

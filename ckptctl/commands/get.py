@@ -1,0 +1,250 @@
+"""`ckptctl get`: the rows of keys, and where they come from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from ckptctl.commands import options
+from ckptctl.commands.keys import read_keys
+from ckptctl.commands.params import TABLE, TARGET
+from ckptctl.errors import NotFoundError, PartialFailure, UsageError
+from ckptctl.output import Column, Output, Page, is_terminal, open_output
+
+if TYPE_CHECKING:
+    from ckptctl.inspect.history import History
+    from ckptctl.inspect.lookup import Lookup
+    from ckptctl.inspect.lookup_files import FileFormat
+    from ckptctl.restore import RestoreOptions
+
+__all__ = ["command"]
+
+
+@click.command("get", epilog=options.epilog(3, 4, 10, 12))
+@click.argument("table", type=TABLE)
+@click.argument("keys", metavar="KEY...", nargs=-1)
+@options.directory_option
+@click.option(
+    "--upto",
+    metavar="STEP",
+    type=TARGET,
+    default="latest",
+    help="The step, or any target of `ckptctl show`; default: the newest restore point.",
+)
+@click.option(
+    "--history",
+    is_flag=True,
+    help="The row at each restore point and in each increment, and what changed.",
+)
+@click.option(
+    "--keys-from",
+    metavar="FILE",
+    help="Also the keys in FILE, one a line, `-` for stdin; or a .npy file of integers.",
+)
+@click.option("--check", is_flag=True, help="Also check the tensors that rows come from, whole.")
+@click.option(
+    "--format",
+    "form",
+    metavar="text|json|csv|npz|parquet",
+    type=click.Choice(["text", "json", "csv", "npz", "parquet"]),
+    default="text",
+    help="Form of the answer; --json is short for json. parquet needs ckptctl[parquet].",
+)
+@click.option(
+    "-o", "--output", "path", metavar="FILE", help="Write csv, npz or parquet to FILE, not stdout."
+)
+@options.state
+@options.output
+def command(
+    table: str,
+    keys: tuple[str, ...],
+    directory: str,
+    out: Output,
+    restore: RestoreOptions,
+    upto: str,
+    history: bool,
+    keys_from: str | None,
+    check: bool,
+    form: str,
+    path: str | None,
+) -> None:
+    """Show the rows of keys, and where they come from.
+
+    TABLE is a table or a variable; KEY is a key of the table, or a row number of the variable.
+    Of each key: value, freq, version and slots, and the file and the offset in bytes of each.
+    A key that is not there is filtered (seen, but not often enough to own a row) or unknown;
+    an unknown one makes the command exit with 10 after the others were shown.
+
+    A checksum covers a whole tensor, so without --check rows are shown as they are read.
+
+    \b
+    Example:
+      ckptctl get emb 17 42 -C /models/ctr --upto 1200
+      ckptctl get emb -C /models/ctr --history -- -1000
+      cut -f1 ids.tsv | ckptctl get emb --keys-from - --format parquet -o rows.parquet
+    """  # noqa: D301 (click leaves lines after this mark as they are)
+    from ckptctl.running import Runner
+
+    asked = read_keys(keys, keys_from)
+    if form not in ("csv", "npz", "parquet") and path is not None:
+        raise UsageError("-o goes with --format csv, npz or parquet")
+    if history and form not in ("text", "json"):
+        raise UsageError(f"--history has no form {form}", remedy="use --format json")
+    if form == "json":
+        out = open_output("get", json=True)
+    progress = out.progress()
+    runner = Runner(progress=progress)
+    try:
+        if not history:
+            found = _look(table, asked, directory, restore, runner, upto, check)
+        else:
+            moments = _history(table, asked, directory, restore, runner, upto)
+    finally:
+        progress.finish()
+    if history:
+        _show_history(out, moments)
+    else:
+        _show_rows(out, table, found, path, form)
+
+
+def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: str) -> None:
+    if form in ("csv", "npz", "parquet"):
+        _write(found, path, form)  # type: ignore[arg-type]
+    else:
+        out.show(_RowsView(found))
+    for note in found.notes:
+        out.warn(note)
+    out.close()
+    if found.unknown:
+        many = f"{len(found.unknown)} keys of {table!r} are not there, the first "
+        raise NotFoundError(
+            f"{many if len(found.unknown) > 1 else 'not there: key '}{found.unknown[0]}",
+            remedy="--history shows whether it ever was",
+        )
+
+
+def _look(
+    table: str,
+    keys: list[int],
+    directory: str,
+    restore: RestoreOptions,
+    runner: Any,
+    upto: str,
+    check: bool,
+) -> Lookup:
+    from ckptctl.inspect.lookup import look_up
+    from ckptctl.inspect.target import find_target
+    from ckptctl.inspect.view import open_view
+
+    with open_view(find_target(upto, directory, restore), restore, runner) as view:
+        return look_up(view, table, keys, check=check)
+
+
+def _history(
+    table: str, keys: list[int], directory: str, restore: RestoreOptions, runner: Any, upto: str
+) -> History:
+    from ckptctl.inspect.history import history
+    from ckptctl.inspect.target import find_target
+
+    last = None if upto == "latest" else find_target(upto, directory, restore).step
+    return history(directory, table, keys, restore, runner, upto=last)
+
+
+def _show_history(out: Output, found: History) -> None:
+    out.show(_HistoryView(found))
+    out.close()
+    if found.failed:
+        step, why = next(iter(found.failed.items()))
+        raise PartialFailure(f"{len(found.failed)} steps could not be read, {step}: {why}")
+
+
+def _write(found: Lookup, path: str | None, form: FileFormat) -> None:
+    from io import BytesIO
+
+    from ckptctl.inspect.lookup_files import write_lookup
+
+    if path is None and form != "csv" and is_terminal(sys.stdout):
+        raise UsageError(f"{form} is nothing for a terminal", remedy="-o FILE, or a pipe")
+    buffer = BytesIO()  # a half-written file would pass for a whole one
+    write_lookup(found, buffer, form)
+    if path is None:
+        stream: BinaryIO = sys.stdout.buffer
+        stream.write(buffer.getvalue())
+        return
+    from ckptctl.storage import LOCAL
+
+    LOCAL.write_atomic(path, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class _RowsView:
+    found: Lookup
+
+    def document(self) -> Mapping[str, object]:
+        return self.found.document()
+
+    def text(self, page: Page) -> None:
+        page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
+        columns = (
+            Column("key", "number"),
+            Column("state"),
+            Column("slot", missing=""),
+            Column("freq", "count"),
+            Column("version", "count"),
+            Column("value", "text", missing=""),
+            Column("file", "name", spare=2, missing=""),
+            Column("offset", "number", spare=1),
+        )
+        with page.table(columns) as rows:
+            for row in self.found.rows:
+                if not row.cells:
+                    rows.add(row.key, row.state, None, row.freq, row.version, None, None, None)
+                for slot, cell in row.cells.items():
+                    facts = (row.freq, row.version) if not slot else (None, None)
+                    values = _values(cell.value.reshape(-1).tolist(), page)
+                    place = (cell.file, cell.offset)
+                    rows.add(row.key, row.state, slot or None, *facts, values, *place)
+        if not self.found.checked and page.terminal:
+            page.line("not checked against checksums; --check does", style="dim")
+
+
+@dataclass(frozen=True)
+class _HistoryView:
+    found: History
+
+    def document(self) -> Mapping[str, object]:
+        return self.found.document()
+
+    def text(self, page: Page) -> None:
+        columns = (
+            Column("key", "number"),
+            Column("step", "number"),
+            Column("in"),
+            Column("change"),
+            Column("L2", "real"),
+            Column("max", "real", spare=2),
+            Column("freq", "count"),
+            Column("version", "count", spare=1),
+            Column("value", "text", missing=""),
+        )
+        with page.table(columns) as rows:
+            for key, moments in self.found.keys.items():
+                for each in moments:
+                    cell = each.row.cells.get("")
+                    values = None if cell is None else _values(cell.value.tolist(), page)
+                    moved = (each.kind, each.change, each.l2, each.max)
+                    rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
+        for step, why in self.found.failed.items():
+            page.line("failed", str(step), why)
+
+
+def _values(values: list[Any], page: Page) -> str:
+    """Return a row: all digits for programs, five and the first elements for people."""
+    if not page.terminal:
+        return " ".join(repr(value) for value in values)
+    shown = " ".join(f"{value:.5g}" for value in values[:16])
+    return shown + (f" ... ({len(values)})" if len(values) > 16 else "")

@@ -1,0 +1,85 @@
+"""`ckptctl get`: text, rows, JSON, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def test_rows_for_programs(run, sharded: Path) -> None:
+    done = run("get", "flt", "30317", "-C", sharded)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert rows[2][:5] == ["30317", "admitted", "-", "3", "-"]
+    assert rows[3][2] == "Adagrad"
+    file, offset = rows[2][6:8]
+    raw = Path(file).read_bytes()[int(offset) : int(offset) + 12]
+    assert " ".join(map(repr, np.frombuffer(raw, "<f4").tolist())) == rows[2][5]
+
+
+def test_one_document(run, sharded: Path) -> None:
+    for form in (["--json"], ["--format", "json"]):
+        done = run("get", "wide", "3", "-C", sharded, "--upto", "latest~1", "--check", *form)
+        document = json.loads(done.stdout)
+        assert (document["schema"], document["checked"]) == ("ckptctl.get/1", True)
+        assert document["rows"][0]["found"]
+        assert len(document["rows"][0]["slots"]["Adagrad"]["value"]) == 4
+
+
+def test_unknown_keys_come_last(run, sharded: Path) -> None:
+    done = run("get", "flt", "30317", "5", "-C", sharded)
+    assert done.returncode == 10
+    assert "30317\tadmitted" in done.stdout
+    assert "5\tunknown" in done.stdout
+    assert "not there: key 5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["flt"], 2),
+        (["flt", "x"], 2),
+        (["nothing", "1"], 10),
+        (["flt", "30317", "--upto", "170"], 10),
+        (["flt", "30317", "--history", "--format", "csv"], 2),
+        (["flt", "30317", "-o", "x"], 2),
+        (["flt", "30317", "--history"], 0),
+        (["flt", "--", "-1000"], 10),
+    ],
+)
+def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
+    at = args.index("--") if "--" in args else len(args)
+    done = run("get", *args[:at], "-C", sharded, *args[at:])
+    assert done.returncode == code, done.stderr
+
+
+def test_keys_from_a_file_and_from_stdin(run, bare_env, sharded: Path, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# ids\n30317\n\n5 # not there\n")
+    np.save(tmp_path / "keys.npy", np.array([30317, 5]))
+    for name in ("keys", "keys.npy"):
+        done = run("get", "flt", "-C", sharded, "--keys-from", tmp_path / name, "--json")
+        assert [row["key"] for row in json.loads(done.stdout)["rows"]] == [30317, 5]
+    command = [sys.executable, "-m", "ckptctl", "get", "flt", "-C", str(sharded)]
+    command += ["--keys-from", "-", "--format", "csv"]
+    done = subprocess.run(command, input="30317\n", capture_output=True, text=True, env=bare_env)
+    assert done.stdout.splitlines()[1].startswith("30317,admitted,3,")
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+def test_files(run, sharded: Path, tmp_path: Path, form: str) -> None:
+    path = tmp_path / f"rows.{form}"
+    done = run("get", "flt", "30317", "-C", sharded, "--format", form, "-o", path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert path.stat().st_size > 100
+
+
+def test_tables_complete(run, sharded: Path) -> None:
+    words = {"CKPTCTL_WORDS": f"ckptctl\nget\n-C\n{sharded}\ne", "CKPTCTL_CWORD": "4"}
+    done = run(env={"_CKPTCTL_COMPLETE": "answer", **words})
+    assert "emb" in done.stdout, done.stderr
+    assert "empty_ev" in done.stdout

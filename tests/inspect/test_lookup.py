@@ -1,0 +1,175 @@
+"""`get` equals the dict model at every step, and says where each row stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from ckptctl.errors import NotFoundError, TensorChecksumError
+from ckptctl.inspect.history import history
+from ckptctl.inspect.lookup import Cell, look_up
+from ckptctl.inspect.lookup_files import write_lookup
+from tests.inspect.model import filtered_in, look, tables_in
+from tests.inspect.test_views import SOME
+from tests.oracle.chain import Chain, build_chain, changes, flip, full, increment, table
+from tests.oracle.histories import Histories
+from tests.oracle.images import Image, Rows, floats
+
+
+def stands_there(cell: Cell) -> bool:
+    """Return whether the file holds the value where the answer says."""
+    with open(cell.file, "rb") as file:
+        file.seek(cell.offset)
+        return file.read(cell.value.nbytes) == cell.value.tobytes()
+
+
+class Asking(Histories):
+    """Before each merge, asks for keys that are there and keys that are not."""
+
+    def look_at(self, step: int, state: Image, options: dict[str, object]) -> None:
+        rows, away = tables_in(state), filtered_in(state)
+        with look(step, self.chain.directory, **options) as view:
+            for own in view.tables:
+                members = {slot: name for name, slot, _ in own.shapes}
+                keys = [*rows[own.name], *away[own.name], 4, 123456, -2000]
+                for found in look_up(view, own.name, keys, check=True).rows:
+                    key = found.key
+                    if key in rows[own.name]:
+                        value, freq, version = rows[own.name][key]
+                        assert found.state == "admitted"
+                        assert (found.freq, found.version) == (freq, version)
+                        assert found.cells[""].value.tobytes() == value
+                    else:
+                        assert found.state == ("filtered" if key in away[own.name] else "unknown")
+                    for slot, cell in found.cells.items():
+                        assert cell.value.tobytes() == rows[members[slot]][key][0]
+                        assert stands_there(cell)
+                    has = {slot for slot, name in members.items() if key in rows[name]}
+                    assert set(found.cells) == has
+
+
+def test_rows_are_what_the_rules_say() -> None:
+    run_state_machine_as_test(Asking, settings=SOME)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    var = {"var": floats(*range(12), shape=(6, 2)), "var/Adagrad": floats(*range(12), shape=(6, 2))}
+    one = {n: np.full(2, 50 + n, "<f4").tobytes() for n in (1, 4)}
+    keep = {"var/Adagrad": var["var/Adagrad"]}
+    return build_chain(
+        tmp_path,
+        full(100, table("emb", {1: 1.0, 7: 7.0}, freqs=2, versions=9, filtered={5: 1}), var),
+        increment(120, changes("emb", {7: 8.0}, freqs=3, versions=11), keep,
+                  Rows("var", "float32", 2, one)),
+        increment(140, changes("emb", {5: 5.0, 7: 8.0}, freqs=4, versions=12), keep,
+                  Rows("var", "float32", 2, one)),
+    )  # fmt: skip
+
+
+def test_rows_of_a_variable_and_its_slot(chain: Chain) -> None:
+    with look(140, chain.directory) as view:
+        found = look_up(view, "var", [1, 2, 9], check=True)
+    first, second, beyond = found.rows
+    assert first.cells[""].value.tolist() == [51, 51]
+    assert first.cells[""].checkpoint == str(chain.increment_prefix(140))
+    assert second.cells["Adagrad"].value.tolist() == [4, 5]
+    assert all(stands_there(cell) for row in (first, second) for cell in row.cells.values())
+    assert (beyond.state, found.unknown) == ("unknown", [9])
+
+
+def test_an_increment_as_it_is(chain: Chain) -> None:
+    with look(chain.increment_prefix(120)) as view:
+        emb = look_up(view, "emb", [7, 1], check=True)
+        var = look_up(view, "var", [4, 5])
+    assert [row.state for row in emb.rows] == ["admitted", "unknown"]
+    assert (emb.rows[0].freq, emb.rows[0].version) == (3, 11)
+    assert emb.rows[0].cells["Adagrad"].value.tolist() == [8.25, 8.25]
+    assert var.rows[0].cells[""].value.tolist() == [54, 54]
+
+
+def test_the_history_of_keys(chain: Chain) -> None:
+    found = history(str(chain.directory), "emb", [7, 5, 3])
+    told = {key: [(m.step, m.kind, m.change) for m in own] for key, own in found.keys.items()}
+    assert told == {
+        7: [(100, "state", "appeared"), (120, "increment", "changed"), (120, "state", "changed"),
+            (140, "increment", "unchanged"), (140, "state", "unchanged")],
+        5: [(100, "state", "filtered"), (120, "state", "unchanged"),
+            (140, "increment", "admitted"), (140, "state", "admitted")],
+        3: [(100, "state", "absent"), (120, "state", "absent"), (140, "state", "absent")],
+    }  # fmt: skip
+    moment = found.keys[7][2]
+    assert (moment.l2, moment.max, moment.freq, moment.version) == (2**0.5, 1.0, 1, 2)
+    json.dumps(found.document(), allow_nan=False)
+    assert [m.step for m in history(str(chain.directory), "emb", [7], upto=100).keys[7]] == [100]
+
+
+def test_a_step_that_is_damaged_does_not_stop_the_history(chain: Chain) -> None:
+    flip(next(chain.directory.glob(".incremental_checkpoint/*-120.data*")), 4004)
+    found = history(str(chain.directory), "emb", [7])
+    assert set(found.failed) == {120, 140}
+    assert [moment.step for moment in found.keys[7]] == [100, 140]
+
+
+def test_only_what_is_checked_is_vouched_for(chain: Chain) -> None:
+    with look(100, chain.directory) as view:
+        cell = look_up(view, "emb", [1]).rows[0].cells[""]
+        flip(Path(cell.file), cell.offset + 8)  # the row of another key
+        found = look_up(view, "emb", [1])
+        assert not found.checked
+        with pytest.raises(TensorChecksumError):
+            look_up(view, "emb", [1], check=True)
+
+
+def test_deeprecs_own_chain(golden: Path) -> None:
+    with look(180, golden / "deeprec" / "sharded") as view:
+        for own in view.tables:
+            keys = [key for part in own.primary.parts for key in _keys(part)]
+            found = look_up(view, own.name, keys, check=True)
+            assert found.unknown == []
+            assert all(stands_there(c) for row in found.rows for c in row.cells.values())
+
+
+def _keys(part: Any) -> list[int]:
+    column = part.column("keys")
+    raw = column.read(0, column.rows)
+    return raw.view(column.entry.dtype.numpy).reshape(-1).tolist()
+
+
+def test_names_that_are_not_there(chain: Chain) -> None:
+    with look(100, chain.directory) as view:
+        with pytest.raises(NotFoundError, match="did you mean emb"):
+            look_up(view, "embb", [1])
+        with pytest.raises(NotFoundError, match="has no rows"):
+            look_up(view, "global_step", [1])
+
+
+def test_files_hold_what_was_found(chain: Chain) -> None:
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [7, 5, 3])
+    text = io.BytesIO()
+    write_lookup(found, text, "csv")
+    lines = list(csv.DictReader(io.StringIO(text.getvalue().decode())))
+    assert [line["state"] for line in lines] == ["admitted", "filtered", "unknown"]
+    assert (lines[0]["value_1"], lines[0]["Adagrad_0"], lines[2]["freq"]) == ("7.0", "7.25", "")
+    packed = io.BytesIO()
+    write_lookup(found, packed, "npz")
+    packed.seek(0)
+    arrays = np.load(packed, allow_pickle=False)
+    assert arrays["keys"].tolist() == [7, 5, 3]
+    assert arrays["freqs"].tolist() == [2, 1, -1]
+    assert arrays["values"][0].tolist() == [7, 7]
+    columns = io.BytesIO()
+    write_lookup(found, columns, "parquet")
+    columns.seek(0)
+    rows = pyarrow.parquet.read_table(columns).to_pylist()
+    assert [row["value"] for row in rows] == [[7, 7], None, None]
+    assert [row["version"] for row in rows] == [9, 9, None]
