@@ -13,6 +13,14 @@ from ckptctl import errors
 if TYPE_CHECKING:
     from ckptctl.bundle import BundleReader, BundleWriter, read_state
     from ckptctl.chain import find_chains, scan_directory
+    from ckptctl.inspect.diff import diff
+    from ckptctl.inspect.export import execute_export, plan_export
+    from ckptctl.inspect.history import history
+    from ckptctl.inspect.lookup import look_up
+    from ckptctl.inspect.show import show
+    from ckptctl.inspect.target import find_target
+    from ckptctl.inspect.verify import execute_verify, plan_verify
+    from ckptctl.inspect.view import open_view
     from ckptctl.merge import (
         Policy,
         PruneOptions,
@@ -32,14 +40,24 @@ __all__ = [
     "PruneOptions",
     "RestoreOptions",
     "__version__",
+    "diff",
     "errors",
+    "execute_export",
     "execute_merge",
     "execute_prune",
+    "execute_verify",
     "find_chains",
+    "find_target",
+    "history",
+    "look_up",
+    "open_view",
+    "plan_export",
     "plan_merge",
     "plan_prune",
+    "plan_verify",
     "read_state",
     "scan_directory",
+    "show",
 ]
 
 _ROOMS = {
@@ -48,13 +66,23 @@ _ROOMS = {
     "Policy": "merge",
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
+    "diff": "inspect.diff",
+    "execute_export": "inspect.export",
     "execute_merge": "merge",
     "execute_prune": "merge",
+    "execute_verify": "inspect.verify",
     "find_chains": "chain",
+    "find_target": "inspect.target",
+    "history": "inspect.history",
+    "look_up": "inspect.lookup",
+    "open_view": "inspect.view",
+    "plan_export": "inspect.export",
     "plan_merge": "merge",
     "plan_prune": "merge",
+    "plan_verify": "inspect.verify",
     "read_state": "bundle",
     "scan_directory": "chain",
+    "show": "inspect.show",
 }
 
 

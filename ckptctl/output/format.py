@@ -122,6 +122,8 @@ def safe_text(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return prose on one line without tabs: a field among others."""
+    if text.isprintable():
+        return text
     return "".join(
         character if character.isprintable() else _escaped(character) for character in text
     )
