@@ -46,7 +46,8 @@ def bars(names: Sequence[str], series: Sequence[Series], unit: str) -> dict[str,
     ]
     axis = {"tickvals": at, "ticktext": [label(n) for n in names], "autorange": "reversed"}
     layout = _layout(max(180, 110 + 26 * len(names)), unit, len(series))
-    layout |= {"barmode": "stack", "yaxis": {"automargin": True, "fixedrange": True, **axis}}
+    layout["barmode"] = "stack"
+    layout["yaxis"] |= axis
     return {"data": data, "layout": layout}
 
 
@@ -137,7 +138,13 @@ def _layout(height: int, across: str, count: int) -> dict[str, Any]:
         "height": height,
         "margin": {"l": 10, "r": 15, "t": 40 if count > 1 else 10, "b": 10},
         "showlegend": count > 1,
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.0,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
         "xaxis": {"automargin": True, "fixedrange": True, "title": {"text": across}},
-        "yaxis": {"automargin": True, "fixedrange": True},
+        "yaxis": {"automargin": True, "fixedrange": True, "ticklabelstandoff": 4},
     }
