@@ -79,7 +79,7 @@ def render(title: str, facts: Sequence[tuple[str, object]], sections: Sequence[S
     figures: list[dict[str, Any]] = []
     named = [(f"s{at}", section) for at, section in enumerate(sections)]
     body = "".join(_section(anchor, section, figures) for anchor, section in named)
-    links = "".join(f'<li><a href="#{at}">{_text(s.heading)}</a></li>' for at, s in named)
+    links = "".join(f'<li><a href="#{at}">{_text(_short(s.heading))}</a></li>' for at, s in named)
     summary = "".join(f"<div><dt>{_text(a)}</dt><dd>{_text(b)}</dd></div>" for a, b in facts)
     hashes = " ".join(f"'{_hash(each)}'" for each in (library, script))
     # plotly.js writes its own style element, hence the unsafe-inline.
@@ -111,6 +111,11 @@ def render(title: str, facts: Sequence[tuple[str, object]], sections: Sequence[S
 </body>
 </html>
 """
+
+
+def _short(text: str) -> str:
+    shown = clean(text)
+    return shown if len(shown) <= 48 else f"{shown[:23]}…{shown[-24:]}"
 
 
 def _section(anchor: str, section: Section, figures: list[dict[str, Any]]) -> str:

@@ -52,7 +52,7 @@ def chain(growth: dict[str, Any] | None) -> list[Section]:
         for kind, own in (("full", fulls), ("increment", increments))
         if own
     ]
-    words = f"{len(fulls)} fulls and {len(increments)} increments by step"
+    words = f"{_some(fulls, 'full')} and {_some(increments, 'increment')} by step"
     words += f"; {damaged} damaged ones are left out." if damaged else "."
     table = Table(
         "Checkpoints of the directory, by step",
@@ -67,6 +67,10 @@ def chain(growth: dict[str, Any] | None) -> list[Section]:
         if any(each["tables"] for each in own):
             parts += [_growth(own, kind, what) for what in ("keys", "bytes")]
     return [Section("The chain", parts)]
+
+
+def _some(found: list[dict[str, Any]], what: str) -> str:
+    return f"{len(found)} {what}" if len(found) == 1 else f"{len(found)} {what}s"
 
 
 def _growth(points: list[dict[str, Any]], kind: str, what: str) -> Part:
@@ -90,4 +94,9 @@ def _growth(points: list[dict[str, Any]], kind: str, what: str) -> Part:
         ("table", *(f"step {step}" for step in steps)),
         [(name, *(row.get(name) for row in rows)) for name in largest],
     )
-    return Part(heading, sentence, charts.lines(steps, series, what), table)
+    if len(steps) > 1:
+        return Part(heading, sentence, charts.lines(steps, series, what), table)
+    # A line through one point says nothing.
+    lengths = [values[0] for _, values in series]
+    figure = charts.bars([name for name, _ in series], [(what, lengths)], what)
+    return Part(heading, sentence, figure, table)
