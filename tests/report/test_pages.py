@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -165,3 +166,14 @@ def test_without_plotly_it_says_what_to_install(
     done = CliRunner().invoke(cli, ["show", "-C", str(sharded), "--html", str(path)])
     assert isinstance(done.exception, DependencyError) or "ckptctl[html]" in done.output
     assert not path.exists()
+
+
+def test_data_of_a_figure_cannot_end_its_script() -> None:
+    from ckptctl.report.page import Part, Section, render
+
+    figure = {"data": [{"name": STRANGE}], "layout": {"height": 100}}
+    page = render("t", [], [Section("s", [Part("h", "d", figure)])])
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.S)
+    assert found is not None
+    assert json.loads(found[1]) == [figure]
+    assert not set(found[1]) & set("<>&\u2028")
