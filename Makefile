@@ -17,7 +17,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 0
 help:
 	@echo 'make test         lint, types and the whole suite'
 	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
-	@echo 'make bench        merge against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
+	@echo 'make bench        merge and questions against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
 	@echo 'make lint         ruff and mypy alone'
 	@echo 'make golden       write the golden bundles of tests/golden/tf anew'
 	@echo 'make completions  write completions/ anew'
@@ -44,7 +44,8 @@ demo: $(READY)
 	@$(BIN)/python -m demo.run $(DEMO)
 
 bench: $(READY)
-	@$(BIN)/python -m bench.run $(BENCH)
+	@$(BIN)/python -m bench.run --keep $(BENCH)
+	@$(BIN)/python -m bench.questions $(BENCH)
 	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
 
 golden: $(READY)

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -94,3 +94,15 @@ def run_tf115() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(path)]
+    if os.getuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("only root mounts a disk")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)

@@ -248,8 +248,10 @@ class _Room:
         except StateFileError as error:
             return StateFile(path, present=True, error=error)
         except (RefusedError, OSError) as error:
-            message = f"state file cannot be read: {error}"
-            return StateFile(path, present=True, error=StateFileError(message, file=path))
+            why = error.message if isinstance(error, RefusedError) else error.strerror or str(error)
+            unread = StateFileError(f"state file cannot be read: {why}", file=path)
+            unread.__cause__ = error
+            return StateFile(path, present=True, error=unread)
         return StateFile(
             path,
             present=True,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import click
 from click.core import ParameterSource
@@ -197,7 +198,9 @@ def _wants_json(args: Sequence[str]) -> bool:
     options = list(args)
     if "--" in options:
         options = options[: options.index("--")]
-    if "--json" in options:
+    if "--json" in options or "--format=json" in options:
+        return True
+    if ("--format", "json") in pairwise(options):  # of `get`
         return True
     command = next((word for word in options if not word.startswith("-")), "")
     value = os.environ.get(f"CKPTCTL_{command.upper()}_JSON", "")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from ckptctl.commands import options
+from ckptctl.commands.get_views import HistoryView, RowsView
 from ckptctl.commands.keys import read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.errors import NotFoundError, PartialFailure, UsageError
-from ckptctl.output import Column, Output, Page, is_terminal, open_output
+from ckptctl.output import Output, is_terminal, open_output
 
 if TYPE_CHECKING:
     from ckptctl.inspect.history import History
@@ -79,7 +78,8 @@ def command(
     A key that is not there is filtered (seen, but not often enough to own a row) or unknown;
     an unknown one makes the command exit with 10 after the others were shown.
 
-    A checksum covers a whole tensor, so without --check rows are shown as they are read.
+    A checksum covers a whole tensor, so without --check rows are shown as they are read;
+    --history checks keys, and what increments bring, all the same.
 
     \b
     Example:
@@ -94,36 +94,38 @@ def command(
         raise UsageError("-o goes with --format csv, npz or parquet")
     if history and form not in ("text", "json"):
         raise UsageError(f"--history has no form {form}", remedy="use --format json")
-    if form == "json":
-        out = open_output("get", json=True)
+    given = click.get_current_context().params
+    if given["json"] and form not in ("text", "json"):
+        raise UsageError(f"--json and --format {form} exclude each other")
+    if form == "json" and not given["json"]:
+        out = open_output("get", json=True, quiet=given["quiet"])
     progress = out.progress()
     runner = Runner(progress=progress)
     try:
         if not history:
             found = _look(table, asked, directory, restore, runner, upto, check)
         else:
-            moments = _history(table, asked, directory, restore, runner, upto)
+            moments = _history(table, asked, directory, restore, runner, upto, check)
     finally:
         progress.finish()
     if history:
-        _show_history(out, moments)
+        _show_history(out, table, moments)
     else:
         _show_rows(out, table, found, path, form)
 
 
 def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: str) -> None:
     if form in ("csv", "npz", "parquet"):
-        _write(found, path, form)  # type: ignore[arg-type]
+        if path is not None or not click.get_current_context().params["quiet"]:
+            _write(found, path, form)  # type: ignore[arg-type]
     else:
-        out.show(_RowsView(found))
+        out.show(RowsView(found))
     for note in found.notes:
         out.warn(note)
     out.close()
     if found.unknown:
-        many = f"{len(found.unknown)} keys of {table!r} are not there, the first "
         raise NotFoundError(
-            f"{many if len(found.unknown) > 1 else 'not there: key '}{found.unknown[0]}",
-            remedy="--history shows whether it ever was",
+            _not_there(table, found.unknown), remedy="--history shows whether it ever was"
         )
 
 
@@ -145,21 +147,44 @@ def _look(
 
 
 def _history(
-    table: str, keys: list[int], directory: str, restore: RestoreOptions, runner: Any, upto: str
+    table: str,
+    keys: list[int],
+    directory: str,
+    restore: RestoreOptions,
+    runner: Any,
+    upto: str,
+    check: bool,
 ) -> History:
     from ckptctl.inspect.history import history
     from ckptctl.inspect.target import find_target
 
-    last = None if upto == "latest" else find_target(upto, directory, restore).step
-    return history(directory, table, keys, restore, runner, upto=last)
+    last = None
+    if upto != "latest":  # the newest restore point may be damaged, and the rest still told
+        target = find_target(upto, directory, restore)
+        last, directory = target.step, target.directory
+    return history(directory, table, keys, restore, runner, upto=last, check=check)
 
 
-def _show_history(out: Output, found: History) -> None:
-    out.show(_HistoryView(found))
+def _show_history(out: Output, table: str, found: History) -> None:
+    out.show(HistoryView(found))
+    for note in found.notes:
+        out.warn(note)
     out.close()
     if found.failed:
-        step, why = next(iter(found.failed.items()))
-        raise PartialFailure(f"{len(found.failed)} steps could not be read, {step}: {why}")
+        first = found.failed[0]
+        raise PartialFailure(
+            f"{len(found.failed)} steps could not be read, {first.step}: {first.reason}",
+            file=first.prefix or None,
+            remedy="ckptctl verify says what is wrong",
+        )
+    if found.unknown:
+        raise NotFoundError(_not_there(table, found.unknown))
+
+
+def _not_there(table: str, unknown: list[int]) -> str:
+    if len(unknown) == 1:
+        return f"not there: key {unknown[0]}"
+    return f"{len(unknown)} keys of {table!r} are not there, the first {unknown[0]}"
 
 
 def _write(found: Lookup, path: str | None, form: FileFormat) -> None:
@@ -178,73 +203,3 @@ def _write(found: Lookup, path: str | None, form: FileFormat) -> None:
     from ckptctl.storage import LOCAL
 
     LOCAL.write_atomic(path, buffer.getvalue())
-
-
-@dataclass(frozen=True)
-class _RowsView:
-    found: Lookup
-
-    def document(self) -> Mapping[str, object]:
-        return self.found.document()
-
-    def text(self, page: Page) -> None:
-        page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
-        columns = (
-            Column("key", "number"),
-            Column("state"),
-            Column("slot", missing=""),
-            Column("freq", "count"),
-            Column("version", "count"),
-            Column("value", "text", missing=""),
-            Column("file", "name", spare=2, missing=""),
-            Column("offset", "number", spare=1),
-        )
-        with page.table(columns) as rows:
-            for row in self.found.rows:
-                if not row.cells:
-                    rows.add(row.key, row.state, None, row.freq, row.version, None, None, None)
-                for slot, cell in row.cells.items():
-                    facts = (row.freq, row.version) if not slot else (None, None)
-                    values = _values(cell.value.reshape(-1).tolist(), page)
-                    place = (cell.file, cell.offset)
-                    rows.add(row.key, row.state, slot or None, *facts, values, *place)
-        if not self.found.checked and page.terminal:
-            page.line("not checked against checksums; --check does", style="dim")
-
-
-@dataclass(frozen=True)
-class _HistoryView:
-    found: History
-
-    def document(self) -> Mapping[str, object]:
-        return self.found.document()
-
-    def text(self, page: Page) -> None:
-        columns = (
-            Column("key", "number"),
-            Column("step", "number"),
-            Column("in"),
-            Column("change"),
-            Column("L2", "real"),
-            Column("max", "real", spare=2),
-            Column("freq", "count"),
-            Column("version", "count", spare=1),
-            Column("value", "text", missing=""),
-        )
-        with page.table(columns) as rows:
-            for key, moments in self.found.keys.items():
-                for each in moments:
-                    cell = each.row.cells.get("")
-                    values = None if cell is None else _values(cell.value.tolist(), page)
-                    moved = (each.kind, each.change, each.l2, each.max)
-                    rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
-        for step, why in self.found.failed.items():
-            page.line("failed", str(step), why)
-
-
-def _values(values: list[Any], page: Page) -> str:
-    """Return a row: all digits for programs, five and the first elements for people."""
-    if not page.terminal:
-        return " ".join(repr(value) for value in values)
-    shown = " ".join(f"{value:.5g}" for value in values[:16])
-    return shown + (f" ... ({len(values)})" if len(values) > 16 else "")

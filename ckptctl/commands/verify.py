@@ -18,7 +18,7 @@ from ckptctl.output import format as fmt
 if TYPE_CHECKING:
     from ckptctl.inspect.verify import Verified, VerifyPlan
 
-__all__ = ["command"]
+__all__ = ["VerifiedView", "command"]
 
 _STYLES = {"damage": "bold red", "unread": "red", "warning": "magenta", "note": "dim"}
 
@@ -92,7 +92,7 @@ def command(
         )
     finally:
         progress.finish()
-    out.show(_VerifiedView(plan, found))
+    out.show(VerifiedView(plan, found))
     if not plan.checkpoints:
         out.warn(f"no checkpoint in {directory!r}: nothing to verify")
     out.close()
@@ -115,14 +115,18 @@ def command(
 
 
 @dataclass(frozen=True)
-class _VerifiedView:
+class VerifiedView:
+    """What was found, as text and as JSON."""
+
     plan: VerifyPlan
     found: Verified
 
     def document(self) -> Mapping[str, object]:
+        """Return it as JSON."""
         return {"directory": self.plan.directory, **self.found.document()}
 
     def text(self, page: Page) -> None:
+        """Write a row for each finding, what to do, and how much was looked at."""
         found = self.found
         columns = (
             Column("code"),
@@ -139,6 +143,7 @@ class _VerifiedView:
             with page.table(columns) as rows:
                 for each in found.findings:
                     where = os.path.relpath(each.file, self.plan.directory)
+                    seen = f" (found {each.found})" if page.terminal and each.found else ""
                     rows.add(
                         each.code,
                         each.severity,
@@ -147,7 +152,7 @@ class _VerifiedView:
                         each.offset,
                         each.expected,
                         each.found,
-                        each.message,
+                        each.message + seen,
                         each.remedy,
                         styles={1: _STYLES[each.severity]},
                     )

@@ -69,6 +69,9 @@ CATALOGUE: dict[str, Kind] = {
              "write it anew: its first line is model_checkpoint_path: \"NAME\""),
         Kind("CK012", "damage", "tensors of a table do not fit each other",
              "A column has another length than the keys, or is missing.", _RESTORE),
+        Kind("CK013", "damage", "part of a table missing",
+             "Its rows are lost; a PS refuses the checkpoint, or reads the rest as another table.",
+             _RESTORE),
         Kind("CK020", "warning", "no state file",
              "TensorFlow's latest_checkpoint finds nothing here.",
              "write `checkpoint`, or let the trainer save once more"),
@@ -109,6 +112,9 @@ CATALOGUE: dict[str, Kind] = {
              "Nothing proves that its recorder was idle, and nothing that it was not.",
              "compare with the trainer's log"),
         Kind("CK034", "note", "something else about the directory", "See the message.", _NOTHING),
+        Kind("CK035", "note", "data shard of another save",
+             "Its name tells another number of shards than the index: nothing reads it.",
+             "remove it if no save is under way"),
         Kind("CK050", "damage", "tensor fails its checksum",
              "Bytes were changed after they were written.", _RESTORE),
         Kind("CK051", "damage", "string tensor makes no sense",
@@ -191,9 +197,10 @@ class Finding:
         return CATALOGUE[self.code].remedy
 
     @property
-    def order(self) -> tuple[str, str, str, int]:
-        """Where it stands in a list."""
-        return (self.file, self.tensor or "", self.code, self.offset or 0)
+    def order(self) -> tuple[str, str, str, int, str, str]:
+        """Where it stands in a list: no two findings stand at one place."""
+        found = self.found or ""
+        return (self.file, self.tensor or "", self.code, self.offset or 0, self.message, found)
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ckptctl.chain import ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import Chains, ProvenPairs, find_chains, scan_directory
 from ckptctl.errors import CkptctlError, NotFoundError
-from ckptctl.inspect.lookup import Found, Lookup, look_up
-from ckptctl.inspect.target import Target, find_target
+from ckptctl.inspect.lookup import Found, Lookup, look_up, not_there, tables_of
+from ckptctl.inspect.target import Target, state_at
 from ckptctl.inspect.view import open_view
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 
-__all__ = ["History", "Moment", "history"]
+__all__ = ["History", "Missed", "Moment", "history"]
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,38 @@ class Moment:
         }
 
 
+@dataclass(frozen=True)
+class Missed:
+    """A checkpoint or a state that could not be looked at, and why."""
+
+    step: int
+    kind: str
+    prefix: str
+    reason: str
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return dict(vars(self))
+
+
 @dataclass
 class History:
-    """The moments of each key, by step; and the steps that could not be looked at, with why."""
+    """The moments of each key, by step; what could not be looked at; what a user should know."""
 
     directory: str
     table: str
     keys: dict[int, list[Moment]]
-    failed: dict[int, str] = field(default_factory=dict)
+    failed: list[Missed] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def unknown(self) -> list[int]:
+        """Keys that no moment has."""
+        return [
+            key
+            for key, moments in self.keys.items()
+            if all(moment.row.state == "unknown" for moment in moments)
+        ]
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -74,7 +98,8 @@ class History:
                 {"key": key, "moments": [moment.document() for moment in moments]}
                 for key, moments in self.keys.items()
             ],
-            "failed": [{"step": step, "reason": why} for step, why in self.failed.items()],
+            "failed": [missed.document() for missed in self.failed],
+            "notes": self.notes,
         }
 
 
@@ -86,12 +111,14 @@ def history(
     runner: Runner | None = None,
     *,
     upto: int | None = None,
+    check: bool = False,
     storage: Storage = LOCAL,
 ) -> History:
     """Return what each restore point and each increment says of keys.
 
-    A step that cannot be looked at is reported and does not stop the rest. A table that is
-    not there yet at a step says nothing.
+    What cannot be looked at is reported and does not stop the rest: damage, and live
+    checkpoints that cannot be restored. A table that is not there yet at a step says nothing.
+    Key columns and what increments bring are checked; the full's rows only with `check`.
 
     Raises
     ------
@@ -102,36 +129,55 @@ def history(
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
     found = History(directory, table, {key: [] for key in keys})
-    steps: list[tuple[int, int, Target | str]] = [
-        (step, 1, str(step)) for step in chains.restore_points
-    ]
-    for increment in scan.increments:
-        if increment.complete and chains.is_live(increment):
-            name = increment.prefix
-            steps.append(
-                (increment.step, 0, Target(name, "increment", directory, name, increment.step))
-            )
+    asked = list(found.keys)
     seen = False
     missing: NotFoundError | None = None
     before: dict[int, Found] = {}
-    for step, _, what in sorted(steps, key=lambda item: item[:2]):
-        if upto is not None and step > upto:
-            continue
+    for moment in _moments(chains, upto, found):
         try:
-            target = find_target(what, directory, options) if isinstance(what, str) else what
+            target = moment
+            if isinstance(target, int):
+                target = state_at(chains, target, options)
             with open_view(target, options, runner, storage) as view:
-                looked = look_up(view, table, keys)
-        except NotFoundError as error:
-            missing = missing or error
-            continue
+                if table not in tables_of(view):
+                    missing = missing or not_there(view, table)
+                    continue
+                looked = look_up(view, table, asked, check=check, survey=True)
         except CkptctlError as error:
-            found.failed[step] = error.message
+            found.failed.append(_missed(moment, error))
             continue
         seen = True
+        found.notes += [note for note in looked.notes if note not in found.notes]
         _note(found, target, looked, before)
+    found.failed.sort(key=lambda missed: missed.step)
     if not seen and missing is not None and not found.failed:
         raise missing
     return found
+
+
+def _moments(chains: Chains, upto: int | None, found: History) -> list[int | Target]:
+    """Return restore points by their steps, and increments as they are, ascending."""
+    points = set(chains.restore_points)
+    moments: list[tuple[int, int, int | Target]] = [(step, 1, step) for step in points]
+    directory = chains.scan.directory
+    for each in (*chains.scan.fulls, *chains.scan.increments):
+        if not chains.is_live(each) or (upto is not None and each.step > upto):
+            continue
+        if each.step not in points:
+            why = chains.why_not(each) or "it cannot be restored"
+            found.failed.append(Missed(each.step, "state", each.prefix, why))
+        if each.kind == "increment" and each.complete:
+            target = Target(each.prefix, "increment", directory, each.prefix, each.step)
+            moments.append((each.step, 0, target))
+    moments.sort(key=lambda moment: moment[:2])
+    return [what for step, _, what in moments if upto is None or step <= upto]
+
+
+def _missed(moment: int | Target, error: CkptctlError) -> Missed:
+    where = str(error.details().get("file") or "")
+    if isinstance(moment, Target):
+        return Missed(moment.step or 0, moment.kind, moment.prefix, error.message)
+    return Missed(moment, "state", where, error.message)
 
 
 def _note(found: History, target: Target, looked: Lookup, before: dict[int, Found]) -> None:
@@ -152,10 +198,11 @@ def _moment(step: int, target: Target, row: Found, old: Found | None) -> Moment:
     l2 = most = None
     if a is not None and b is not None and a.value.shape == b.value.shape:
         with np.errstate(all="ignore"):
-            gap = b.value.astype(np.float64) - a.value.astype(np.float64)
-        l2, most = float(np.sqrt(gap @ gap)), float(np.abs(gap).max(initial=0.0))
+            wide = np.complex128 if b.value.dtype.kind == "c" else np.float64
+            gap = np.abs(b.value.astype(wide) - a.value.astype(wide))
+            l2, most = float(np.sqrt(gap @ gap)), float(gap.max(initial=0.0))
     if row.state == was:
-        same = a is None or (b is not None and a.value.tobytes() == b.value.tobytes())
+        same = old is None or _same(old, row)
         change = "unchanged" if same else "changed"
         if row.state == "unknown":
             change = "absent"
@@ -173,6 +220,13 @@ def _moment(step: int, target: Target, row: Found, old: Found | None) -> Moment:
         )
     ]
     return Moment(step, target.kind, target.prefix, row, change, _finite(l2), _finite(most), *moved)
+
+
+def _same(old: Found, row: Found) -> bool:
+    """Return whether the value and the rows of all slots are equal, bit for bit."""
+    return old.cells.keys() == row.cells.keys() and all(
+        old.cells[slot].value.tobytes() == cell.value.tobytes() for slot, cell in row.cells.items()
+    )
 
 
 def _finite(number: float | None) -> float | None:

@@ -1,35 +1,36 @@
 """The rows of some keys, and where each comes from: the library behind `ckptctl get`.
 
-Only the key columns and the rows asked for are read. A checksum covers a whole tensor, so
-what is shown is unchecked, unless `check` asks for those tensors to be read as a whole.
+Only the keys that share a bucket with those asked for are read, and their rows: a thousand
+keys cost the same whatever the size of the rows. A checksum covers a whole tensor, so what is
+shown is unchecked, unless `check` asks for those tensors to be read as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from functools import cached_property
 
 import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.errors import NotFoundError, RefusedError
-from ckptctl.inspect.stats import decode
-from ckptctl.inspect.tensors import Piece, TensorView
-from ckptctl.inspect.view import MemberView, PartView, RawPart, StatePart, TableView, View
+from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.inspect.lookup_rows import Cells, Numbers, Reading
+from ckptctl.inspect.tensors import TensorView
+from ckptctl.inspect.view import RawPart, StatePart, TableView, View
 from ckptctl.restore import CopyJob, RowsState
+from ckptctl.restore.asked import Answer, AskTask, Places
 from ckptctl.restore.column import row_bytes
-from ckptctl.restore.columns import OPTIONAL_COLUMNS
-from ckptctl.restore.join import bucket_of, is_in
-from ckptctl.tables import is_slot_name
+from ckptctl.restore.join import bucket_of, find_keys
+from ckptctl.restore.state import State
+from ckptctl.tables import EvSet, is_slot_name
 
-__all__ = ["Cell", "Found", "Lookup", "look_up", "tables_of"]
+__all__ = ["STATES", "Cell", "Found", "Lookup", "look_up", "not_there", "tables_of"]
 
-
-#: Tensors from which rows were read, each once.
-Used: TypeAlias = "dict[tuple[int, str], tuple[BundleData, str, Entry]]"
+#: What a key can be, by the number in `Lookup.state`.
+STATES = ("unknown", "filtered", "admitted")
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,65 @@ class Found:
 
 @dataclass
 class Lookup:
-    """The answer: one `Found` for each key, in the order asked."""
+    """The answer, an array item for each key, in the order asked.
+
+    Attributes
+    ----------
+    target, words
+        What was looked at, and that in a line.
+    keys
+        int64[n].
+    state
+        uint8[n]: index into `STATES`.
+    freqs, versions
+        Of admitted and of filtered keys, where the table keeps them.
+    cells
+        The rows of each member by its slot, "" the primary's.
+    places
+        (data shard, prefix of its bundle) that `cells` speak of.
+    checked
+        Whether all tensors that the answer rests on were compared with their checksums.
+    notes
+        What a user should know.
+    """
 
     target: dict[str, object]
     words: str
     table: str
-    rows: list[Found]
+    keys: np.ndarray
+    state: np.ndarray
+    freqs: Numbers
+    versions: Numbers
+    cells: dict[str, Cells]
+    places: Sequence[tuple[str, str]]
     checked: bool
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def rows(self) -> list[Found]:
+        """The same as one object for each key."""
+        found = [
+            Found(key, STATES[state], freq, version)
+            for key, state, freq, version in zip(
+                self.keys.tolist(),
+                self.state.tolist(),
+                self.freqs.list(),
+                self.versions.list(),
+                strict=True,
+            )
+        ]
+        for slot, cells in self.cells.items():
+            for at in np.flatnonzero(cells.there).tolist():
+                file, checkpoint = self.places[int(cells.place[at])]
+                cell = Cell(cells.values[at], file, int(cells.offset[at]), checkpoint)
+                found[at].cells[slot] = cell
+        return found
 
     @property
     def unknown(self) -> list[int]:
         """Keys that are neither admitted nor filtered."""
-        return [row.key for row in self.rows if row.state == "unknown"]
+        unknown: list[int] = self.keys[self.state == 0].tolist()
+        return unknown
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -121,7 +168,14 @@ def tables_of(view: View) -> list[str]:
     return sorted([*names, *(each.name for each in view.tensors if _has_rows(each))])
 
 
-def look_up(view: View, table: str, keys: Iterable[int], *, check: bool = False) -> Lookup:
+def look_up(
+    view: View,
+    table: str,
+    keys: Iterable[int] | np.ndarray,
+    *,
+    check: bool = False,
+    survey: bool = False,
+) -> Lookup:
     """Return the rows of keys.
 
     Parameters
@@ -129,213 +183,250 @@ def look_up(view: View, table: str, keys: Iterable[int], *, check: bool = False)
     table
         A table, or a normal variable, whose keys are its global row numbers.
     keys
-        In any order; one that is asked for twice is answered twice.
+        int64, in any order; one that is asked for twice is answered twice.
     check
-        Read each tensor that a row comes from as a whole, and compare its checksum.
+        Read each tensor that the answer rests on as a whole, and compare its checksum.
+    survey
+        Read all keys of the table, and what increments bring to it, and compare their
+        checksums, but not those of the other rows. Part of `check`.
 
     Raises
     ------
     NotFoundError
         There is no such table.
-    DamageError
-        A key column, or with `check` a tensor, does not match its checksum.
+    UsageError
+        A key beyond int64.
+    TableError, EntryBoundsError, TensorChecksumError
+        Damage that was met; with `check`, any in the tensors concerned.
     """
-    asked = list(keys)
-    inside = [key for key in asked if -(1 << 63) <= key < 1 << 63]
-    wanted = np.unique(np.array(inside, np.int64))
-    found = {int(key): Found(int(key)) for key in wanted}
-    used: Used = {}
+    asked = _int64(keys)
+    wanted, of = np.unique(asked, return_inverse=True)
+    asking = _Asking(view, wanted, check or survey)
     own = view.table(table)
     if own is not None:
-        _in_table(own, wanted, found, used)
+        asking.table(own)
     else:
-        tensors = {each.name: each for each in view.tensors}
-        variable = tensors.get(table)
-        if variable is None or not _has_rows(variable):
-            near = get_close_matches(table, tables_of(view), n=3)
-            raise NotFoundError(
-                f"no table {table!r}" if variable is None else f"{table!r} has no rows",
-                file=view.target.prefix,
-                remedy=f"did you mean {' or '.join(near)}?" if near else "ckptctl show lists them",
-            )
-        _in_variable(variable, "", found, used)
-        for name, slot in _slots(table, tensors):
-            if tensors[name].shape[:1] == variable.shape[:1]:
-                _in_variable(tensors[name], slot, found, used)
+        asking.variables(table, {each.name: each for each in view.tensors})
     if check:
-        view.runner.progress.start("checking", sum(entry.size for _, _, entry in used.values()))
-        for data, name, entry in used.values():
-            data.check_tensor(name, entry, view.runner.progress.advance)
-    rows = [found.get(key, Found(key)) for key in asked]
-    return Lookup(view.target.document(), view.target.words, table, rows, check, list(view.notes))
+        asking.reading.check(view.runner)
+    return Lookup(
+        view.target.document(),
+        view.target.words,
+        table,
+        asked,
+        asking.state[of],
+        asking.freqs.take(of),
+        asking.versions.take(of),
+        {slot: cells.take(of) for slot, cells in asking.cells.items() if cells.there.any()},
+        asking.reading.places,
+        check,
+        list(dict.fromkeys(view.notes)),
+    )
 
 
-def _in_table(
-    table: TableView,
-    wanted: np.ndarray,
-    found: dict[int, Found],
-    used: Used,
-) -> None:
-    """Look keys up in the parts that they belong to."""
-    own = bucket_of(wanted) % table.num_parts if table.kind == "table" else wanted * 0
-    for member in table.members:
-        for number, part in enumerate(member.parts):
-            keys = wanted[own == number]
-            if len(keys):
-                _in_part(part, member, keys, found, used)
-
-
-def _in_part(
-    part: PartView,
-    member: MemberView,
-    keys: np.ndarray,
-    found: dict[int, Found],
-    used: Used,
-) -> None:
-    for key, place in _places(part, keys):
-        row = found[key]
-        value, file, offset = place.read("values", used)
-        row.cells[member.slot] = Cell(value, file, offset, place.data.prefix)
-        if not member.slot:
-            row.state = "admitted"
-            row.freq, row.version = (
-                place.number(what, part, used) for what in ("freqs", "versions")
-            )
-    if not member.slot:
-        missing = np.array([key for key in keys.tolist() if not found[key].cells], np.int64)
-        if len(missing) and part.filtered:
-            _filtered(part, missing, found)
+def _int64(keys: Iterable[int] | np.ndarray) -> np.ndarray:
+    if isinstance(keys, np.ndarray) and keys.dtype.kind == "i":
+        return keys.reshape(-1).astype(np.int64)
+    try:
+        return np.array([int(key) for key in keys], np.int64)
+    except OverflowError:
+        raise UsageError("a key beyond int64", expected="-2^63 to 2^63 - 1") from None
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A row of an EV in some bundle."""
+class _Source:
+    """An EV in some bundle: `head` and a column's name are the suffix of a tensor."""
 
     data: BundleData
-    name: str
-    entries: Any
-    row: int
+    ev: EvSet
     head: str
 
-    def read(self, column: str, used: Used) -> tuple[np.ndarray, str, int]:
-        """Return the row of a column, its file and its offset."""
-        name = f"{self.name}{self.head}{column}"
-        return _read(self.data, name, self.entries[f"{self.head}{column}"], self.row, used)
 
-    def number(
+class _Asking:
+    """Collects the answer for keys that ascend, each once."""
+
+    def __init__(self, view: View, wanted: np.ndarray, survey: bool) -> None:
+        self._view = view
+        self._wanted = wanted
+        self._survey = survey
+        self.reading = Reading()
+        self.state = np.zeros(len(wanted), np.uint8)
+        self.freqs, self.versions = Numbers.none(len(wanted)), Numbers.none(len(wanted))
+        self.cells: dict[str, Cells] = {}
+
+    def table(self, table: TableView) -> None:
+        """Look keys up in the parts that they belong to."""
+        wanted = self._wanted
+        part_of = bucket_of(wanted) % table.num_parts if table.kind == "table" else wanted * 0
+        state = self._view.state
+        if state is None:
+            for number in range(table.num_parts):
+                self._raw(table, number, np.flatnonzero(part_of == number))
+            return
+        number = self._view.number_of(table)
+        answers = None if self._survey else self._ask(state, number, part_of, None)
+        if answers is None:
+            parts = table.primary.parts
+            dropped = [part.state.dropped for part in parts if isinstance(part, StatePart)]
+            answers = self._ask(state, number, part_of, dropped)
+        for part, answer in sorted((answers or {}).items()):
+            self._answered(table, state, number, part, np.flatnonzero(part_of == part), answer)
+
+    def _ask(
+        self, state: State, number: int, part_of: np.ndarray, dropped: list[np.ndarray] | None
+    ) -> dict[int, Answer] | None:
+        """Find the places; None where that takes a survey."""
+        tasks = [
+            (
+                part,
+                AskTask(
+                    state.part_job(number, part),
+                    self._wanted[part_of == part],
+                    None if dropped is None else dropped[part],
+                ),
+            )
+            for part in range(state.tables[number].num_parts)
+            # What is dropped from one part says whether the state can be restored at all.
+            if dropped is None or (part_of == part).any()
+        ]
+        found = dict(self._view.runner.map(tasks))
+        known = {part: answer for part, answer in found.items() if answer is not None}
+        return known if len(known) == len(found) else None
+
+    def _answered(
         self,
-        column: str,
-        part: PartView,
-        used: Used,
-    ) -> int | None:
-        """Return a freq or version, None where the table does not keep it."""
-        entry = self.entries.get(f"{self.head}{column}")
-        if isinstance(part, StatePart) and f"-{column}" not in part.state.job.present:
-            return None
-        if entry is None or not entry.rows:
-            return 0 if isinstance(part, StatePart) and f"-{column}" in OPTIONAL_COLUMNS else None
-        return int(self.read(column, used)[0].reshape(-1)[0])
+        table: TableView,
+        state: State,
+        number: int,
+        part: int,
+        own: np.ndarray,
+        answer: Answer,
+    ) -> None:
+        present = state.part_job(number, part).present
+        for (_, slot, _), places in zip(table.shapes, answer.members, strict=True):
+            if len(own):
+                self._member(slot, own, places, present)
+        filtered = np.flatnonzero(answer.filtered >= 0)
+        ev = table.shapes[0][2][part]
+        if not isinstance(ev, EvSet):
+            return
+        if "-keys_filtered" in ev.entries and ev.entries["-keys_filtered"].rows and len(own):
+            name = ev.name + "-keys_filtered"  # that a key is unknown rests on it
+            self.reading.use(state.full, name, ev.entries["-keys_filtered"])
+        if not len(filtered):
+            return
+        self.state[own[filtered]] = 1
+        rows = answer.filtered[filtered]
+        for numbers, suffix in (
+            (self.freqs, "-freqs_filtered"),
+            (self.versions, "-versions_filtered"),
+        ):
+            entry = ev.entries.get(suffix)
+            if entry is not None and entry.rows:
+                read = self.reading.rows(state.full, ev.name + suffix, entry, rows)
+                numbers.put(own[filtered], read[:, 0])
 
+    def _member(self, slot: str, own: np.ndarray, places: Places, present: frozenset[str]) -> None:
+        for at, (data, ev, is_increment) in enumerate(places.sources):
+            here = np.flatnonzero(places.source_of == at)
+            if not len(here):
+                continue
+            source = _Source(data, ev, "-sparse_incr_" if is_increment else "-")
+            self._rows(slot, own[here], source, places.row_of[here])
+            if slot:
+                continue
+            for numbers, name in ((self.freqs, "freqs"), (self.versions, "versions")):
+                if f"-{name}" in present:
+                    # A table keeps a column in all places or in none (restore.md, Columns).
+                    numbers.put(own[here], 0)
+                    self._numbers(numbers, name, own[here], source, places.row_of[here])
 
-def _places(part: PartView, keys: np.ndarray) -> Iterator[tuple[int, _Place]]:
-    """Return the keys that a part has, and where."""
-    if isinstance(part, StatePart):
-        state = part.state
-        incoming, old = state.locate(keys)
-        for key, new, row in zip(keys.tolist(), incoming.tolist(), old.tolist(), strict=True):
-            if new >= 0:
-                data, ev, at = state.source_of(new)
-                yield key, _Place(data, ev.name, ev.entries, at, "-sparse_incr_")
-            elif row >= 0:
-                ev = state.ev
-                yield key, _Place(state.job.full, ev.name, ev.entries, row, "-")
-        return
-    assert isinstance(part, RawPart)
-    column = part.column("keys")
-    if column is None:
-        return
-    stream = column.stream()
-    for at in range(0, column.rows, knobs.JOIN_KEYS):
-        own = stream.take(min(knobs.JOIN_KEYS, column.rows - at))
-        own = own.view(column.entry.dtype.numpy).reshape(-1).astype(np.int64)
-        for hit in np.flatnonzero(is_in(own, keys)).tolist():
-            place = _Place(part.reader, part.name, part.entries, at + hit, part.head)
-            yield int(own[hit]), place
-    stream.finish()
+    def _rows(self, slot: str, own: np.ndarray, source: _Source, rows: np.ndarray) -> None:
+        name = f"{source.head}values"
+        self._slice(slot, own, (source.data, source.ev.name + name, source.ev.entries[name]), rows)
 
+    def _slice(
+        self, slot: str, own: np.ndarray, tensor: tuple[BundleData, str, Entry], rows: np.ndarray
+    ) -> None:
+        data, name, entry = tensor
+        values = self.reading.rows(data, name, entry, rows)
+        cells = self.cells.setdefault(slot, Cells.none(len(self._wanted)))
+        offsets = entry.offset + rows * row_bytes(entry)
+        cells.put(own, values, self.reading.place(data, entry), offsets)
+        if not slot:
+            self.state[own] = 2
 
-def _filtered(part: PartView, missing: np.ndarray, found: dict[int, Found]) -> None:
-    """Look for filtered keys, with their freqs and versions."""
-    keys = part.column("keys_filtered")
-    if keys is None:
-        return
-    others = {"freq": part.column("freqs_filtered"), "version": part.column("versions_filtered")}
-    for at in range(0, keys.rows, knobs.JOIN_KEYS):
-        stop = min(at + knobs.JOIN_KEYS, keys.rows)
-        own = keys.read(at, stop).view(keys.entry.dtype.numpy).reshape(-1).astype(np.int64)
-        for hit in np.flatnonzero(is_in(own, missing)).tolist():
-            row = found[int(own[hit])]
-            row.state = "filtered"
-            for what, column in others.items():
-                if column is not None and column.rows:
-                    number = column.read(at + hit, at + hit + 1).view("<i8")
-                    setattr(row, what, int(number.reshape(-1)[0]))
+    def _numbers(
+        self, numbers: Numbers, what: str, own: np.ndarray, source: _Source, rows: np.ndarray
+    ) -> None:
+        name = f"{source.head}{what}"
+        entry = source.ev.entries.get(name)
+        if entry is not None and entry.rows:
+            read = self.reading.rows(source.data, source.ev.name + name, entry, rows)
+            numbers.put(own, read[:, 0])
 
+    def _raw(self, table: TableView, number: int, own: np.ndarray) -> None:
+        """Look keys up in an increment as it is: all its keys are read, and checked."""
+        for member in table.members if len(own) else ():
+            part = member.parts[number]
+            column = part.column("keys")
+            assert isinstance(part, RawPart)
+            if column is None:
+                continue
+            at, rows = [], []
+            stream = column.stream()
+            for first in range(0, column.rows, knobs.JOIN_KEYS):
+                keys = stream.take(min(knobs.JOIN_KEYS, column.rows - first))
+                keys = keys.view(column.entry.dtype.numpy).reshape(-1).astype(np.int64)
+                hits, found = find_keys(keys, self._wanted[own])
+                at.append(own[hits])
+                rows.append(found + first)
+            stream.finish()
+            if not sum(map(len, at)):
+                continue
+            source = _Source(part.reader, EvSet(part.name, dict(part.entries), True), part.head)
+            here, places = np.concatenate(at), np.concatenate(rows)
+            self._rows(member.slot, here, source, places)
+            if not member.slot:
+                self._numbers(self.freqs, "freqs", here, source, places)
+                self._numbers(self.versions, "versions", here, source, places)
 
-def _in_variable(
-    tensor: TensorView,
-    slot: str,
-    found: dict[int, Found],
-    used: Used,
-) -> None:
-    """Look rows up in a normal variable; a key is its global row number."""
-    if len(tensor.pieces) > 1 and not tensor.cut_in_rows:
-        raise RefusedError("a variable that is cut inside its rows", tensor=tensor.name)
-    for piece in tensor.pieces:
-        first, length = 0, tensor.shape[0]
-        if piece.slice is not None:
-            first, length = piece.slice.resolve(tensor.shape)[0]
-        state = None if isinstance(piece.made, CopyJob) else RowsState(piece.made)
-        for key, row in found.items():
-            if first <= key < first + length:
-                row.state = "admitted"
-                row.cells[slot] = _cell(piece, state, key - first, used)
+    def variables(self, name: str, tensors: dict[str, TensorView]) -> None:
+        """Look rows up in a normal variable and its slots; a key is a global row number."""
+        variable = tensors.get(name)
+        if variable is None or not _has_rows(variable):
+            raise not_there(self._view, name)
+        self._variable(variable, "")
+        for other, slot in _slots(name, tensors):
+            if tensors[other].shape[:1] == variable.shape[:1]:
+                self._variable(tensors[other], slot)
 
-
-def _cell(
-    piece: Piece,
-    state: RowsState | None,
-    row: int,
-    used: Used,
-) -> Cell:
-    made = piece.made
-    data = made.data if isinstance(made, CopyJob) else made.base
-    name = made.name if isinstance(made, CopyJob) else made.plan.name
-    entry = piece.entry
-    source = state.source_of(row) if state is not None else None
-    if source is not None:
-        data, rows, row = source
-        name, entry = f"{rows.name}-sparse_incr_values", rows.values
-    value, file, offset = _read(data, name, entry, row, used)
-    return Cell(value, file, offset, data.prefix)
-
-
-def _read(
-    data: BundleData,
-    name: str,
-    entry: Entry,
-    row: int,
-    used: Used,
-) -> tuple[np.ndarray, str, int]:
-    width = row_bytes(entry)
-    offset = entry.offset + row * width
-    raw = data.data_file(name, entry).pread(offset, width)
-    if len(raw) != width:
-        raise data.past_end(name, entry, offset + len(raw))
-    used.setdefault((id(data), name + str(entry.offset)), (data, name, entry))
-    value = np.frombuffer(raw, entry.dtype.numpy)
-    numbers = decode(entry.dtype, value)
-    return (value if numbers is None else numbers), data.shard_path(entry.shard), offset
+    def _variable(self, tensor: TensorView, slot: str) -> None:
+        if len(tensor.pieces) > 1 and not tensor.cut_in_rows:
+            raise RefusedError("a variable that is cut inside its rows", tensor=tensor.name)
+        for piece in tensor.pieces:
+            first, length = 0, tensor.shape[0]
+            if piece.slice is not None:
+                first, length = piece.slice.resolve(tensor.shape)[0]
+            begin, end = np.searchsorted(self._wanted, (first, first + length))
+            own = np.arange(begin, end)
+            if not len(own):
+                continue
+            rows = self._wanted[begin:end] - first
+            made = piece.made
+            if isinstance(made, CopyJob):
+                self._slice(slot, own, (made.data, made.name, piece.entry), rows)
+                continue
+            which, rows = RowsState(made).locate(rows)
+            for at in np.unique(which).tolist():
+                here = np.flatnonzero(which == at)
+                if at < 0:
+                    taken = (made.base, made.plan.name, piece.entry)
+                else:
+                    number, brought = made.plan.incoming[at]
+                    tensor_name = f"{brought.name}-sparse_incr_values"
+                    taken = (made.increments[number], tensor_name, brought.values)
+                self._slice(slot, own[here], taken, rows[here])
 
 
 def _slots(name: str, tensors: dict[str, TensorView]) -> Iterator[tuple[str, str]]:
@@ -347,6 +438,24 @@ def _slots(name: str, tensors: dict[str, TensorView]) -> Iterator[tuple[str, str
 
 def _has_rows(tensor: TensorView) -> bool:
     return tensor.numeric and len(tensor.shape) >= 1 and bool(tensor.pieces)
+
+
+def not_there(view: View, name: str) -> NotFoundError:
+    """Return the error of a table that is not there, with what may have been meant."""
+    is_tensor = any(tensor.name == name for tensor in view.tensors)
+    owner = next(
+        (t.name for t in view.tables for member, slot, _ in t.shapes if slot and member == name),
+        None,
+    )
+    near = get_close_matches(name, tables_of(view), n=3)
+    remedy = f"did you mean {' or '.join(near)}?" if near else "ckptctl show lists them"
+    if owner is not None:
+        remedy = f"it is a slot of {owner}, which shows it with its own rows"
+    return NotFoundError(
+        f"{name!r} has no rows" if is_tensor else f"no table {name!r}",
+        file=view.target.prefix,
+        remedy=remedy,
+    )
 
 
 def _number(x: object) -> object:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ckptctl.errors import DependencyError
-from ckptctl.inspect.lookup import Lookup
+from ckptctl.errors import RefusedError
+from ckptctl.inspect.formats.parquet import need_pyarrow
+from ckptctl.inspect.lookup import STATES, Lookup
+from ckptctl.inspect.lookup_rows import Cells
 
-__all__ = ["FileFormat", "pyarrow_parquet", "write_lookup"]
+__all__ = ["FileFormat", "write_lookup"]
 
 FileFormat = Literal["csv", "npz", "parquet"]
 
@@ -19,94 +22,110 @@ FileFormat = Literal["csv", "npz", "parquet"]
 def write_lookup(found: Lookup, file: BinaryIO, kind: FileFormat) -> None:
     """Write one row for each key asked.
 
-    Columns: key, state, freq, version, value (in CSV `value_0` ...), and for each slot
-    `<slot>` likewise. What is not there is empty in CSV, null in Parquet, and in NumPy's
-    arrays -1 for freq and version and NaN for values.
+    Columns: key, state, freq, version, value (in CSV `value_0` ...), file and offset; for
+    each slot `<slot>`, `<slot>_file` and `<slot>_offset`. NumPy's arrays are keys, state,
+    freqs, versions, values, files and offsets. What is not there is empty in CSV, null in
+    Parquet, and in arrays -1 for freq, version and offset, NaN for values (0 in a type
+    without NaN) and an empty file.
 
     Raises
     ------
     DependencyError
         Parquet without pyarrow.
     """
-    slots = list(dict.fromkeys(slot for row in found.rows for slot in row.cells))
-    slots = ["", *(slot for slot in slots if slot)]
+    cells = {"": found.cells.get("", Cells.none(len(found.keys))), **found.cells}
     if kind == "csv":
-        _csv(found, file, slots)
+        _csv(found, file, cells)
     elif kind == "npz":
-        np.savez(file, **_arrays(found, slots))  # type: ignore[arg-type]  # names are ours
+        _npz(file, _arrays(found, cells))
     else:
-        _parquet(found, file, slots)
+        _parquet(found, file, cells)
 
 
-def pyarrow_parquet() -> tuple[Any, Any]:
-    """Return pyarrow and its Parquet module; raise `DependencyError` without them."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DependencyError(
-            f"Parquet needs pyarrow: {error}", remedy="pip install 'ckptctl[parquet]'"
-        ) from None
-    return pyarrow, pyarrow.parquet
+def _name(slot: str, what: str) -> str:
+    return f"{slot}_{what}" if slot else what
 
 
-def _dims(found: Lookup, slot: str) -> int:
-    cells = (row.cells[slot] for row in found.rows if slot in row.cells)
-    return max((cell.value.size for cell in cells), default=0)
+def _files(found: Lookup, cells: Cells) -> list[str | None]:
+    pairs = zip(cells.place.tolist(), cells.there.tolist(), strict=True)
+    return [found.places[place][0] if there else None for place, there in pairs]
 
 
-def _csv(found: Lookup, file: BinaryIO, slots: list[str]) -> None:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+def _offsets(cells: Cells) -> list[int | None]:
+    pairs = zip(cells.offset.tolist(), cells.there.tolist(), strict=True)
+    return [offset if there else None for offset, there in pairs]
+
+
+def _csv(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     writer = csv.writer(text)
-    dims = {slot: _dims(found, slot) for slot in slots}
-    names = [f"{slot or 'value'}_{at}" for slot in slots for at in range(dims[slot])]
-    writer.writerow(["key", "state", "freq", "version", *names])
-    for row in found.rows:
-        line: list[object] = [row.key, row.state, row.freq, row.version]
-        for slot in slots:
-            cell = row.cells.get(slot)
-            blank = [""] * dims[slot]
-            line += blank if cell is None else cell.value.reshape(-1).tolist()
+    names = ["key", "state", "freq", "version"]
+    columns: list[list[object]] = []
+    for slot, cells in members.items():
+        width = cells.values.shape[1]
+        names += [f"{slot or 'value'}_{at}" for at in range(width)]
+        names += [_name(slot, "file"), _name(slot, "offset")]
+        blank = [""] * width
+        pairs = zip(cells.values.tolist(), cells.there.tolist(), strict=True)
+        values = [value if there else blank for value, there in pairs]
+        places = zip(_files(found, cells), _offsets(cells), strict=True)
+        columns.append([[*row, *place] for row, place in zip(values, places, strict=True)])
+    writer.writerow(names)
+    states = (STATES[number] for number in found.state.tolist())
+    facts = zip(found.keys.tolist(), states, found.freqs.list(), found.versions.list(), strict=True)
+    for fact, *rest in zip(facts, *columns, strict=True):
+        line = [*fact, *(item for own in rest for item in own)]
         writer.writerow(["" if item is None else item for item in line])
+    text.flush()
     text.detach()
 
 
-def _arrays(found: Lookup, slots: list[str]) -> dict[str, np.ndarray]:
-    rows = found.rows
+def _npz(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    # `np.savez` takes names as keywords, and a slot may be called `file`.
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def _arrays(found: Lookup, members: dict[str, Cells]) -> dict[str, np.ndarray]:
     arrays = {
-        "keys": np.array([row.key for row in rows], np.int64),
-        "state": np.array([row.state for row in rows], "U8"),
-        "freqs": np.array([-1 if row.freq is None else row.freq for row in rows], np.int64),
-        "versions": np.array(
-            [-1 if row.version is None else row.version for row in rows], np.int64
-        ),
+        "keys": found.keys,
+        "state": np.array(STATES, "U8")[found.state],
+        "freqs": np.where(found.freqs.there, found.freqs.values, -1),
+        "versions": np.where(found.versions.there, found.versions.values, -1),
     }
-    for slot in slots:
-        dim = _dims(found, slot)
-        cells = [row.cells.get(slot) for row in rows]
-        kind = next((cell.value.dtype for cell in cells if cell is not None), np.dtype("f4"))
-        fill = np.nan if kind.kind == "f" else 0
-        values = np.full((len(rows), dim), fill, kind)
-        for at, cell in enumerate(cells):
-            if cell is not None:
-                values[at] = cell.value.reshape(-1)
+    for slot, cells in members.items():
+        values = cells.values.copy()
+        if values.dtype.kind in "fc":
+            values[~cells.there] = np.nan
         arrays[slot or "values"] = values
+        files = np.array(["", *(file for file, _ in found.places)])
+        arrays[_name(slot, "files")] = files[np.where(cells.there, cells.place + 1, 0)]
+        arrays[_name(slot, "offsets")] = np.where(cells.there, cells.offset, -1)
     return arrays
 
 
-def _parquet(found: Lookup, file: BinaryIO, slots: list[str]) -> None:
-    pa, parquet = pyarrow_parquet()
-    rows = found.rows
+def _parquet(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
+    need_pyarrow()
+    import pyarrow as pa
+    from pyarrow import parquet
+
     columns: dict[str, Any] = {
-        "key": pa.array([row.key for row in rows], pa.int64()),
-        "state": pa.array([row.state for row in rows]),
-        "freq": pa.array([row.freq for row in rows], pa.int64()),
-        "version": pa.array([row.version for row in rows], pa.int64()),
+        "key": pa.array(found.keys),
+        "state": pa.array([STATES[number] for number in found.state.tolist()]),
+        "freq": pa.array(found.freqs.values, mask=~found.freqs.there),
+        "version": pa.array(found.versions.values, mask=~found.versions.there),
     }
-    for slot in slots:
-        values = [
-            row.cells[slot].value.reshape(-1).tolist() if slot in row.cells else None
-            for row in rows
-        ]
-        columns[slot or "value"] = pa.array(values, pa.list_(pa.float64()))
+    for slot, cells in members.items():
+        if cells.values.dtype.kind not in "fiub":
+            raise RefusedError(
+                f"Parquet has no {cells.values.dtype}", remedy="use --format json, csv or npz"
+            )
+        kind = pa.list_(pa.from_numpy_dtype(cells.values.dtype))
+        values = cells.values.astype(cells.values.dtype.newbyteorder("="), copy=False)
+        rows = [row if there else None for row, there in zip(values, cells.there, strict=True)]
+        columns[slot or "value"] = pa.array(rows, kind)
+        columns[_name(slot, "file")] = pa.array(_files(found, cells), pa.string())
+        columns[_name(slot, "offset")] = pa.array(_offsets(cells), pa.int64())
     parquet.write_table(pa.table(columns), file)

@@ -21,7 +21,7 @@ from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, Storage
 
-__all__ = ["Target", "find_target"]
+__all__ = ["Target", "find_target", "state_at"]
 
 _STEP = re.compile(r"\d{1,19}", re.ASCII)
 _PLACE = re.compile(r"latest(?:~(\d{1,9}))?|first", re.ASCII)
@@ -149,9 +149,15 @@ def _state(text: str, directory: str, options: RestoreOptions, storage: Storage)
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
     step = _step(text, chains)
+    return state_at(chains, step, options, text)
+
+
+def state_at(chains: Chains, step: int, options: RestoreOptions, text: str = "") -> Target:
+    """Return the state at a step of chains that are known already; errors as `find_target`."""
     chosen = select(chains, step, options)
     last = chosen.increments[-1] if chosen.increments else chosen.base
-    return Target(text, "state", directory, last.prefix, step, chains, chosen)
+    directory = chains.scan.directory
+    return Target(text or str(step), "state", directory, last.prefix, step, chains, chosen)
 
 
 def _step(text: str, chains: Chains) -> int:

@@ -104,6 +104,11 @@ class TensorView:
         """Whether `flat` gives its elements as numbers."""
         return not self.is_hash_table and self.dtype.size > 0
 
+    @property
+    def too_large(self) -> bool:
+        """Whether `flat` refuses it: it is cut along several axes, and above 1 GiB."""
+        return not self.cut_in_rows and self.elements * self.dtype.size > _MOST_BYTES
+
     def flat(self) -> Iterator[np.ndarray]:
         """Return the elements in row-major order as flat arrays, checked.
 
@@ -144,7 +149,7 @@ class TensorView:
         return tuple((0, size) for size in self.shape)
 
     def _assembled(self) -> np.ndarray:
-        if self.elements * self.dtype.size > _MOST_BYTES:
+        if self.too_large:
             raise RefusedError(
                 "a tensor cut along several axes is too large to be put together",
                 tensor=self.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +22,7 @@ from ckptctl.chain import (
     find_chains,
     scan_directory,
 )
-from ckptctl.errors import AmbiguousError, CkptctlError, UnprovenError
+from ckptctl.errors import AmbiguousError, CkptctlError, DamageError, UnprovenError
 from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.inspect.verify_data import TensorsTask, Told
 from ckptctl.inspect.verify_keys import PartTask, RowNumbersTask, parts_of
@@ -145,15 +145,14 @@ def plan_verify(
     ------
     NotFoundError
         No such directory or step.
-    RefusedError, IncompleteError
-        The step cannot be restored.
+    AmbiguousError
+        Two checkpoints lie at the step.
     """
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, proven_nested=ProvenPairs(scan))
     found = [*scan.fulls, *scan.increments]
     if step is not None:
-        chosen = select(chains, step, RestoreOptions())
-        needed = {chosen.base.prefix, *(c.prefix for c in (*chosen.increments, *chosen.to_prove))}
+        needed = _needed(chains, step)
         found = [checkpoint for checkpoint in found if checkpoint.prefix in needed]
     memory = VerifiedData(subset)
     when = {checkpoint.prefix: memory.when(checkpoint) for checkpoint in found}
@@ -165,6 +164,21 @@ def plan_verify(
         if max_age_s is not None and now - (when[checkpoint.prefix] or 0.0) < max_age_s
     )
     return VerifyPlan(directory, chains, tuple(found), fresh, data, subset, step is None, storage)
+
+
+def _needed(chains: Chains, step: int) -> set[str]:
+    """Return the prefixes that the state at a step needs, also where a restore refuses them."""
+    try:
+        chosen = select(chains, step, RestoreOptions())
+    except (DamageError, UnprovenError):  # what is wrong is among the findings
+        full, increment = chains.full_at(step), chains.increment_at(step)
+        if full is not None or increment is None:
+            return {full.prefix} if full is not None else set()
+        below = [each for each in chains.scan.fulls if each.step <= step]
+        base = chains.base_of(increment).base or (below[-1] if below else None)
+        series = chains.nested_series(base, increment) if base is not None else ()
+        return {each.prefix for each in (base, *series, increment) if each is not None}
+    return {each.prefix for each in (chosen.base, *chosen.increments, *chosen.to_prove)}
 
 
 def execute_verify(
@@ -201,24 +215,35 @@ def execute_verify(
             continue
         found.checkpoints += 1
         own = list(_quick(plan, checkpoint))
+        own = [_or_gone(finding, checkpoint) for finding in own]
         broken = any(finding.severity in ("damage", "unread") for finding in own)
         if plan.data and checkpoint.prefix in fresh:
             found.skipped.append(name)
         elif plan.data and not (broken and checkpoint.damage is not None):
             reading = _Reading(plan, checkpoint, Runner(jobs, progress=progress, bwlimit=bwlimit))
-            own += reading.run(found, out_of_time)
+            told = [_or_gone(finding, checkpoint) for finding in reading.run(found, out_of_time)]
+            own += told
             if reading.cut_short:
                 found.left.append(name)
             elif not any(finding.severity in ("damage", "unread") for finding in own):
-                memory.add(checkpoint)
+                # What the data made us warn of is told again in the next run.
+                if not told:
+                    memory.add(checkpoint)
                 if plan.subset[1] == 1 and checkpoint.kind == "full":
                     fulls.add(checkpoint)
         found.findings += own
-    if plan.data and plan.whole and not out_of_time():
+    if plan.data and not out_of_time():
         found.findings += _nested(plan, progress)
     found.findings = sorted(set(found.findings), key=lambda finding: finding.order)
     found.seconds = time.monotonic() - began
     return found
+
+
+def _or_gone(finding: Finding, checkpoint: Checkpoint) -> Finding:
+    """Return what a missing shard is that was there when we began: rotated away under us."""
+    if finding.code != "CK008" or checkpoint.missing:
+        return finding
+    return replace(finding, code="CK090", message="data shard gone while it was being read")
 
 
 def _quick(plan: VerifyPlan, checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -234,12 +259,14 @@ def _quick(plan: VerifyPlan, checkpoint: Checkpoint) -> Iterator[Finding]:
 def _nested(plan: VerifyPlan, progress: Progress) -> Iterator[Finding]:
     """Run the nested check of every chain; what is proven is remembered."""
     proven = ProvenPairs(plan.chains.scan)
+    wanted = {checkpoint.prefix for checkpoint in plan.checkpoints}
     for chain in plan.chains.chains:
         series = plan.chains.nested_series(chain.base)
         if not chain.base.complete:
             continue
         for before, after in pairwise(series):
-            yield from _pair(chain.base, before, after, proven, plan.storage, progress)
+            if before.prefix in wanted and after.prefix in wanted:
+                yield from _pair(chain.base, before, after, proven, plan.storage, progress)
 
 
 def _pair(
@@ -339,7 +366,10 @@ class _Reading:
             sets = [(member.name, member.parts) for member in table.members]
             for part, own in parts_of(sets).items():
                 if self._mine(own[0].name) and not any(
-                    ev.name + suffix in damaged for ev in own for suffix in ev.entries
+                    ev.name + suffix in damaged
+                    for ev in own
+                    for suffix in ev.entries
+                    if not suffix.endswith("values")
                 ):
                     yield PartTask(reader, own, part, table.num_parts)
         for rows in catalogue.rows.values():

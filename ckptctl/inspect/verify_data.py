@@ -109,12 +109,14 @@ class _Odd:
         numbers = decode(dtype, values)
         if numbers is None or not len(numbers):
             return
-        # Both are false for NaN; two passes over what is in the cache.
-        if numbers.max() <= ABSURD and numbers.min() >= -ABSURD:
+        # Both are false for NaN; two passes over what is in the cache. The numbers of float16
+        # end below what is absurd: there the limit itself would be infinite.
+        limit = min(ABSURD, float(np.finfo(numbers.dtype).max))
+        if numbers.max() <= limit and numbers.min() >= -limit:
             return
         with np.errstate(invalid="ignore"):
             finite = np.isfinite(numbers)
-            wrong = [~finite, finite & (np.abs(numbers) > ABSURD)]
+            wrong = [~finite, finite & (np.abs(numbers) > limit)]
         for which, mask in enumerate(wrong):
             hits = np.flatnonzero(mask)
             if len(hits):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -13,11 +14,14 @@ from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.inspect.verify_data import Told
 from ckptctl.inspect.view import ColumnName, MemberView, RawPart
 from ckptctl.inspect.walk import Rows, walk_both, walk_pair
-from ckptctl.restore.join import bucket_of, is_in
+from ckptctl.restore.join import KeyReader, bucket_of, in_slice, is_in, read_keys
 from ckptctl.running import Report, ignore
-from ckptctl.tables import EvSet, RowSet
+from ckptctl.tables import BUCKETS, EvSet, RowSet
 
 __all__ = ["PartTask", "RowNumbersTask"]
+
+#: Row numbers of an increment that are held together.
+_ROW_NUMBERS = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,26 @@ class PartTask:
         """Bytes that are read, about."""
         return sum(ev.keys.size for ev in self.sets)
 
+    @cached_property
+    def alike(self) -> bool:
+        """Whether the keys of all slots are the very bytes of the primary's."""
+        return all(_same_keys(ev, self.sets[0]) for ev in self.sets[1:])
+
     def run(self, report: Report = ignore) -> Told:
         """Return what was found."""
         told = Told()
         members = [self._view(ev) for ev in self.sets]
-        seen = [
-            self._member(ev, view, told, report)
-            for ev, view in zip(self.sets, members, strict=True)
-        ]
+        first = self._member(self.sets[0], members[0], told, report)
         told.keys = self.sets[0].rows
-        for ev, view, own in zip(self.sets[1:], members[1:], seen[1:], strict=True):
-            if seen[0] is not None and own is not None and own.digest != seen[0].digest:
+        for ev, view in zip(self.sets[1:], members[1:], strict=True):
+            if first is not None and not first.counts and _same_keys(ev, self.sets[0]):
+                report(ev.keys.size)
+                continue  # the very same bytes, and nothing is wrong with them
+            own = self._member(ev, view, told, report)
+            if first is not None and own is not None and own.digest != first.digest:
                 told.findings += self._unpaired(members[0], ev, view)
-        if seen[0] is not None:
-            told.findings += self._frequencies(seen[0])
+        if first is not None:
+            told.findings += self._frequencies(first)
         return told
 
     def _view(self, ev: EvSet) -> MemberView:
@@ -62,6 +72,8 @@ class PartTask:
         columns: tuple[ColumnName, ...] = ("freqs",) if ev is self.sets[0] else ()
         filtered: tuple[ColumnName, ...] = ("freqs_filtered",) if columns else ()
         try:
+            offsets = view.parts[0].offsets
+            seen.behind = ev.rows - int(offsets[-1]) if offsets is not None else 0
             for rows, away in walk_both(view, columns, filtered):
                 seen.look(rows, away)
                 report(len(rows) * 8)
@@ -130,9 +142,10 @@ class PartTask:
 def _same_keys(ev: EvSet, other: EvSet) -> bool:
     """Return whether keys and buckets of two sets are the same bytes, by their checksums."""
 
-    def facts(own: EvSet) -> list[tuple[int, int]]:
+    def facts(own: EvSet) -> list[tuple[object, ...]]:
         names = [s for s in own.entries if "keys" in s or "offset" in s]
-        return [(own.entries[name].size, own.entries[name].crc) for name in sorted(names)]
+        entries = [(name, own.entries[name]) for name in sorted(names)]
+        return [(name, entry.dtype, entry.size, entry.crc) for name, entry in entries]
 
     return facts(ev) == facts(other)
 
@@ -146,27 +159,22 @@ class _Seen:
     digest: int = 0
     least: int | None = None
     most_filtered: int | None = None
-    twice: list[int] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, int] = field(default_factory=dict)
+    #: Rows behind the last bucket; where they are read by hash, only their number is known.
+    behind: int = 0
+    #: (code, suffix of the tensor) -> how many keys, and the first of them.
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    first: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def look(self, rows: Rows, away: Rows) -> None:
-        keys = rows.keys
-        mixed = keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
-        self.digest = (self.digest + own + len(keys)) % (1 << 64)
-        bucket = bucket_of(keys)
-        self._note("CK055", keys[(keys < 0) & (bucket != 0)])
-        wrong = bucket % self.task.parts != self.task.part
-        if rows.segments is not None and rows.buckets[1] <= 1000:
-            wrong |= bucket != np.repeat(np.arange(*rows.buckets), rows.segments)
-        self._note("CK054", keys[wrong & ((keys >= 0) | (bucket == 0))])
-        # A PS skips the others. NumPy sorts integers in vectors: no hash is as fast.
-        ordered = np.sort(keys[~wrong] if wrong.any() else keys)
-        if not self.twice:
-            self.twice = ordered[1:][ordered[1:] == ordered[:-1]][:1].tolist()
+        if not self.task.alike:
+            keys = rows.keys
+            mixed = keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+            own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+            self.digest = (self.digest + own + len(keys)) % (1 << 64)
+        ordered = self._placed(rows, "", "-partition_offset")
         if len(away):
             self._note("CK056", away.keys[is_in(away.keys, ordered)])
+            self._placed(away, "-keys_filtered", "-partition_filter_offset")
         for column, name in ((rows, "freqs"), (away, "freqs_filtered")):
             freqs = column.columns.get(name)  # type: ignore[call-overload]
             if freqs is not None and len(freqs):
@@ -177,33 +185,69 @@ class _Seen:
                     most = int(freqs.max())
                     self.most_filtered = max(most, self.most_filtered or most)
 
-    def _note(self, code: str, keys: np.ndarray) -> None:
-        if len(keys):
-            self.counts[code] = self.counts.get(code, 0) + len(keys)
-            self.first.setdefault(code, int(keys[0]))
+    def _placed(self, rows: Rows, suffix: str, offsets: str) -> np.ndarray:
+        """Return the ascending keys that a PS takes; note the others, and those twice."""
+        keys = rows.keys
+        bucket = bucket_of(keys)
+        first, last = rows.buckets
+        place = np.arange(first, last)
+        if last == first + 1:
+            wrong = bucket != first
+        elif rows.segments is not None and (last <= BUCKETS or self._bucketed(offsets)):
+            wrong = bucket != np.repeat(place, rows.segments)
+            place = place[rows.segments > 0]
+        else:  # keys alone tell
+            wrong = np.zeros(len(keys), bool)
+        # Remainders are slow: of keys in their buckets the buckets tell the part.
+        if (place % self.task.parts != self.task.part).any():
+            wrong |= bucket % self.task.parts != self.task.part
+        if wrong.any() or (len(keys) and keys.min() < 0):
+            illegal = (keys < 0) & (bucket != 0)
+            self._note("CK055", keys[illegal], suffix)
+            self._note("CK054", keys[wrong & ~illegal], suffix)
+            keys = keys[~wrong]  # a PS skips the others
+        # NumPy sorts integers in vectors: no hash is as fast.
+        ordered = np.sort(keys)
+        twice = ordered[1:] == ordered[:-1]
+        if twice.any():
+            self._note("CK053", ordered[1:][twice], suffix)
+        return ordered
 
-    def findings(self) -> list[Finding]:
+    def _bucketed(self, offsets: str) -> bool:
+        return self.ev.incremental or offsets in self.ev.entries
+
+    def _note(self, code: str, keys: np.ndarray, suffix: str = "") -> None:
+        if len(keys):
+            at = code, suffix
+            self.counts[at] = self.counts.get(at, 0) + len(keys)
+            self.first.setdefault(at, int(keys[0]))
+
+    def findings(self) -> Iterator[Finding]:
         """Return one finding a code, with its count."""
         expected = {
+            "CK053": "each key once",
             "CK054": f"keys of part {self.task.part} of {self.task.parts} in their buckets",
             "CK055": "keys >= 0, or multiples of 1000",
             "CK056": "admitted or filtered",
         }
         words = {
+            "CK053": "keys twice or more",
             "CK054": "rows outside their part or bucket",
             "CK055": "keys that no PS can save",
             "CK056": "keys both admitted and filtered",
         }
-        found = [
-            self.task._finding(
-                code, self.ev, words[code], expected[code], f"{count}, the first {self.first[code]}"
+        if self.behind and ("CK054", "") not in self.counts:
+            message, found = "rows behind the last bucket", str(self.behind)
+            yield self.task._finding("CK054", self.ev, message, expected["CK054"], found)
+        for (code, suffix), count in self.counts.items():
+            yield self.task._finding(
+                code,
+                self.ev,
+                f"filtered: {words[code]}" if suffix else words[code],
+                expected[code],
+                f"{count}, the first {self.first[code, suffix]}",
+                suffix,
             )
-            for code, count in self.counts.items()
-        ]
-        if self.twice:
-            what = f"key {self.twice[0]} twice or more"
-            found.append(self.task._finding("CK053", self.ev, "key twice", "each key once", what))
-        return found
 
 
 @dataclass(frozen=True)
@@ -227,28 +271,55 @@ class RowNumbersTask:
         told = Told()
         entry: Entry = self.rows.keys
         name = f"{self.rows.name}-sparse_incr_keys"
+        path = self.reader.shard_path(entry.shard)
         try:
-            keys = np.sort(self.reader.read_entry(name, entry).astype(np.int64))
+            wrong = self._count(KeyReader(self.reader, name, entry), report)
         except (CkptctlError, OSError):
             return told  # told where the tensor was read
-        report(entry.size)
-        path = self.reader.shard_path(entry.shard)
-        twice = keys[1:][keys[1:] == keys[:-1]]
-        if len(keys) and (len(twice) or keys[0] < 0):
-            what = f"row {keys[0]}" if keys[0] < 0 else f"row {twice[0]} twice"
-            expected = "each row once, none negative"
-            message = "row numbers that no PS can save"
-            told.findings.append(
-                Finding("CK062", message, path, name, entry.offset, expected, what)
-            )
-        if self.most is not None and len(keys) and keys[-1] >= self.most:
-            beyond = int(np.count_nonzero(keys >= self.most))
-            message = f"{beyond} rows lie beyond their slice"
-            expected = f"< {self.most}"
-            told.findings.append(
-                Finding("CK063", message, path, name, entry.offset, expected, str(keys[-1]))
-            )
+        for code, message, expected, (count, first) in (
+            ("CK062", "negative row numbers", "rows >= 0", wrong[0]),
+            ("CK062", "rows twice or more", "each row once", wrong[1]),
+            ("CK063", "rows beyond their slice", f"< {self.most}", wrong[2]),
+        ):
+            if count:
+                found = f"{count}, the first {first}"
+                told.findings.append(
+                    Finding(code, message, path, name, entry.offset, expected, found)
+                )
         return told
+
+    def _count(self, reader: KeyReader, report: Report) -> list[tuple[int, int]]:
+        """Return how many row numbers are negative, twice, and too large; and one of each."""
+        name, entry = f"{self.rows.name}-sparse_incr_keys", self.rows.keys
+        total = entry.rows
+        slices = max(1, -(-total // _ROW_NUMBERS))
+        counts = [(0, 0)] * 3
+
+        def note(which: int, keys: np.ndarray) -> None:
+            if len(keys):
+                count, first = counts[which]
+                counts[which] = (count + len(keys), first if count else int(keys[0]))
+
+        # A slice of their hashes at a time, so that memory does not grow with the variable.
+        for number in range(slices):
+            own = []
+            for at in range(0, total, _ROW_NUMBERS // 8):
+                stop = min(at + _ROW_NUMBERS // 8, total)
+                if number:
+                    keys = read_keys(self.reader, name, entry, at, stop)
+                else:
+                    keys = reader.read(stop - at).astype(np.int64, copy=False)
+                    note(0, keys[keys < 0])
+                    if self.most is not None:
+                        note(2, keys[keys >= self.most])
+                report(keys.nbytes)
+                own.append(keys[in_slice(keys, number, slices)])
+            if not number:
+                reader.finish()
+            if own:
+                ordered = np.sort(np.concatenate(own))
+                note(1, ordered[1:][ordered[1:] == ordered[:-1]])
+        return counts
 
 
 def parts_of(

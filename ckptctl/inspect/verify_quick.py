@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 
-from ckptctl.bundle import BundleReader
-from ckptctl.chain import Chains, Checkpoint, split_step
-from ckptctl.errors import CkptctlError
+from ckptctl.bundle import BundleReader, Entry
+from ckptctl.chain import Chains, Checkpoint
+from ckptctl.errors import CkptctlError, RefusedError
 from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.storage import Storage
-from ckptctl.tables import find_tables, part_components
+from ckptctl.tables import BUCKETS, Catalogue, find_tables, is_slot_name, part_components
 
 __all__ = ["check_bundle", "check_checkpoint", "check_directory"]
 
@@ -26,6 +26,10 @@ _PROBLEMS = {
     "zero-rows": "CK033",
     "not-nested": "CK024",
 }
+#: Ends of names that only tables have.
+_OFFSETS = ("partition_offset", "incr_partition_offset", "partition_filter_offset")
+#: More parts than any table has: `part_999999999` is a scope.
+_MOST_PARTS = 1 << 16
 _DIRECTORY = {"copied": "CK022", "listed-gone": "CK021", "state-file": "CK011"}
 
 
@@ -37,10 +41,11 @@ def check_directory(chains: Chains) -> Iterator[Finding]:
         if problem in orphans or problem.code == "state-file":
             continue
         code = _DIRECTORY.get(problem.code, "CK034")
-        yield Finding(code, problem.message, _file_of(problem.message, scan.directory))
+        yield Finding(code, problem.message, _file_of(problem.message, chains))
     for state in (scan.full_state, scan.increment_state):
         if state.error is not None:
-            yield of_error(state.error, state.path)
+            unread = isinstance(state.error.__cause__, RefusedError | OSError)
+            yield of_error(state.error, state.path, "CK090" if unread else None)
     for state, found in (
         (scan.full_state, scan.fulls),
         (scan.increment_state, scan.increments),
@@ -69,25 +74,29 @@ def check_checkpoint(chains: Chains, checkpoint: Checkpoint) -> Iterator[Finding
         path = os.path.join(directory, name)
         sizes = f">= {need} bytes", f"{has} bytes"
         yield Finding("CK009", "data shard cut short", path, None, has, *sizes)
+    expected = _data_names(checkpoint)
+    for info in checkpoint.shards:
+        if info.name not in expected:
+            path = os.path.join(directory, info.name)
+            found = f"{len(expected)} in the index"
+            yield Finding("CK035", "data shard of another save", path, found=found)
     for problem in chains.problems_of(checkpoint):
         if problem.code in _PROBLEMS:
             yield Finding(_PROBLEMS[problem.code], problem.message, index)
 
 
+def _data_names(checkpoint: Checkpoint) -> set[str]:
+    count = checkpoint.facts.num_shards
+    return {f"{checkpoint.name}.data-{n:05}-of-{count:05}" for n in range(count)}
+
+
 def check_bundle(prefix: str, increment: bool, storage: Storage) -> Iterator[Finding]:
     """Return what entries, shapes and names of one bundle contradict."""
-    reader = BundleReader(prefix, storage)
-    try:
-        for name, entry in reader.tensors.items():
-            if entry.slices and not entry.is_hash_table:
-                for slice_ in entry.slices:
-                    reader.slice_entry(name, slice_)
-        yield from _overlaps(reader)
-    except CkptctlError as error:
-        yield of_error(error, reader.index_path)
-        return
-    finally:
-        reader.close()
+    with BundleReader(prefix, storage) as reader:
+        try:
+            yield from _overlaps(reader)
+        except CkptctlError:
+            yield from _slices(reader)
     catalogue = find_tables(reader.tensors, increment=increment)
     for ev in catalogue.ev_sets.values():
         if ev.problem:
@@ -95,14 +104,74 @@ def check_bundle(prefix: str, increment: bool, storage: Storage) -> Iterator[Fin
     for name, rows in catalogue.rows.items():
         if rows.problem:
             yield Finding("CK012", rows.problem, reader.index_path, name, rows.keys.offset)
+    yield from _tables(catalogue, reader.index_path)
     yield from _scopes([*catalogue.ev_sets, *catalogue.rows], reader.index_path)
+
+
+def _slices(reader: BundleReader) -> Iterator[Finding]:
+    """Find tensors of which a slice is not in the index."""
+    for name, entry in reader.tensors.items():
+        error = _slice_error(reader, name, entry)
+        if error is not None:
+            yield of_error(error, reader.index_path)
+
+
+def _slice_error(reader: BundleReader, name: str, entry: Entry) -> CkptctlError | None:
+    try:
+        for slice_ in () if entry.is_hash_table else entry.slices:
+            reader.slice_entry(name, slice_)
+    except CkptctlError as error:
+        return error
+    return None
+
+
+def _tables(catalogue: Catalogue, path: str) -> Iterator[Finding]:
+    """Find parts and columns that are missing, so that what is left looks like something else."""
+    for name in catalogue.plain:
+        owner, _, suffix = name.rpartition("-")
+        entry = catalogue.entries[name]
+        if suffix in _OFFSETS and entry.dtype.name == "int32" and entry.shape == (BUCKETS + 1,):
+            message = "offsets of a table whose keys or values are missing"
+            yield Finding("CK012", message, path, owner, entry.offset)
+    for table in catalogue.tables:
+        counts = {member.name: len(member.parts) for member in table.members}
+        sets = [ev for member in table.members for ev in member.sets]
+        if len(set(counts.values())) > 1 and not any(ev.incremental for ev in sets):
+            found = ", ".join(f"{name}: {count}" for name, count in counts.items())
+            message = "members of a table with different numbers of parts"
+            yield Finding("CK013", message, path, table.name, None, "one number of parts", found)
+        primary = table.primary.parts
+        for member in table.members[1:]:  # an increment may lack a part, but of all members
+            for own, slot in zip(primary, member.parts, strict=False):
+                there = own or slot
+                if (own is None) != (slot is None) and there is not None and there.rows:
+                    message = "slot keys differ from the primary's"
+                    found = f"{there.rows} rows of {there.name}, and no other of this part"
+                    yield Finding("CK059", message, path, member.name, None, None, found)
+    groups: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for name, ev in catalogue.ev_sets.items():
+        components = part_components(name)
+        # An increment may lack a part; the numbers of a scope are free.
+        if len(components) == 1 and components[0].whole and not ev.incremental:
+            before, number, after = components[0]
+            if not after or is_slot_name(after):
+                groups[before, after].add(number)
+    for (before, after), numbers in groups.items():
+        lacking = sorted(set(range(min(max(numbers), _MOST_PARTS))) - numbers)
+        if lacking:
+            first = "/".join(filter(None, (before, f"part_{lacking[0]}", after)))
+            message = f"{len(lacking)} of {max(numbers) + 1} parts missing"
+            have = ", ".join(map(str, sorted(numbers)[:9]))
+            yield Finding("CK013", message, path, first, None, "every part", f"parts {have}")
 
 
 def _overlaps(reader: BundleReader) -> Iterator[Finding]:
     entries = [(e.shard, e.offset, e.end, name) for _, name, e in reader.data_entries() if e.size]
     entries.sort()
-    for before, after in pairwise(entries):
-        if before[0] == after[0] and after[1] < before[2]:
+    before = (-1, 0, 0, "")  # of those that were seen, the one that ends last
+    for after in entries:
+        overlaps = before[0] == after[0] and after[1] < before[2]
+        if overlaps:
             yield Finding(
                 "CK010",
                 f"lies over the bytes of {before[3]}",
@@ -112,6 +181,8 @@ def _overlaps(reader: BundleReader) -> Iterator[Finding]:
                 f"offset >= {before[2]}",
                 str(after[1]),
             )
+        if not overlaps or after[2] > before[2]:
+            before = after
 
 
 def _scopes(names: Iterable[str], path: str) -> Iterator[Finding]:
@@ -164,7 +235,8 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
         )
 
 
-def _file_of(message: str, directory: str) -> str:
+def _file_of(message: str, chains: Chains) -> str:
     """Return the state file that a message begins with, else the directory."""
-    first = message.split(" ", 1)[0]
-    return first if first.startswith(directory) and split_step(first) is None else directory
+    scan = chains.scan
+    paths = (scan.full_state.path, scan.increment_state.path)
+    return next((path for path in paths if message.startswith(f"{path} ")), scan.directory)

@@ -461,6 +461,10 @@ class View:
         """Return the table of a name."""
         return next((table for table in self.tables if table.name == name), None)
 
+    def number_of(self, table: TableView) -> int:
+        """Return the number of a table in the state."""
+        return self.tables.index(table)
+
     def survey(self, table: int | None) -> Surveyed | None:
         """Survey the keys of one table of a state; None for what needs none."""
         if self.state is None or table is None:

@@ -112,7 +112,8 @@ def _walk_together(sides: Sequence[_Side]) -> Iterator[tuple[Rows, ...]]:
     most = sides[0].counts
     for side in sides[1:]:
         most = np.maximum(most, side.counts)
-    for first, last, slices in _ranges(most):
+    light = not any(side.has_values for side in sides)
+    for first, last, slices in _ranges(most, light=light):
         yield from zip(*(side.read(first, last, slices) for side in sides), strict=True)
     for side in sides:
         side.finish()
@@ -143,13 +144,14 @@ def walk_filtered(part: PartView) -> Iterator[Rows]:
         stream.finish()
 
 
-def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
+def _ranges(counts: np.ndarray, *, light: bool = False) -> Iterator[tuple[int, int, int]]:
     """Return (first bucket, last bucket, slices) of ranges of about `MOST_ROWS` rows.
 
-    Rows without a bucket may have any key: then everything is one range.
+    Rows without a bucket may have any key: then everything is one range. Each slice reads
+    everything again, so slices of `light` rows, those without values, are larger.
     """
     if counts[BUCKETS]:
-        yield 0, BUCKETS + 1, _slices(int(counts.sum()))
+        yield 0, BUCKETS + 1, _slices(int(counts.sum()), light=light)
         return
     ends = np.concatenate([[0], np.cumsum(counts)])
     first = 0
@@ -158,7 +160,7 @@ def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
         last = min(max(last, first + 1), BUCKETS)
         rows = int(ends[last] - ends[first])
         if rows:
-            yield first, last, _slices(rows)
+            yield first, last, _slices(rows, light=light)
         first = last
 
 
@@ -166,9 +168,9 @@ def _most() -> int:
     return min(MOST_ROWS, knobs.JOIN_KEYS)
 
 
-def _slices(rows: int) -> int:
+def _slices(rows: int, *, light: bool) -> int:
     # A bucket somewhat above the size is cheaper to hold than to read twice.
-    return 1 if rows <= 4 * _most() else -(-rows // _most())
+    return 1 if rows <= 4 * _most() else -(-rows // (_most() * (16 if light else 1)))
 
 
 class _Side:
@@ -178,6 +180,8 @@ class _Side:
     ----------
     counts
         int64[1001]: rows in each bucket, and rows without one.
+    has_values
+        Whether rows come with their values.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class _Side:
             for part in member.parts
             if (part.filtered if filtered else part.rows)
         ]
+        self.has_values = "values" in columns
         self.counts = np.zeros(BUCKETS + 1, np.int64)
         for part in self._parts:
             self.counts += np.diff(part.offsets)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from ckptctl import knobs
-from ckptctl.errors import NoSpaceError, RefusedError
+from ckptctl.errors import RefusedError
 from ckptctl.restore import State, Survey
-from ckptctl.storage import Storage
 
-__all__ = ["check_space", "fit_memory", "most_keys", "most_rows"]
+__all__ = ["fit_memory", "most_keys", "most_rows"]
 
 #: Bytes of the interpreter with NumPy, before any work (measured: 45 MB).
 _BASE_MEMORY = 48 << 20
 #: Bytes that one incoming key takes while a part is surveyed, all arrays together.
 _KEY_MEMORY = 96
-#: Room that a filesystem wants beside the data: indexes, marks, directory blocks.
-_SLACK = 16 << 20
 
 
 def most_rows(state: State) -> dict[tuple[int, int], Survey]:
@@ -71,16 +66,3 @@ def fit_memory(keys: int, jobs: int, limit: int | None) -> tuple[int | None, int
             remedy="give it more, or merge an earlier step with fewer keys",
         )
     return fit, _BASE_MEMORY + fit * each
-
-
-def check_space(destination: str, size: int, storage: Storage) -> None:
-    """Raise `NoSpaceError` unless `size` bytes fit beside the destination."""
-    free = storage.free_bytes(os.path.dirname(destination) or ".")
-    if free < size + _SLACK:
-        raise NoSpaceError(
-            "not enough space for the result",
-            file=os.path.dirname(destination) or ".",
-            expected=f">= {size + _SLACK} bytes free",
-            found=f"{free} bytes",
-            remedy="free some (ckptctl prune shows what can go), or give -o on another disk",
-        )

@@ -21,13 +21,13 @@ from ckptctl.merge.destination import (
     look_at_destination,
     own_temporaries,
 )
-from ckptctl.merge.estimate import check_space, fit_memory, most_keys, most_rows
+from ckptctl.merge.estimate import fit_memory, most_keys, most_rows
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
-from ckptctl.storage import LOCAL, FileInfo, Storage
+from ckptctl.storage import LOCAL, FileInfo, Storage, check_space
 
 __all__ = ["MergePlan", "check_copied", "plan_merge"]
 

@@ -20,9 +20,11 @@ __all__ = [
     "KeyReader",
     "bucket_of",
     "check_keys",
+    "find_keys",
     "in_slice",
     "is_in",
     "join_keys",
+    "key_twice",
     "read_incoming",
     "read_keys",
     "read_offsets",
@@ -198,7 +200,7 @@ def read_incoming(
         twice = same[age_of[same + 1] == age_of[same]]
         if len(twice):
             data, ev = sources[int(tensor_of[twice[0]])]
-            raise _twice(data, ev, int(keys[twice[0]]))
+            raise key_twice(data, ev, int(keys[twice[0]]))
         if len(same):  # the newest of each key stands last
             keep = np.ones(len(keys), bool)
             keep[same] = False
@@ -207,7 +209,8 @@ def read_incoming(
     return IncomingKeys(keys, bucket, tensor_of, row_of, sources, skipped)
 
 
-def _twice(data: BundleData, ev: EvSet, key: int) -> TableError:
+def key_twice(data: BundleData, ev: EvSet, key: int) -> TableError:
+    """Return the error of a key that stands twice."""
     return TableError(
         "a key twice in one member",
         file=data.shard_path(ev.keys.shard),
@@ -333,7 +336,7 @@ def join_keys(
                 unique.check(keys, at, wrong)
             again = found[wanted[hits]] >= 0
             if again.any():
-                raise _twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
+                raise key_twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
         except TableError as error:  # told as flipped bits, below, if that is what it is
             problem = problem or error
         found[wanted[hits]] = rows + at
@@ -444,7 +447,7 @@ class _Unique:
         if len(self._tail) and offsets is not None and at < offsets[-1]:
             hits, _ = _match(keys, self._tail, wrong)
             if len(hits):
-                raise _twice(self._data, self._ev, int(self._tail[hits[0]]))
+                raise key_twice(self._data, self._ev, int(self._tail[hits[0]]))
 
     def finish(self) -> None:
         """Raise `TableError` for a key that stands twice in what is read in several pieces.
@@ -458,7 +461,7 @@ class _Unique:
                 keys = self._legal(first, last, number, slices)
                 twice = np.flatnonzero(keys[1:] == keys[:-1])
                 if len(twice):
-                    raise _twice(self._data, self._ev, int(keys[twice[0]]))
+                    raise key_twice(self._data, self._ev, int(keys[twice[0]]))
 
     def _legal(self, first: int, last: int, number: int, slices: int) -> np.ndarray:
         """Return the keys of a range that a PS takes, of one slice of hashes, ascending."""
@@ -508,12 +511,10 @@ def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
         put_out = np.sort(put_out)
         twice = put_out[1:][put_out[1:] == put_out[:-1]]
     if len(twice):
-        raise _twice(data, ev, int(twice[0]))
+        raise key_twice(data, ev, int(twice[0]))
 
 
-def _match(
-    keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return which of the ascending `wanted` keys stand in `keys`, and at which rows.
 
     A byte filter over a multiplicative hash leaves few candidates, and only these are
@@ -528,8 +529,19 @@ def _match(
     candidates = np.flatnonzero(table[(keys.view(np.uint64) * _FACTOR) >> shift])
     hit_keys = keys[candidates]
     position = np.minimum(np.searchsorted(wanted, hit_keys), len(wanted) - 1)
-    hit = (wanted[position] == hit_keys) & ~wrong[candidates]
+    hit = wanted[position] == hit_keys
     return position[hit], candidates[hit]
+
+
+def _match(
+    keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same without the rows that are `wrong`."""
+    hits, rows = find_keys(keys, wanted)
+    if not wrong.any():
+        return hits, rows
+    kept = ~wrong[rows]
+    return hits[kept], rows[kept]
 
 
 class KeyReader:

@@ -217,17 +217,12 @@ def _unpaired(
 
 def _in_full(job: PartJob, member: int, keys: np.ndarray) -> np.ndarray:
     """Return which of the ascending `keys` the full's member has."""
-    return _rows_in_full(job, member, keys) >= 0
-
-
-def _rows_in_full(job: PartJob, member: int, keys: np.ndarray) -> np.ndarray:
-    """Return the full's row of each of the ascending `keys`, -1 without one."""
     bucket = bucket_of(keys)
     order = np.lexsort((keys, bucket))
     asked = IncomingKeys(keys[order], bucket[order], order, order)
-    rows = np.empty(len(keys), np.intp)
-    rows[order] = job.join(member, asked, validate=False).found
-    return rows
+    has = np.empty(len(keys), bool)
+    has[order] = job.join(member, asked, validate=False).found >= 0
+    return has
 
 
 class MemberState:
@@ -288,37 +283,6 @@ class MemberState:
         if len(self.dropped):
             new &= ~np.isin(incoming.keys, self.dropped)
         return new
-
-    def locate(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Say where the rows of keys come from.
-
-        Parameters
-        ----------
-        keys
-            int64, ascending, each once.
-
-        Returns
-        -------
-        incoming, old : np.ndarray
-            intp[keys]: the incoming row of each key (see `source_of`), and its row in the
-            full; -1 without one. An incoming row wins.
-        """
-        incoming, _ = self._keys
-        order = np.argsort(incoming.keys, kind="stable")
-        at = np.minimum(np.searchsorted(incoming.keys[order], keys), max(len(order) - 1, 0))
-        found = np.full(len(keys), -1, np.intp)
-        if len(order):
-            hit = incoming.keys[order[at]] == keys
-            hit &= ~is_in(keys, self.dropped)
-            found[hit] = order[at[hit]]
-        rows = _rows_in_full(self.job, self.member, keys)
-        return found, rows
-
-    def source_of(self, incoming: int) -> tuple[BundleData, EvSet, int]:
-        """Return the increment, the EV and its row that an incoming row is."""
-        keys, _ = self._keys
-        data, ev = keys.sources[int(keys.tensor_of[incoming])]
-        return data, ev, int(keys.row_of[incoming])
 
     @cached_property
     def _new_counts(self) -> np.ndarray:

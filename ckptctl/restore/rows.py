@@ -64,14 +64,17 @@ class RowsState:
         self._map = RowMap.patch(length, key[chosen], chosen)
         self._which, self._row = which, row
 
-    def source_of(self, row: int) -> tuple[BundleData, RowSet, int] | None:
-        """Return the increment, the rows and the row there that a row is; None: the base's."""
-        at = int(np.searchsorted(self._map.changed, row))
-        if at == len(self._map.changed) or self._map.changed[at] != row:
-            return None
-        incoming = int(self._map.incoming[at])
-        number, rows = self._job.plan.incoming[int(self._which[incoming])]
-        return self._job.increments[number], rows, int(self._row[incoming])
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of the plan's incoming rows each row is, -1 for the base's, and its row."""
+        which = np.full(len(rows), -1, np.int64)
+        places = rows.astype(np.int64)
+        changed = self._map.changed
+        if len(changed):
+            at = np.minimum(np.searchsorted(changed, rows), len(changed) - 1)
+            hit = changed[at] == rows
+            incoming = self._map.incoming[at[hit]]
+            which[hit], places[hit] = self._which[incoming], self._row[incoming]
+        return which, places
 
     def _keys(self, data: BundleData, rows: RowSet) -> np.ndarray:
         name = f"{rows.name}-sparse_incr_keys"

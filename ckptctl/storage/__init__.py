@@ -2,5 +2,14 @@
 
 from ckptctl.storage.base import FileInfo, Readable, Storage, Writable
 from ckptctl.storage.local import LOCAL, LocalStorage
+from ckptctl.storage.space import check_space
 
-__all__ = ["LOCAL", "FileInfo", "LocalStorage", "Readable", "Storage", "Writable"]
+__all__ = [
+    "LOCAL",
+    "FileInfo",
+    "LocalStorage",
+    "Readable",
+    "Storage",
+    "Writable",
+    "check_space",
+]

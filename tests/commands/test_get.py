@@ -49,10 +49,25 @@ def test_unknown_keys_come_last(run, sharded: Path) -> None:
         (["flt", "30317", "--history", "--format", "csv"], 2),
         (["flt", "30317", "-o", "x"], 2),
         (["flt", "30317", "--history"], 0),
+        (["flt", "5", "--history"], 10),
+        (["flt", "9223372036854775808"], 2),
+        (["flt", "30317", "--json", "--format", "csv"], 2),
+        (["flt", "--keys-from", "{home}/nothing"], 10),
+        (["flt", "--keys-from", "{home}/bytes"], 2),
+        (["flt", "--keys-from", "{home}/bytes.npy"], 2),
+        (["flt", "--keys-from", "{home}/empty.npy"], 2),
+        (["flt", "--keys-from", "{home}/huge.npy"], 2),
+        (["flt", "--keys-from", "{home}/bom"], 0),
         (["flt", "--", "-1000"], 10),
     ],
 )
-def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
+def test_exit_codes(run, sharded: Path, tmp_path: Path, args: list[str], code: int) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe1\n")
+    (tmp_path / "bytes.npy").write_bytes(b"hello")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "huge.npy", np.array([2**64 - 1], np.uint64))
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbf30317\r\n")
+    args = [arg.format(home=tmp_path) for arg in args]
     at = args.index("--") if "--" in args else len(args)
     done = run("get", *args[:at], "-C", sharded, *args[at:])
     assert done.returncode == code, done.stderr
@@ -68,6 +83,20 @@ def test_keys_from_a_file_and_from_stdin(run, bare_env, sharded: Path, tmp_path:
     command += ["--keys-from", "-", "--format", "csv"]
     done = subprocess.run(command, input="30317\n", capture_output=True, text=True, env=bare_env)
     assert done.stdout.splitlines()[1].startswith("30317,admitted,3,")
+
+
+def test_an_error_is_json_where_json_was_asked_for(run, sharded: Path) -> None:
+    for form in (["--json"], ["--format", "json"], ["--format=json"]):
+        done = run("get", "flt", "5", "-C", sharded, *form)
+        assert done.returncode == 10
+        assert json.loads(done.stdout)["rows"][0]["found"] is False
+        assert json.loads(done.stderr)["error"] == "NotFoundError"
+
+
+def test_history_of_another_directory(run, sharded: Path, tmp_path: Path) -> None:
+    done = run("get", "flt", "30317", "--history", "--upto", f"{sharded}@120", "--json")
+    steps = [each["step"] for each in json.loads(done.stdout)["history"][0]["moments"]]
+    assert steps == [100, 120, 120]
 
 
 @pytest.mark.parametrize("form", ["npz", "parquet"])

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+
+from ckptctl.commands.verify import VerifiedView
+from ckptctl.inspect.verify import execute_verify, plan_verify
+from ckptctl.output.terminal import TerminalPage
 
 
 def spoil(directory: Path) -> Path:
@@ -77,3 +82,14 @@ def test_nothing_to_verify(run, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "nothing to verify" in done.stderr
     assert run("verify", tmp_path / "none").returncode == 10
+
+
+def test_a_person_sees_what_was_found(sharded: Path) -> None:
+    spoil(sharded)
+    plan = plan_verify(str(sharded), data=True)
+    text = StringIO()
+    page = TerminalPage(text)
+    VerifiedView(plan, execute_verify(plan)).text(page)
+    page.flush()
+    assert "(found" in text.getvalue()
+    assert "CK050: restore the file from a copy" in text.getvalue()

@@ -1,4 +1,4 @@
-"""Directories in memory, and a cache of the suite's own: proven pairs are remembered there."""
+"""Directories in memory, a cache of the suite's own for proven pairs, and places to export to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+#: Format of an export -> a name that means it.
+FORMATS = {"parquet": "out", "npz": "out.npz", "safetensors": "out.safetensors"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,3 +45,9 @@ def module_path() -> Iterator[Path]:
     """The same for a whole module."""
     with _room() as path:
         yield path
+
+
+@pytest.fixture(params=FORMATS)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A path to export to, its suffix the format."""
+    return tmp_path / FORMATS[request.param]

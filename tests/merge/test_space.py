@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,18 +38,6 @@ def test_too_little_space_is_refused_before_the_first_byte(tmp_path: Path) -> No
 
 def test_nothing_to_do_needs_no_space(tmp_path: Path) -> None:
     assert small_chain(tmp_path).plan(40, storage=Small(0)).nothing_to_do
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(path)]
-    if os.getuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("only root mounts a disk")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def large_chain(tmp_path: Path) -> Chain:

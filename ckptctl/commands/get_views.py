@@ -1,0 +1,105 @@
+"""How `ckptctl get` draws rows and histories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptctl.output import Column, Page
+from ckptctl.output.format import one_line
+
+if TYPE_CHECKING:
+    from ckptctl.inspect.history import History
+    from ckptctl.inspect.lookup import Lookup
+
+__all__ = ["HistoryView", "RowsView"]
+
+#: Where a row stands: people read paths once, below the table.
+_PLACE = {
+    True: (Column("file:offset", missing=""),),
+    False: (Column("file", "name"), Column("offset", "number")),
+}
+
+
+@dataclass(frozen=True)
+class RowsView:
+    """Rows as they were found."""
+
+    found: Lookup
+
+    def document(self) -> Mapping[str, object]:
+        """Return the fields of the JSON document."""
+        return self.found.document()
+
+    def text(self, page: Page) -> None:
+        """Draw it."""
+        page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
+        columns = (
+            Column("key", "number"),
+            Column("state"),
+            Column("slot", missing=""),
+            Column("freq", "count"),
+            Column("version", "count"),
+            Column("value", "text", missing=""),
+            *_PLACE[page.terminal],
+        )
+        files: dict[str, int] = {}
+        with page.table(columns) as rows:
+            for row in self.found.rows:
+                if not row.cells:
+                    place = [None] * len(_PLACE[page.terminal])
+                    rows.add(row.key, row.state, None, row.freq, row.version, None, *place)
+                for slot, cell in row.cells.items():
+                    facts = (row.freq, row.version) if not slot else (None, None)
+                    values = _values(cell.value.reshape(-1).tolist(), page)
+                    number = files.setdefault(cell.file, len(files) + 1)
+                    at = [f"{number}:{cell.offset}"] if page.terminal else [cell.file, cell.offset]
+                    rows.add(row.key, row.state, slot or None, *facts, values, *at)
+        if page.terminal:
+            for file, number in files.items():
+                page.line(f"file {number}: {one_line(file)}", style="dim")
+            if not self.found.checked:
+                page.line("not checked against checksums; --check does", style="dim")
+
+
+@dataclass(frozen=True)
+class HistoryView:
+    """What became of keys."""
+
+    found: History
+
+    def document(self) -> Mapping[str, object]:
+        """Return the fields of the JSON document."""
+        return self.found.document()
+
+    def text(self, page: Page) -> None:
+        """Draw it."""
+        columns = (
+            Column("key", "number"),
+            Column("step", "number"),
+            Column("in"),
+            Column("change"),
+            Column("L2", "real"),
+            Column("max", "real", spare=2),
+            Column("freq", "count"),
+            Column("version", "count", spare=1),
+            Column("value", "text", missing=""),
+        )
+        with page.table(columns) as rows:
+            for key, moments in self.found.keys.items():
+                for each in moments:
+                    cell = each.row.cells.get("")
+                    values = None if cell is None else _values(cell.value.tolist(), page)
+                    moved = (each.kind, each.change, each.l2, each.max)
+                    rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
+        for missed in self.found.failed:
+            page.line("failed", str(missed.step), missed.kind, missed.reason)
+
+
+def _values(values: list[Any], page: Page) -> str:
+    """Return a row: all digits for programs, five and the first elements for people."""
+    if not page.terminal:
+        return " ".join(repr(value) for value in values)
+    shown = " ".join(f"{value:.5g}" for value in values[:16])
+    return shown + (f" ... ({len(values)})" if len(values) > 16 else "")

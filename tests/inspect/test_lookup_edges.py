@@ -1,0 +1,191 @@
+"""`look_up` and `history` where rows, names or numbers are unusual."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from ckptctl.commands.get_views import RowsView
+from ckptctl.errors import TensorChecksumError, UsageError
+from ckptctl.inspect.history import history
+from ckptctl.inspect.lookup import STATES, look_up
+from ckptctl.inspect.lookup_files import write_lookup
+from ckptctl.output import open_output
+from ckptctl.restore import asked
+from tests.inspect.model import filtered_of, look, tables_of
+from tests.oracle.chain import build_chain, changes, flip, full, increment, table
+from tests.oracle.images import Tensor
+
+
+def test_a_dropped_key_is_what_the_state_holds(tmp_path: Path) -> None:
+    """Key 7 is new in a slot only and dropped there; the primary's row is replaced."""
+    slots = {"slots": ("Adam", "Adam_1")}
+    chain = build_chain(
+        tmp_path,
+        full(100, table("emb", [1, 7], lacking={"Adam": [7], "Adam_1": [7]}, **slots)),
+        increment(120, changes("emb", {1: 5.0, 7: 8.0}, lacking={"Adam_1": [7]}, **slots)),
+    )
+    with look(120, chain.directory, drop_unpaired=True) as view:
+        held = tables_of(view)
+        found = look_up(view, "emb", [7]).rows[0]
+    cells = {f"emb/{slot}".rstrip("/"): cell.value.tobytes() for slot, cell in found.cells.items()}
+    assert cells == {name: rows[7][0] for name, rows in held.items() if 7 in rows}
+    assert found.cells[""].value.tolist() == [8, 8]
+
+
+def test_what_is_filtered_is_checked_too(tmp_path: Path) -> None:
+    rows = table("emb", [1], freqs=2, versions=9, filtered={5: 3})
+    chain = build_chain(tmp_path, full(100, rows))
+    with look(100, chain.directory) as view:
+        part = view.reader.tensors["emb-freqs_filtered"]
+        flip(Path(view.reader.shard_path(part.shard)), part.offset + 1)
+        found = look_up(view, "emb", [5]).rows[0]
+        assert (found.state, found.freq) == ("filtered", 259)  # as it is read
+        with pytest.raises(TensorChecksumError):
+            look_up(view, "emb", [5], check=True)
+
+
+def test_keys_are_looked_for_in_their_bucket_and_behind_the_last(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(100, table("emb", range(-6000, 6000, 1000), parts=2)))
+    keys = [-6000, 5000, 0, 7, 999, 2**63 - 1, -(2**63), -3, 5000]
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", keys)
+        assert found.rows[0].key == -6000
+        assert [STATES[state] for state in found.state] == [
+            "admitted", "admitted", "admitted", *["unknown"] * 5, "admitted",
+        ]  # fmt: skip
+        assert found.cells[""].values[:3, 0].tolist() == [-6000, 5000, 0]
+        with pytest.raises(UsageError, match="beyond int64"):
+            look_up(view, "emb", [2**63])
+        assert look_up(view, "emb", []).document()["rows"] == []
+
+
+def test_whole_numbers_stay_whole_in_files(tmp_path: Path) -> None:
+    count = Tensor("int64", (2,), np.array([2**53 + 1, -1], "<i8").tobytes())
+    chain = build_chain(tmp_path, full(100, {"count": count}))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "count", [0, 5])
+    columns = io.BytesIO()
+    write_lookup(found, columns, "parquet")
+    rows = pyarrow.parquet.read_table(columns).to_pylist()
+    assert [row["value"] for row in rows] == [[2**53 + 1], None]
+    assert rows[0]["offset"] == found.rows[0].cells[""].offset
+    assert rows[1]["file"] is None
+
+
+def test_a_slot_of_any_name_goes_into_an_archive(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(100, table("emb", [1])))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1, 2])
+    found.cells["file"] = found.cells.pop("Adagrad")  # np.savez(file, **arrays) refuses this
+    packed = io.BytesIO()
+    write_lookup(found, packed, "npz")
+    packed.seek(0)
+    arrays = np.load(packed)
+    assert arrays["file"][0].tolist() == [1.25, 1.25]
+    assert arrays["offsets"].tolist() == [found.rows[0].cells[""].offset, -1]
+    assert arrays["files"].tolist() == [found.rows[0].cells[""].file, ""]
+
+
+def test_the_history_of_a_key_asked_twice_and_of_a_slot(tmp_path: Path) -> None:
+    slow = table("emb", [7]), changes("emb", [7])
+    slow[1][1].rows[0] = slow[1][1].rows[0]._replace(value=b"\0" * 8)
+    chain = build_chain(tmp_path, full(100, slow[0]), increment(120, slow[1]))
+    found = history(str(chain.directory), "emb", [7, 7, 8])
+    assert [(m.step, m.kind, m.change) for m in found.keys[7]] == [
+        (100, "state", "appeared"), (120, "increment", "changed"), (120, "state", "changed"),
+    ]  # fmt: skip
+    assert found.keys[7][2].l2 == 0  # it is the slot that changed
+    assert found.unknown == [8]
+
+
+def test_history_names_what_cannot_be_restored(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path, full(100, table("emb", [7])), full(200, table("emb", [7])),
+        increment(220, changes("emb", [7])),
+    )  # fmt: skip
+    next(chain.directory.glob("model.ckpt-200.data*")).unlink()
+    found = history(str(chain.directory), "emb", [7])
+    missed = {(each.step, each.kind) for each in found.failed}
+    assert {(200, "state"), (220, "state")} <= missed
+    assert (100, "state") in {(m.step, m.kind) for m in found.keys[7]}
+
+
+@pytest.mark.parametrize("name", ["emb", "flt", "user_f", "i32"])
+def test_the_history_of_deeprecs_chain_is_what_deeprec_says(golden: Path, name: str) -> None:
+    directory = golden / "deeprec" / "sharded"
+    steps = json.loads((directory / "expected.json").read_text())["steps"]
+    rows: dict[int, dict[int, list[object]]] = {}
+    away: dict[int, dict[int, list[object]]] = {}
+    for step, said in steps.items():
+        for ev, state in said.get("merged", said["evs"]).items():
+            if ev.split("/part_")[0] == name and not ev.rpartition("/")[2].startswith("Ada"):
+                own = rows.setdefault(int(step), {}), away.setdefault(int(step), {})
+                own[0].update({int(key): row for key, row in state["rows"].items()})
+                own[1].update({int(key): row for key, row in state["filtered"].items()})
+    keys = sorted({key for own in (*rows.values(), *away.values()) for key in own})
+    assert len(keys) > 5
+    found = history(str(directory), name, keys)
+    assert not found.failed
+    for key, moments in found.keys.items():
+        told = {each.step: each.row for each in moments if each.kind == "state"}
+        assert sorted(told) == sorted(rows)
+        for step, row in told.items():
+            if key in rows[step]:
+                value = row.cells[""].value.tobytes().hex()
+                assert [value, row.version, row.freq] == rows[step][key]
+            else:
+                assert (row.state == "filtered") == (key in away[step])
+                assert key not in away[step] or [row.version, row.freq] == away[step][key]
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_each_path_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    chain = build_chain(tmp_path, full(100, table("emb", [1, 2])))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1, 2, 3])
+    screen = _Screen()
+    with open_output("get", stdout=screen) as out:
+        out.show(RowsView(found))
+    text = screen.getvalue()
+    assert text.count("model.ckpt-100.data") == 1
+    assert f"1:{found.rows[1].cells['Adagrad'].offset}" in text
+    assert "not checked against checksums" in text
+
+
+def test_a_key_that_only_a_slot_brings_is_filtered_no_more(tmp_path: Path) -> None:
+    rows = table("emb", [1, 7], lacking={"": [7]}, freqs=1, filtered={7: 1, 8: 1})
+    brought = changes("emb", [1, 7], lacking={"": [7]}, freqs=1)
+    chain = build_chain(tmp_path, full(100, rows), increment(120, brought))
+    with look(120, chain.directory) as view:
+        assert filtered_of(view)["emb"] == {8: 1}
+        found = look_up(view, "emb", [7, 8]).rows
+    assert [row.state for row in found] == ["unknown", "filtered"]
+    assert list(found[0].cells) == ["Adagrad"]
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_only_the_buckets_of_the_keys_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(asked, "_GAP", 0)
+    monkeypatch.setattr(asked, "_FEW", few)
+    evs = table("emb", [5, 1005, 3, 2003, 999, 8])
+    for ev in evs:  # behind the last bucket, as older releases put what is new
+        ev.rows[-1] = ev.rows[-1]._replace(place=None)
+    chain = build_chain(tmp_path, full(100, evs))
+    tail = evs[0].rows[-1].key
+    with look(100, chain.directory) as view:
+        for key in (5, 1005, 2003, 8, 999, tail):
+            assert look_up(view, "emb", [key]).rows[0].cells[""].value[0] == key
+        assert look_up(view, "emb", [2005, 4, 1999]).unknown == [2005, 4, 1999]
