@@ -15,6 +15,7 @@ from ckptctl.commands import cells, options
 from ckptctl.commands.params import TARGET
 from ckptctl.errors import DifferencesFound, UsageError
 from ckptctl.output import Column, Output, Page
+from ckptctl.storage import LOCAL
 
 if TYPE_CHECKING:
     from ckptctl.inspect.diff import Diff
@@ -49,6 +50,7 @@ __all__ = ["command"]
     help="Print a JSON object a line for each key and tensor that differs, as it is found; the "
     "last line is the summary, and only with it are the lines checked.",
 )
+@options.html
 @options.state
 @options.output
 def command(
@@ -62,6 +64,7 @@ def command(
     top: int,
     exit_code: bool,
     json_lines: bool,
+    html: str | None,
 ) -> None:
     """Compare two checkpoints or states.
 
@@ -101,6 +104,13 @@ def command(
                 top=top,
                 each=_print_line if json_lines else None,
             )
+        if html is not None:
+            from ckptctl.inspect.growth import growth_around
+            from ckptctl.report.diff import draw
+
+            growth = growth_around(views[1].target.prefix, runner)
+            page = draw(found.document(), growth.document() if growth else None)
+            LOCAL.write_atomic(html, page.encode())
     finally:
         progress.finish()
     if json_lines:

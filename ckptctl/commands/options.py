@@ -24,6 +24,7 @@ __all__ = [
     "directory_option",
     "dry_run",
     "epilog",
+    "html",
     "jobs",
     "lock_wait",
     "output",
@@ -250,6 +251,32 @@ def state(function: Callback) -> Callback:
     for option in reversed(_STATE):
         decorated = option(decorated)
     return decorated
+
+
+def html(function: Callback) -> Callback:
+    """Add `--html FILE`; the command receives `html`, a path or None.
+
+    That plotly is missing is said before anything is read.
+    """
+
+    @functools.wraps(function)
+    def checked(*, html: str | None, **values: object) -> None:
+        if html in ("", "-"):
+            raise UsageError(
+                f"--html needs the name of a file, not {html!r}",
+                remedy="name one, such as --html report.html",
+            )
+        if html is not None:
+            from ckptctl.report.page import plotly_script
+
+            plotly_script()
+        function(html=html, **values)
+
+    return click.option(
+        "--html",
+        metavar="FILE",
+        help="Also draw a page that needs no network; a file of that name is replaced.",
+    )(checked)
 
 
 def _restore_options(**values: object) -> RestoreOptions:

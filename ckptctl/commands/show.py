@@ -12,6 +12,7 @@ from ckptctl.commands import cells, options
 from ckptctl.commands.params import TARGET
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
+from ckptctl.storage import LOCAL
 
 if TYPE_CHECKING:
     from ckptctl.inspect.show import Shown, SortKey
@@ -45,6 +46,7 @@ __all__ = ["command"]
 @click.option(
     "--top", metavar="N", type=click.IntRange(min=1), help="Only the first N of that order."
 )
+@options.html
 @options.state
 @options.output
 def command(
@@ -57,6 +59,7 @@ def command(
     pattern: str | None,
     sort: SortKey,
     top: int | None,
+    html: str | None,
 ) -> None:
     """Show what is inside a checkpoint or a state.
 
@@ -84,6 +87,13 @@ def command(
         found = find_target(target, directory, restore)
         with open_view(found, restore, Runner(progress=progress)) as view:
             shown = show(view, tensors=tensors, stats=stats, pattern=pattern, sort=sort, top=top)
+        if html is not None:
+            from ckptctl.inspect.growth import growth_around
+            from ckptctl.report.show import draw
+
+            growth = growth_around(found.prefix, Runner(progress=progress))
+            page = draw(shown.document(), growth.document() if growth else None)
+            LOCAL.write_atomic(html, page.encode())
     finally:
         progress.finish()
     out.show(_ShownView(shown, stats))
