@@ -198,7 +198,7 @@ def _wants_json(args: Sequence[str]) -> bool:
     options = list(args)
     if "--" in options:
         options = options[: options.index("--")]
-    if "--json" in options or "--format=json" in options:
+    if {"--json", "--json-lines", "--format=json"} & set(options):
         return True
     if ("--format", "json") in pairwise(options):  # of `get`
         return True

@@ -64,4 +64,5 @@ def test_lines_end_without_a_summary_when_damaged(run, sharded: Path) -> None:
     path.write_bytes(raw)
     done = run("diff", "100", "160", "-C", sharded, "--json-lines")
     assert done.returncode == 4
+    assert json.loads(done.stderr)["exit_code"] == 4
     assert "summary" not in done.stdout
