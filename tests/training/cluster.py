@@ -179,7 +179,7 @@ class Cluster:
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
-        ports = [_free_port() for _ in range(4)]
+        ports = [free_port() for _ in range(4)]
         local = [f"127.0.0.1:{port}" for port in ports]
         addresses = {"ps": local[:2], "worker": local[2:]}
         options = {"full_secs": 4, "increment_secs": 1, **options}
@@ -200,7 +200,7 @@ class Cluster:
             process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
