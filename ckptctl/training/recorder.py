@@ -30,8 +30,10 @@ from ckptctl.training.places import cpu_of, refuse_open_sessions, room, started,
 from ckptctl.training.updates import (
     SparseUpdate,
     Uses,
+    groups_of,
     initialisers_of,
     obstacle,
+    row_count,
     successors,
     uses_of,
 )
@@ -131,8 +133,8 @@ class Recorder:
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards.
     _recorded: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict)
-    # By track and rows: the clock that was read, and the op that recorded it.
-    _befores: dict[tuple[int, str], tuple[Any, Any]] = field(default_factory=dict)
+    # By track and rows: the clock that was read, the rows and their number, what recorded them.
+    _befores: dict[tuple[int, str], tuple[Any, Any, Any, Any]] = field(default_factory=dict)
     # Updates that were seen, recorded or not.
     _judged: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
@@ -190,7 +192,7 @@ class Recorder:
         }
         if updates:
             refuse_open_sessions(self.graph)
-        for group in _groups(updates.values(), owners):
+        for group in groups_of(updates.values(), owners):
             self._track(group, owners, sparse)
         for name, uses in sparse.items():
             if name in self.tracks:
@@ -249,7 +251,7 @@ class Recorder:
     def mark(self, track: Track, rows: Any) -> Any:
         """Return an op that records rows as changed now."""
         with tf.device(track.clock.device):
-            return _write(track, rows, track.clock.epoch.read_value())
+            return _write(track, rows, tf.shape(rows), track.clock.epoch.read_value())
 
     def mark_all(self, track: Track) -> Any:
         """Return an op that records every row as changed now."""
@@ -334,7 +336,7 @@ class Recorder:
         else:
             name = min(group, key=lambda item: (len(item), item))
             clock = self.clock_of(owners[name].device)
-            rows = _rows(owners[name])
+            rows = row_count(owners[name])
             with room(self.graph, clock.device):
                 seen = variable(tf.zeros([rows], tf.int32), tf.int32, f"{_SCOPE}/{name}")
             track = Track(clock, seen, rows)
@@ -366,17 +368,19 @@ class Recorder:
         for track in tracks.values():
             key = (id(track), update.rows.name)
             with self._place(track.clock.device):
-                rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
                 if key not in self._befores:
+                    rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
                     read = track.clock.epoch.read_value()
-                    self._befores[key] = read, _write(track, rows, read)
-                then, before = self._befores[key]
+                    rows = tf.reshape(rows, [-1])
+                    count = tf.shape(rows)
+                    before = _write(track, rows, count, read)
+                    self._befores[key] = read, rows, count, before
+                then, rows, count, before = self._befores[key]
                 with tf.control_dependencies([op]):
                     now = track.clock.epoch.read_value()
-                    rows = tf.reshape(rows, [-1])
-                    # No control flow: most often this writes no rows at all.
-                    count = tf.size(rows) * tf.cast(tf.not_equal(now, then), tf.int32)
-                    afters.append(_write(track, rows[:count], now))
+                # No control flow, and little else: most often this writes no rows at all.
+                count *= tf.cast(tf.not_equal(now, then), tf.int32)
+                afters.append(_write(track, tf.slice(rows, [0], count), count, now))
             op._add_control_input(before)
         self._follow(op, following, afters)
 
@@ -414,15 +418,10 @@ class Recorder:
             yield
 
 
-def _write(track: Track, rows: Any, now: Any) -> Any:
+def _write(track: Track, rows: Any, shape: Any, now: Any) -> Any:
     # A number for each row: TensorFlow is slower where one number goes to all of them.
-    now = tf.fill(tf.shape(rows), now)
+    now = tf.fill(shape, now)
     return tf.raw_ops.ResourceScatterUpdate(resource=track.seen.handle, indices=rows, updates=now)
-
-
-def _rows(owner: Any) -> int:
-    shape = tf.TensorShape(owner.get_attr("shape"))
-    return int(shape[0])
 
 
 def _is_sparse(name: str, uses: Uses) -> bool:
@@ -432,30 +431,3 @@ def _is_sparse(name: str, uses: Uses) -> bool:
     if reason is not None:
         _LOG.warning("%s is saved whole in increments: %s", name, reason)
     return reason is None
-
-
-def _groups(updates: Iterable[SparseUpdate], owners: dict[str, Any]) -> list[list[str]]:
-    """Return names of variables that are updated together: same rows, same device."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    together: dict[str, list[str]] = {}
-    for update in updates:
-        names = [owner.name for owner in update.variables if owner.name in owners]
-        together.setdefault(update.rows.name, []).extend(names)
-    for names in together.values():
-        for name in names:
-            first = next(n for n in names if _alike(owners[n], owners[name]))
-            leader[find(name)] = find(first)
-    groups: dict[str, list[str]] = {}
-    for name in leader:
-        groups.setdefault(find(name), []).append(name)
-    return list(groups.values())
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return _rows(one) == _rows(other) and cpu_of(one.device) == cpu_of(other.device)

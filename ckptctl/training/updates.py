@@ -10,13 +10,25 @@ Op names and inputs: tensorflow/core/ops/{state,resource_variable,training}_ops.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["SparseUpdate", "Uses", "initialisers_of", "is_ref", "obstacle", "successors", "uses_of"]
+from ckptctl.training.places import cpu_of
+
+__all__ = [
+    "SparseUpdate",
+    "Uses",
+    "groups_of",
+    "initialisers_of",
+    "is_ref",
+    "obstacle",
+    "row_count",
+    "successors",
+    "uses_of",
+]
 
 _READS = frozenset(
     {
@@ -140,6 +152,39 @@ def obstacle(uses: Uses) -> str | None:
 def is_ref(variable: Any) -> bool:
     """Return whether a variable is of the kind without a resource."""
     return bool(variable.type != "VarHandleOp")
+
+
+def row_count(owner: Any) -> int:
+    """Return the number of rows of the variable that an op owns."""
+    shape = tf.TensorShape(owner.get_attr("shape"))
+    return int(shape[0])
+
+
+def groups_of(updates: Iterable[SparseUpdate], owners: dict[str, Any]) -> list[list[str]]:
+    """Return names of variables that are updated together: same rows, same device."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    together: dict[str, list[str]] = {}
+    for update in updates:
+        names = [owner.name for owner in update.variables if owner.name in owners]
+        together.setdefault(update.rows.name, []).extend(names)
+    for names in together.values():
+        for name in names:
+            first = next(n for n in names if _alike(owners[n], owners[name]))
+            leader[find(name)] = find(first)
+    groups: dict[str, list[str]] = {}
+    for name in leader:
+        groups.setdefault(find(name), []).append(name)
+    return list(groups.values())
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return row_count(one) == row_count(other) and cpu_of(one.device) == cpu_of(other.device)
 
 
 def successors(op: Any) -> list[Any]:

@@ -254,3 +254,23 @@ def test_optimizers_of_keras_in_other_graphs_are_none_of_ours() -> None:
         other = tf.keras.optimizers.Adagrad(0.1)
         other.apply_gradients([(tf.ones([2]), tf1.get_variable("v", [2], use_resource=True))])
     assert Model().saver().incremental is not None
+
+
+@pytest.mark.skipif(
+    not hasattr(tf1, "estimator"), reason="no Keras 2 here; .ci/run has TensorFlow 2.15"
+)
+def test_a_legacy_optimizer_of_keras_is_recorded(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        loss = tf.reduce_sum(tf.nn.embedding_lookup(model.table, model.ids))
+        gradients = tf.gradients(loss, [model.table])
+        optimizer = tf.keras.optimizers.legacy.Adagrad(0.1, name="Legacy")
+        extra = optimizer.apply_gradients(zip(gradients, [model.table], strict=True))
+        model.train_op = tf.group(model.train_op, extra)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        rows = rows_in(saves.increment(session))
+        assert rows["emb"] == rows["Legacy/emb/accumulator"] == [5]
+        assert_same(state_of(tmp_path, 1), model.values(session))
