@@ -6,9 +6,7 @@ python -m bench.training --rows 10000000
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -22,7 +20,7 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 
-DIM, BATCH = 16, 4096
+DIM, BATCH, WARM_UP = 16, 4096, 50
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
 
 
@@ -54,67 +52,88 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def step_times(on: Training, off: Training, rows: int, rounds: int) -> None:
+def step_times(trainings: dict[str, Training], rows: int, steps: int) -> None:
+    """Print the time of a step with recording against one without, and of two without."""
     random = np.random.default_rng(1)
-    taken: dict[bool, list[float]] = {True: [], False: []}
-    for _ in range(rounds):
-        batches = random.integers(0, rows, (20, BATCH))
-        for record, training in ((True, on), (False, off)):
-            taken[record] += [seconds(lambda b=b, t=training: t.train(b)) for b in batches]
-    on_s, off_s = statistics.median(taken[True]), statistics.median(taken[False])
-    half = len(taken[False]) // 2
-    noise = statistics.median(taken[False][:half]) / statistics.median(taken[False][half:])
+    taken: dict[str, list[float]] = {name: [] for name in trainings}
+    for number in range(steps + WARM_UP):
+        batch = random.integers(0, rows, BATCH)
+        for name in random.permutation(list(trainings)):
+            took = seconds(lambda n=name, b=batch: trainings[n].train(b))
+            if number >= WARM_UP:
+                taken[name].append(took)
+    on, off, again = (np.array(taken[name]) for name in ("on", "off", "again"))
     print(
-        f"step, recording on/off: {on_s / off_s:.3f}  ({on_s * 1e3:.2f} ms, {off_s * 1e3:.2f} ms; "
-        f"first half of the steps without against the second: {noise:.3f})"
+        f"step, recording on/off: {np.median(on) / np.median(off):.3f}  "
+        f"({np.median(on) * 1e3:.2f} ms, {np.median(off) * 1e3:.2f} ms; each batch against "
+        f"itself {np.median(on / off):.3f}); two without against each other: "
+        f"{np.median(again) / np.median(off):.3f} ({np.median(again / off):.3f})"
     )
 
 
-def increments(training: Training, rows: int, directory: Path) -> None:
+def increments(training: Training, rows: int, directory: Path, rounds: int) -> None:
+    """Print what an increment and a recovery take, medians of some rounds."""
+    saver: Any = training.saver.incremental
+    (directory / ".incremental_checkpoint").mkdir()
+    prefix = str(directory / ".incremental_checkpoint" / "incremental_model.ckpt")
+    random = np.random.default_rng(2)
+
     def full() -> None:
         training.saver.save(
             training.session, str(directory / "model.ckpt"), training.step, write_meta_graph=False
         )
 
-    (directory / ".incremental_checkpoint").mkdir()
-    prefix = str(directory / ".incremental_checkpoint" / "incremental_model.ckpt")
-    random = np.random.default_rng(2)
+    def recover() -> None:
+        training.saver.recover(training.session, str(directory))
+
     print("share  bytes/full  seconds/full  recovery with it/of the full alone")
     for share in SHARES:
-        training.train(np.zeros(1, np.int64))
-        full_s = seconds(full)
-        step = int(training.session.run(training.step))
-        size = sum(path.stat().st_size for path in directory.glob(f"model.ckpt-{step}.*"))
-        alone = seconds(lambda: training.saver.recover(training.session, str(directory)))
-        changed = random.permutation(rows)[: int(rows * share)]
-        for start in range(0, len(changed), 1_000_000):
-            training.train(changed[start : start + 1_000_000])
-        saver: Any = training.saver.incremental
-        took = seconds(lambda s=saver: s.save(training.session, prefix, training.step))
-        written = Path(saver.last_checkpoints[-1])
-        bytes_ = sum(path.stat().st_size for path in written.parent.glob(f"{written.name}.*"))
-        both = seconds(lambda: training.saver.recover(training.session, str(directory)))
+        found = []
+        for _ in range(rounds):
+            training.train(np.zeros(1, np.int64))
+            full_s = seconds(full)
+            size = size_of(training.saver.last_checkpoints[-1])
+            changed = random.permutation(rows)[: int(rows * share)]
+            for start in range(0, len(changed), 1_000_000):
+                training.train(changed[start : start + 1_000_000])
+            took = seconds(lambda: saver.save(training.session, prefix, training.step))
+            written = size_of(saver.last_checkpoints[-1])
+            # The full alone too, from a cache as warm: the increment is not there.
+            recover()
+            both = seconds(recover)
+            aside = directory / "aside"
+            (directory / ".incremental_checkpoint").rename(aside)
+            alone = seconds(recover)
+            aside.rename(directory / ".incremental_checkpoint")
+            found.append((full_s, size, took, written, both, alone))
+        full_s, size, took, written, both, alone = np.median(found, axis=0)
         print(
-            f"{share:5.1%}  {bytes_ / size:10.3f}  {took / full_s:12.3f}  {both / alone:8.2f}"
+            f"{share:5.1%}  {written / size:10.4f}  {took / full_s:12.3f}  {both / alone:8.2f}"
             f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s; "
             f"recovery {both:.2f} s, {alone:.2f} s)"
         )
-    os.sync()
+
+
+def size_of(prefix: str) -> int:
+    path = Path(prefix)
+    return sum(found.stat().st_size for found in path.parent.glob(f"{path.name}.*"))
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=10_000_000)
-    options.add_argument("--rounds", type=int, default=10)
+    options.add_argument("--steps", type=int, default=400)
+    options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
     tf1.disable_eager_execution()
-    on, off = (Training(given.rows, record=record) for record in (True, False))
+    trainings = {name: Training(given.rows, record=name == "on") for name in ("on", "off", "again")}
     print(f"{given.rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}")
-    step_times(on, off, given.rows, given.rounds)
-    off.session.close()
+    step_times(trainings, given.rows, given.steps)
+    for name in ("off", "again"):
+        trainings[name].session.close()
     directory = Path(tempfile.mkdtemp(prefix="ckptctl-bench-"))
     try:
-        increments(on, given.rows, directory)
+        increments(trainings["on"], given.rows, directory, given.rounds)
     finally:
         shutil.rmtree(directory)
 

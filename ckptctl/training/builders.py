@@ -16,8 +16,9 @@ from tensorflow.python.training.saver import BulkSaverBuilder
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import LINEAGE_TENSOR
-from ckptctl.errors import CkptctlError
-from ckptctl.training.recorder import Recorder, Track, cpu_of
+from ckptctl.errors import NotFoundError
+from ckptctl.training.places import cpu_of
+from ckptctl.training.recorder import Recorder, Track
 
 __all__ = ["FullBuilder", "IncrementBuilder", "Item", "has_rows", "item_of", "owner_of"]
 
@@ -153,7 +154,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
             else:
                 missing.append(item.name)
         if missing:
-            raise CkptctlError(
+            raise NotFoundError(
                 "the increment lacks variables of this graph",
                 file=reader.prefix,
                 expected=missing[0],

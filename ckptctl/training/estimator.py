@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow.compat.v1 as tf1
 
+from ckptctl.errors import UsageError
 from ckptctl.training.saver import Saver
 from ckptctl.training.serving import NO_INCREMENTS, ServingSaver, has_increments
 
@@ -64,7 +65,7 @@ class _Exports:
 
         Raises
         ------
-        ValueError
+        ckptctl.errors.UsageError
             `save_incr_model` is asked for, and the `Scaffold` of `model_fn` has no
             `ckptctl.training.Saver` with increments.
         """
@@ -95,7 +96,7 @@ class _Exports:
             )
             return spec._replace(scaffold=served)
         if self._save_incr_model:
-            raise ValueError(NO_INCREMENTS)
+            raise UsageError(NO_INCREMENTS)
         return spec
 
 

@@ -24,7 +24,7 @@ from ckptctl.chain import (
     find_chains,
     scan_directory,
 )
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
@@ -89,7 +89,7 @@ def export_saved_model(
 
     Raises
     ------
-    ValueError
+    ckptctl.errors.UsageError
         `save_incr_model` is asked for and the graph has no Saver with increments.
     """
     if hasattr(session, "run_step_fn"):  # monitored: a Saver needs TensorFlow's own
@@ -101,7 +101,7 @@ def export_saved_model(
         if saver is not None and has_increments(saver):
             saver = ServingSaver(saver, save_incr_model)
         elif save_incr_model:
-            raise ValueError(NO_INCREMENTS)
+            raise UsageError(NO_INCREMENTS)
         signature = tf1.saved_model.signature_def_utils.build_signature_def(
             _tensor_infos(inputs), _tensor_infos(outputs), method_name
         )
@@ -154,7 +154,7 @@ def load_incremental(
 
     Raises
     ------
-    ValueError
+    ckptctl.errors.UsageError
         `prefix` is an increment, and the model was exported without `save_incr_model`.
     ckptctl.errors.CkptctlError
         A check of the rules does not hold, or the increment lacks a variable of the model.
@@ -166,7 +166,7 @@ def load_incremental(
         model.load_full(prefix)
         return (prefix,)
     if model.facts is None:
-        raise ValueError(
+        raise UsageError(
             f"{prefix} is an increment, and this SavedModel loads fulls only: export it with "
             "save_incr_model=True"
         )
@@ -217,7 +217,7 @@ class _Model:
         if INCREMENTAL_COLLECTION in collections:
             self.facts = json.loads(collections[INCREMENTAL_COLLECTION].bytes_list.value[0])
             if self.facts["version"] != 1:
-                raise ValueError(
+                raise UsageError(
                     f"a newer ckptctl exported this SavedModel (version {self.facts['version']} "
                     f"of {INCREMENTAL_COLLECTION}): use that one"
                 )
@@ -267,7 +267,7 @@ def _is_increment(prefix: str) -> bool:
     with BundleReader(prefix) as reader:
         if reader.get(LINEAGE_TENSOR) is None:
             return False
-    raise ValueError(
+    raise UsageError(
         f"{prefix} is an increment outside of {INCREMENT_DIRECTORY}/: its base, which would lie "
         "beside that directory, can't be found"
     )

@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow.compat.v1 as tf1
 from tensorflow.python.checkpoint import checkpoint_management
 
+from ckptctl.chain import scan_directory
+from ckptctl.errors import UsageError
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
 
 __all__ = ["CheckpointSaverHook"]
@@ -56,7 +58,8 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
             step = run_context.session.run(self._global_step_tensor)
             if timer.should_trigger_for_step(step):
                 timer.update_last_triggered_step(step)
-                self._save_increment(run_context.session, int(step))
+                if self._save_increment(run_context.session, int(step)):
+                    run_context.request_stop()
 
     def _save(self, session: Any, step: Any) -> Any:
         # Workers may already train: a kill would leave shards of two saves under the only
@@ -64,32 +67,40 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         prefix = f"{self._save_path}-{int(step)}"
         if self._get_saver()._pad_step_number:
             prefix = f"{self._save_path}-{int(step):08d}"
-        if self._is_complete(prefix):
+        if _is_complete(prefix):
             _LOG.info("there is a full at step %d already: %s", step, prefix)
             return False
         return super()._save(session, step)
 
-    def _save_increment(self, session: Any, step: int) -> None:
+    def _save_increment(self, session: Any, step: int) -> bool:
+        """Save an increment; return whether a listener wants the training to stop."""
         saver, recorder = self._increments()
         base = recorder.base
         if base is None or step <= (recorder.previous[0] if recorder.previous else base.step):
-            return  # nothing was trained since
+            return False  # nothing was trained since
         for listener in self._listeners:
             listener.before_save(session, step)
         os.makedirs(os.path.dirname(self._incremental_path), exist_ok=True)
         _LOG.info("saving an increment at step %d to %s", step, self._incremental_path)
         saver.save(session, self._incremental_path, global_step=step)
-        for listener in self._listeners:
-            listener.after_save(session, step)
+        wishes = [listener.after_save(session, step) for listener in self._listeners]
+        return any(wishes)
 
     def _increments(self) -> tuple[Any, Any]:
         full = self._get_saver()
         if getattr(full, "incremental", None) is None:
-            raise ValueError(
+            raise UsageError(
                 "incremental_save_secs needs a ckptctl.training.Saver with "
                 "incremental_save_restore=True, in the Scaffold or given as saver"
             )
         return full.incremental, full.recorder
 
-    def _is_complete(self, prefix: str) -> bool:
-        return bool(checkpoint_management.checkpoint_exists_internal(prefix))
+
+def _is_complete(prefix: str) -> bool:
+    if not checkpoint_management.checkpoint_exists_internal(prefix):
+        return False
+    if "://" in prefix:  # a scan is of local disks
+        return True
+    scan = scan_directory(os.path.dirname(prefix) or ".")
+    name = os.path.basename(prefix)
+    return any(os.path.basename(f.prefix) == name and f.complete for f in scan.fulls)

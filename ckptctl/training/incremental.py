@@ -16,6 +16,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
+from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recovery import RestorePoint
@@ -76,20 +77,23 @@ class IncrementalSaver(tf1.train.Saver):
 
         Raises
         ------
-        RuntimeError
+        ckptctl.errors.NotFoundError
             There is no durable full yet that it could be recorded against.
-        ValueError
-            The step is not above that full's.
+        ckptctl.errors.UsageError
+            The step is not above that of the save before.
         """
         recorder = self._recorder
         recorder.check()
         base = recorder.base
         if base is None:
-            raise RuntimeError("no full was saved or restored yet: save one with the Saver first")
+            raise NotFoundError(
+                "no full was saved or restored yet, so there is nothing that changed since",
+                remedy="save one with the Saver first",
+            )
         step = int(global_step if isinstance(global_step, int) else sess.run(global_step))
         earlier = recorder.previous[0] if recorder.previous else base.step
         if step <= earlier:
-            raise ValueError(f"increment at step {step}, but the last save was at step {earlier}")
+            raise UsageError(f"increment at step {step}, but the last save was at step {earlier}")
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"
         since = base.clocks
@@ -99,8 +103,8 @@ class IncrementalSaver(tf1.train.Saver):
         previous = recorder.previous[0] if recorder.previous else None
         feed[self._adder.lineage] = lineage(base.step, previous, self.mode)
         feed[self.saver_def.filename_tensor_name] = prefix
+        clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
-        clocks = recorder.now(sess)
         make_durable(prefix)
         recorder.previous = (step, clocks)
         self._series.append(prefix)
@@ -132,8 +136,8 @@ class IncrementalSaver(tf1.train.Saver):
     def resume(self, sess: Any, directory: str, point: RestorePoint) -> None:
         """Go on from a restore point: the next increment is recorded after it."""
         if point.increments:
-            sess.run(self._adder.ticks)
             self._recorder.previous = (point.step, self._recorder.now(sess))
+            sess.run(self._adder.ticks)
         self._series = list(point.increments)
         within = os.path.join(directory, INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)

@@ -6,10 +6,10 @@ changed. Rows with `seen` above the clock at a full are the ones that changed si
 it are TensorFlow ops on the variable's own device: no Python runs on a parameter server and
 no variable is copied.
 
-The order is what keeps rows from being lost while workers update without locks. An update
-records *after* it changed the row (and before, for a worker that dies in between); a save
-moves the clock and *then* reads. A row that a save may have missed is thus recorded with
-the new clock. `docs/design/0004-training.md` says why, and what was tried.
+The order is what keeps rows from being lost while workers update without locks. A save
+moves the clock and *then* reads. An update records its rows before it changes them, and
+again *after* it if the clock has moved meanwhile: a row that a save may have missed is thus
+recorded with the new clock. `docs/design/0004-training.md` says why, and what was tried.
 
 What counts as base is decided by the process that saves, once the full is durable on disk,
 and never before: a full that failed leaves everything as it was.
@@ -17,24 +17,34 @@ and never before: a full that failed leaves everything as it was.
 
 from __future__ import annotations
 
-import gc
 import logging
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import device as tf_device
-from tensorflow.python.training.saving.saveable_object_util import set_cpu0
 
-from ckptctl.training.updates import SparseUpdate, Uses, successors, uses_of
+from ckptctl.errors import RefusedError
+from ckptctl.training.places import cpu_of, refuse_open_sessions, room, started, variable
+from ckptctl.training.updates import (
+    SparseUpdate,
+    Uses,
+    groups_of,
+    initialisers_of,
+    obstacle,
+    row_count,
+    successors,
+    uses_of,
+)
 
-__all__ = ["Base", "Clock", "Recorder", "Track", "cpu_of"]
+__all__ = ["RECORDS", "Base", "Clock", "Recorder", "Track"]
 
 _LOG = logging.getLogger("ckptctl.training")
 _SCOPE = "ckptctl/recorder"
 _HOME = "_ckptctl_recorder"
+#: Scope of the ops that record what an op of the user's changes.
+RECORDS = "ckptctl/record"
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,22 @@ class Base:
 
 @dataclass(frozen=True)
 class Clock:
-    """The clock of one device, and whether its variables may be used."""
+    """The clock of one device, and whether its variables may be used.
+
+    Attributes
+    ----------
+    device
+        The device.
+    epoch, ready
+        Variables int32[] and bool[].
+    reading
+        The clock, 0 before it runs.
+    """
 
     device: str
     epoch: Any
     ready: Any
+    reading: Any
 
 
 @dataclass
@@ -110,7 +131,12 @@ class Recorder:
     previous: tuple[int, dict[str, int]] | None = None
     # Those of variables that are saved whole too, but updated together with others.
     _beside: dict[str, Track] = field(default_factory=dict)
-    _recorded: set[str] = field(default_factory=set)
+    # By name of an op that changes rows: the op, and what records it afterwards.
+    _recorded: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict)
+    # By track and rows: the clock that was read, the rows and their number, what recorded them.
+    _befores: dict[tuple[int, str], tuple[Any, Any, Any, Any]] = field(default_factory=dict)
+    # Updates that were seen, recorded or not.
+    _judged: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
     _version: int = -1
 
@@ -130,12 +156,12 @@ class Recorder:
         device = cpu_of(device)
         if device not in self.clocks:
             number = len(self.clocks)
-            with _room(self.graph, device):
-                self.clocks[device] = Clock(
-                    device,
-                    _variable(1, tf.int32, f"{_SCOPE}/epoch_{number}"),
-                    _variable(False, tf.bool, f"{_SCOPE}/ready_{number}"),
-                )
+            with room(self.graph, device):
+                epoch = variable(1, tf.int32, f"{_SCOPE}/epoch_{number}")
+                ready = variable(False, tf.bool, f"{_SCOPE}/ready_{number}")
+                runs = tf.compat.v1.is_variable_initialized(epoch)
+                reading = tf.cond(runs, epoch.read_value, lambda: tf.constant(0))
+                self.clocks[device] = Clock(device, epoch, ready, reading)
         return self.clocks[device]
 
     def record(self, variables: Iterable[Any]) -> None:
@@ -149,13 +175,14 @@ class Recorder:
 
         Raises
         ------
-        RuntimeError
+        ckptctl.errors.RefusedError
             A session of this graph is open: what is added to it now would be ignored.
         """
         owners = {owner.name: owner for owner in variables}
-        initialisers = _initialisers(self.graph)
+        initialisers = initialisers_of(self.graph)
         found = {name: uses_of(op, initialisers, self.own) for name, op in owners.items()}
         self._watched |= owners
+        self._judged |= {update.op.name for uses in found.values() for update in uses.sparse}
         sparse = {name: uses for name, uses in found.items() if _is_sparse(name, uses)}
         updates = {
             update.op.name: update
@@ -164,51 +191,59 @@ class Recorder:
             if update.op.name not in self._recorded
         }
         if updates:
-            self._refuse_open_sessions()
-        for group in _groups(updates.values(), owners):
+            refuse_open_sessions(self.graph)
+        for group in groups_of(updates.values(), owners):
             self._track(group, owners, sparse)
         for name, uses in sparse.items():
             if name in self.tracks:
                 self._record_wholes(uses, self.tracks[name])
         for update in updates.values():
-            tracks = {id(t): t for t in map(self._track_of, update.variables) if t is not None}
-            for track in tracks.values():
-                self._around(update.op, lambda rows=update.rows, t=track: self.mark(t, rows))
-            self._recorded.add(update.op.name)
+            self._record_rows(update)
         self._version = self.graph.version
 
     def check(self) -> None:
-        """Record updates that were added since; raise where that is too late.
+        """Record what was added since; raise where that is too late.
 
         Raises
         ------
-        RuntimeError
+        ckptctl.errors.RefusedError
             A variable whose rows are recorded got an update that cannot be recorded.
         """
         if self.graph.version == self._version:
             return
-        initialisers = _initialisers(self.graph)
+        initialisers = initialisers_of(self.graph)
         late = []
         for name, owner in self._watched.items():
             uses = uses_of(owner, initialisers, self.own)
-            unknown = [u for u in uses.sparse if u.op.name not in self._recorded]
+            unknown = [u.op for u in uses.sparse if u.op.name not in self._judged]
             if name in self.tracks and uses.dense:
-                raise RuntimeError(
+                raise RefusedError(
                     f"{uses.dense[0].name} ({uses.dense[0].type}) was added after the Saver "
-                    f"was built and may change any row of {name}, whose rows are recorded. "
-                    "Build the Saver last."
+                    f"was built and may change any row of {name}, whose rows are recorded",
+                    remedy="build the Saver last",
                 )
             if unknown and name in self.tracks:
                 late.append(owner)
             elif unknown:
+                self._judged.update(op.name for op in unknown)
                 _LOG.warning(
                     "%s is saved whole in increments: the Saver was built before %s. "
                     "Build it after the optimizer.",
                     name,
-                    unknown[0].op.name,
+                    unknown[0].name,
                 )
-        if late and self.graph.finalized:
-            raise RuntimeError(f"an update of {late[0].name} is not recorded; build the Saver last")
+        hurried = self._hurried()
+        if (late or hurried) and self.graph.finalized:
+            name = (late or [op for op, _ in hurried])[0].name
+            raise RefusedError(
+                f"{name} was used by ops that were added after the Saver was built, and that is "
+                "not recorded",
+                remedy="build the Saver last",
+            )
+        if hurried:
+            refuse_open_sessions(self.graph)
+        for successor, after in hurried:
+            successor._add_control_input(after)
         if late:
             self.record(late)
         self._version = self.graph.version
@@ -216,10 +251,7 @@ class Recorder:
     def mark(self, track: Track, rows: Any) -> Any:
         """Return an op that records rows as changed now."""
         with tf.device(track.clock.device):
-            now = track.clock.epoch.read_value()
-            return tf.raw_ops.ResourceScatterUpdate(
-                resource=track.seen.handle, indices=rows, updates=now
-            )
+            return _write(track, rows, tf.shape(rows), track.clock.epoch.read_value())
 
     def mark_all(self, track: Track) -> Any:
         """Return an op that records every row as changed now."""
@@ -235,29 +267,35 @@ class Recorder:
     def tick(self, device: str) -> Any:
         """Return an op that moves the clock of a device."""
         clock = self.clock_of(device)
-        with tf.device(clock.device), tf.control_dependencies([_started(clock.epoch)]):
+        with tf.device(clock.device), tf.control_dependencies([started(clock.epoch)]):
             return clock.epoch.assign_add(1, read_value=False)
 
     def begin_restore(self) -> Any:
-        """Return an op that closes the gate, then forgets all rows and restarts the clocks."""
-        shut = []
+        """Return an op that closes the gate, then forgets all rows, then moves the clocks."""
+        shut, forget = [], []
         for clock in self.clocks.values():
             with tf.device(clock.device):
                 shut.append(clock.ready.assign(False, read_value=False))
         with tf.control_dependencies(shut):
-            forget = [clock.epoch.assign(1, read_value=False) for clock in self.clocks.values()]
             for track in self._all_tracks():
                 with tf.device(track.clock.device):
                     zeros = tf.zeros([track.rows], tf.int32)
                     forget.append(track.seen.assign(zeros, read_value=False))
-        return tf.group(*shut, *forget, name="ckptctl/begin_restore")
+        # In this order, and never backwards: a worker whose update is under way sees that the
+        # clock moved, and records it again.
+        with tf.control_dependencies([*shut, *forget]):
+            moved = [self.tick(device) for device in self.clocks]
+        return tf.group(*shut, *forget, *moved, name="ckptctl/begin_restore")
 
     def open_gate(self) -> Any:
         """Return an op that says that the variables may be used."""
         opened = []
         for clock in self.clocks.values():
             with tf.device(clock.device):
-                opened.append(clock.ready.assign(True, read_value=False))
+                # Where nothing is recorded, no initialiser has started the clock.
+                running = [started(clock.epoch)]
+                with tf.control_dependencies(running):
+                    opened.append(clock.ready.assign(True, read_value=False))
         return tf.group(*opened, name="ckptctl/open_gate")
 
     def not_ready(self, after: Any) -> Any:
@@ -279,9 +317,9 @@ class Recorder:
     # --- what the saving process knows ---
 
     def now(self, session: Any) -> dict[str, int]:
-        """Return the clock of each device, minus one: rows seen later changed after a save."""
-        epochs = session.run([clock.epoch for clock in self.clocks.values()])
-        return {device: int(epoch) - 1 for device, epoch in zip(self.clocks, epochs, strict=True)}
+        """Return the clock of each device: rows seen later changed after the next save."""
+        epochs = session.run([clock.reading for clock in self.clocks.values()])
+        return {device: int(epoch) for device, epoch in zip(self.clocks, epochs, strict=True)}
 
     # --- details ---
 
@@ -298,9 +336,9 @@ class Recorder:
         else:
             name = min(group, key=lambda item: (len(item), item))
             clock = self.clock_of(owners[name].device)
-            rows = _rows(owners[name])
-            with _room(self.graph, clock.device):
-                seen = _variable(tf.zeros([rows], tf.int32), tf.int32, f"{_SCOPE}/{name}")
+            rows = row_count(owners[name])
+            with room(self.graph, clock.device):
+                seen = variable(tf.zeros([rows], tf.int32), tf.int32, f"{_SCOPE}/{name}")
             track = Track(clock, seen, rows)
         for name in group:
             self._beside.setdefault(name, track)
@@ -311,140 +349,85 @@ class Recorder:
         for op in uses.initialisers:
             if op.name in self._recorded:
                 continue
-            self._recorded.add(op.name)
+            self._recorded[op.name] = (op, [])
             with (
-                _room(self.graph, track.clock.device),
-                tf.control_dependencies([_started(track.clock.epoch)]),
+                room(self.graph, track.clock.device),
+                tf.control_dependencies([started(track.clock.epoch)]),
             ):
                 mark = self.mark_all(track)
             op._add_control_input(mark)
         for op in uses.loads:
             if op.name not in self._recorded:
-                self._recorded.add(op.name)
                 self._around(op, lambda: self.mark_all(track))
 
-    def _around(self, op: Any, mark: Any) -> None:
+    def _record_rows(self, update: SparseUpdate) -> None:
+        """Record the rows of an update before it, and after it if the clock has moved."""
+        op = update.op
+        tracks = {id(t): t for t in map(self._track_of, update.variables) if t is not None}
+        following, afters = successors(op), []
+        for track in tracks.values():
+            key = (id(track), update.rows.name)
+            with self._place(track.clock.device):
+                if key not in self._befores:
+                    rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
+                    read = track.clock.epoch.read_value()
+                    rows = tf.reshape(rows, [-1])
+                    count = tf.shape(rows)
+                    before = _write(track, rows, count, read)
+                    self._befores[key] = read, rows, count, before
+                then, rows, count, before = self._befores[key]
+                with tf.control_dependencies([op]):
+                    now = track.clock.epoch.read_value()
+                # No control flow, and little else: most often this writes no rows at all.
+                count *= tf.cast(tf.not_equal(now, then), tf.int32)
+                afters.append(_write(track, tf.slice(rows, [0], count), count, now))
+            op._add_control_input(before)
+        self._follow(op, following, afters)
+
+    def _around(self, op: Any, mark: Callable[[], Any]) -> None:
         """Let `mark` run before `op`, and after it before whatever follows."""
         following = successors(op)
-        with _room(self.graph, op.device):
+        with self._place(op.device):
             before = mark()
             with tf.control_dependencies([op]):
                 after = mark()
         op._add_control_input(before)
+        self._follow(op, following, [after])
+
+    def _follow(self, op: Any, following: list[Any], afters: list[Any]) -> None:
         for successor in following:
-            successor._add_control_input(after)
+            for after in afters:
+                successor._add_control_input(after)
+        self._recorded[op.name] = (op, afters)
 
-    def _refuse_open_sessions(self) -> None:
-        for found in gc.get_objects():
-            if not issubclass(type(found), tf.compat.v1.Session):
+    def _hurried(self) -> list[tuple[Any, Any]]:
+        """Return what was added behind a recorded op and does not wait for its record."""
+        found = []
+        for op, afters in self._recorded.values():
+            if not afters:
                 continue
-            if found.graph is self.graph and not found._closed:
-                raise RuntimeError(
-                    "a session of this graph is open: TensorFlow ignores what is added to ops "
-                    "that it has run, so rows would be lost. Build the Saver before the session."
-                )
+            for successor in successors(op):
+                if not successor.name.startswith(f"{RECORDS}/"):
+                    waits = {before.name for before in successor.control_inputs}
+                    found += [(successor, after) for after in afters if after.name not in waits]
+        return found
+
+    @contextmanager
+    def _place(self, device: str) -> Iterator[None]:
+        with room(self.graph, device), tf.compat.v1.name_scope(f"{RECORDS}/"):
+            yield
 
 
-@contextmanager
-def _room(graph: Any, device: str) -> Iterator[None]:
-    """A place of our own in a graph: a device, and nothing of what surrounds us."""
-    with (
-        graph.as_default(),
-        tf.control_dependencies(None),
-        tf.device(None),
-        tf.device(cpu_of(device)),
-        tf.compat.v1.name_scope(None),
-    ):
-        yield
-
-
-def cpu_of(device: str) -> str:
-    """Return the first CPU of the task that a device belongs to, in one spelling."""
-    return str(tf_device.canonical_name(set_cpu0(device or "")))
-
-
-def _started(epoch: Any) -> Any:
-    """Return a tensor that makes sure that a clock runs; a running one goes on."""
-
-    def start() -> Any:
-        with tf.control_dependencies([epoch.assign(1, read_value=False)]):
-            return tf.constant(True)
-
-    there = tf.compat.v1.is_variable_initialized(epoch)
-    return tf.cond(there, lambda: tf.constant(True), start)
-
-
-def _variable(value: Any, dtype: Any, name: str) -> Any:
-    return tf.compat.v1.Variable(
-        value, trainable=False, collections=[], name=name, dtype=dtype, use_resource=True
-    )
-
-
-def _rows(owner: Any) -> int:
-    shape = tf.TensorShape(owner.get_attr("shape"))
-    return int(shape[0])
-
-
-def _initialisers(graph: Any) -> set[str]:
-    keys = tf.compat.v1.GraphKeys
-    found = set()
-    for key in (keys.GLOBAL_VARIABLES, keys.LOCAL_VARIABLES, keys.TRAINABLE_VARIABLES):
-        for variable in graph.get_collection(key):
-            initializer = getattr(variable, "initializer", None)
-            if initializer is not None:
-                found.add(initializer.name)
-    return found
+def _write(track: Track, rows: Any, shape: Any, now: Any) -> Any:
+    # A number for each row: TensorFlow is slower where one number goes to all of them.
+    now = tf.fill(shape, now)
+    return tf.raw_ops.ResourceScatterUpdate(resource=track.seen.handle, indices=rows, updates=now)
 
 
 def _is_sparse(name: str, uses: Uses) -> bool:
     if not uses.sparse:
         return False
-    if uses.dense:
-        op = uses.dense[0]
-        hint = (
-            "ckptctl.training.LazyAdam writes rows only"
-            if "Adam" in op.name
-            else ("updates inside functions and control flow can't be seen")
-        )
-        _LOG.warning(
-            "%s is saved whole in increments: %s (%s) may change any row; %s",
-            name,
-            op.name,
-            op.type,
-            hint,
-        )
-        return False
-    alone = [update.op for update in uses.sparse if not successors(update.op)]
-    if alone:
-        _LOG.warning(
-            "%s is saved whole in increments: nothing follows %s, so it can't be recorded after "
-            "it ran; wrap it in tf.group()",
-            name,
-            alone[0].name,
-        )
-        return False
-    return True
-
-
-def _groups(updates: Iterable[SparseUpdate], owners: dict[str, Any]) -> list[list[str]]:
-    """Return names of variables that are updated together: same rows, same device."""
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    for update in updates:
-        names = [owner.name for owner in update.variables if owner.name in owners]
-        for name in names:
-            first = next(n for n in names if _alike(owners[n], owners[name]))
-            leader[find(name)] = find(first)
-    groups: dict[str, list[str]] = {}
-    for name in leader:
-        groups.setdefault(find(name), []).append(name)
-    return list(groups.values())
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return _rows(one) == _rows(other) and cpu_of(one.device) == cpu_of(other.device)
+    reason = obstacle(uses)
+    if reason is not None:
+        _LOG.warning("%s is saved whole in increments: %s", name, reason)
+    return reason is None

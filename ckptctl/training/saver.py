@@ -12,11 +12,14 @@ from tensorflow.python.checkpoint import checkpoint_management
 
 from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
+from ckptctl.errors import IncompleteError, UsageError
 from ckptctl.training.builders import FullBuilder, has_rows, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
+from ckptctl.training.places import refuse_keras
 from ckptctl.training.recorder import Base, Recorder
 from ckptctl.training.recovery import choose_newest
+from ckptctl.training.updates import initialisers_of, uses_of
 
 __all__ = ["Saver"]
 
@@ -46,20 +49,22 @@ class Saver(tf1.train.Saver):
         **kwargs: Any,
     ) -> None:
         if incremental_mode not in ("cumulative", "delta"):
-            raise ValueError(f"incremental_mode: cumulative or delta, not {incremental_mode!r}")
+            raise UsageError(f"incremental_mode: cumulative or delta, not {incremental_mode!r}")
         if incremental_save_restore:
             if tf.executing_eagerly():
-                raise RuntimeError(
-                    "increments are recorded in a graph: call tf.compat.v1.disable_eager_execution"
-                    "() first, or build the model under `with tf.Graph().as_default()`"
+                raise UsageError(
+                    "increments are recorded in a graph, and this is eager mode",
+                    remedy="call tf.compat.v1.disable_eager_execution() first, or build the "
+                    "model under `with tf.Graph().as_default()`",
                 )
             if kwargs.get("builder") is not None or kwargs.get("saver_def") is not None:
-                raise ValueError("incremental_save_restore needs a Saver that it builds itself")
+                raise UsageError("incremental_save_restore needs a Saver that it builds itself")
         self.incremental_save_restore = incremental_save_restore
         self.incremental: IncrementalSaver | None = None
         #: Set by `Scaffold`: restoring the newest full goes on to its increments.
         self.recovers = False
         self._mode: Mode = incremental_mode
+        self._trains = False
         # Set by TensorFlow's after it has built.
         self._save_relative_paths = kwargs.get("save_relative_paths", False)
         super().__init__(*args, **kwargs)
@@ -77,8 +82,12 @@ class Saver(tf1.train.Saver):
         if self._is_empty:
             self.incremental_save_restore = False
             return
-        owners = [owner_of(saveable) for saveable in self._builder.saveables]
-        recorder.record(owner for owner in owners if owner is not None and has_rows(owner))
+        refuse_keras(graph)
+        owners = [o for o in map(owner_of, self._builder.saveables) if o is not None]
+        recorder.record(owner for owner in owners if has_rows(owner))
+        initialisers = initialisers_of(graph)
+        uses = (uses_of(owner, initialisers, recorder.own) for owner in owners)
+        self._trains = any(found.sparse or found.dense for found in uses)
         self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
         # Restored variables are not to be recorded as changed.
         self._begin_restore = recorder.begin_restore()
@@ -99,8 +108,8 @@ class Saver(tf1.train.Saver):
         if not self.incremental_save_restore:
             return super().save(sess, save_path, global_step, **kwargs)
         self._recorder.check()
+        clocks = self._recorder.now(sess)  # before: rows changed meanwhile count as changed since
         prefix = super().save(sess, save_path, global_step, **kwargs)
-        clocks = self._recorder.now(sess)
         make_durable(prefix)
         parts = split_step(os.path.basename(prefix))
         base, directory = self._recorder.base, os.path.abspath(os.path.dirname(prefix))
@@ -124,10 +133,16 @@ class Saver(tf1.train.Saver):
             super().restore(sess, save_path)
             return
         directory = os.path.dirname(save_path)
-        if self.recovers and self._recorder.tracks:
+        if self.recovers and self._trains:
             state = checkpoint_management.get_checkpoint_state(directory)
             if state is not None and state.model_checkpoint_path == save_path:
-                self.recover(sess, directory)
+                if self.recover(sess, directory) is None:
+                    raise IncompleteError(
+                        "neither this full nor any other restore point of its directory can be "
+                        "restored",
+                        file=save_path,
+                        remedy="`ckptctl ls` and the log say why",
+                    )
                 return
         sess.run(self._begin_restore)
         super().restore(sess, save_path)

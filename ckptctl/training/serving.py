@@ -23,6 +23,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 
 from ckptctl.chain.names import split_step
 from ckptctl.training.builders import IncrementBuilder, item_of
+from ckptctl.training.recorder import RECORDS
 
 __all__ = [
     "INCREMENTAL_COLLECTION",
@@ -136,6 +137,7 @@ class ServingSaver:
         scopes = [_scope(self._saver.incremental.saver_def.filename_tensor_name)]
         if self._added.filename is not None and not self._save_incr_model:
             scopes.append(_scope(self._added.filename.name))
+        scopes.append(f"{RECORDS}/")
         for op in self._recorder.graph.get_operations():
             if op.name.startswith(tuple(scopes)):
                 yield op.name

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.python.ops import resources
+from tensorflow.python.training.monitored_session import USE_DEFAULT
 
+from ckptctl.errors import UsageError
 from ckptctl.training.hook import CheckpointSaverHook
 from ckptctl.training.saver import Saver
 
@@ -82,20 +85,29 @@ def MonitoredTrainingSession(
     if not save_incremental_checkpoint_secs:
         return tf1.train.MonitoredTrainingSession(*args, **kwargs)
     if tf.executing_eagerly() and not tf1.get_default_graph().get_operations():
-        raise RuntimeError("a session needs a graph: call tf.compat.v1.disable_eager_execution()")
+        raise UsageError(
+            "a session needs a graph, and this is eager mode",
+            remedy="call tf.compat.v1.disable_eager_execution() first",
+        )
     bound = inspect.signature(tf1.train.MonitoredTrainingSession).bind(*args, **kwargs)
     given: dict[str, Any] = dict(bound.arguments)
     scaffold = given.get("scaffold")
     if scaffold is None:
         scaffold = given["scaffold"] = Scaffold(incremental_save_restore=True)
     elif not getattr(scaffold, "incremental_save_restore", False):
-        raise ValueError(
+        raise UsageError(
             "save_incremental_checkpoint_secs needs a ckptctl.training.Scaffold with "
             "incremental_save_restore=True, or none at all"
         )
     secs, steps = _intervals(given)
     directory = given.get("checkpoint_dir")
-    if directory and (secs or steps):
+    if directory and not (secs or steps):
+        raise UsageError(
+            "save_incremental_checkpoint_secs without fulls: an increment holds what changed "
+            "since the last one",
+            remedy="give save_checkpoint_secs or save_checkpoint_steps, or neither for the default",
+        )
+    if directory:
         hook = CheckpointSaverHook(
             directory,
             save_secs=secs,
@@ -109,13 +121,13 @@ def MonitoredTrainingSession(
     return tf1.train.MonitoredTrainingSession(**given)
 
 
-def _intervals(given: dict[str, Any]) -> tuple[Any, Any]:
+def _intervals(given: dict[str, Any]) -> Iterable[Any]:
     """Return seconds and steps between fulls, with TensorFlow's default of 600 seconds."""
     names = ("save_checkpoint_secs", "save_checkpoint_steps")
-    if not any(name in given for name in names):
-        return 600, None
-    secs, steps = (given.get(name) for name in names)
-    return secs, None if secs else steps
+    secs, steps = (given.get(name, USE_DEFAULT) for name in names)
+    if secs is USE_DEFAULT and steps is USE_DEFAULT:
+        return (600, None)
+    return (None if found is USE_DEFAULT else found for found in (secs, steps))
 
 
 def _init_op() -> Any:
@@ -136,7 +148,7 @@ def _ready_op() -> Any:
 
 def _check_saver(saver: Any) -> None:
     if not getattr(saver, "incremental_save_restore", False):
-        raise ValueError(
+        raise UsageError(
             "Scaffold(incremental_save_restore=True) needs a ckptctl.training.Saver with "
             "incremental_save_restore=True"
         )

@@ -10,13 +10,25 @@ Op names and inputs: tensorflow/core/ops/{state,resource_variable,training}_ops.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["SparseUpdate", "Uses", "is_ref", "successors", "uses_of"]
+from ckptctl.training.places import cpu_of
+
+__all__ = [
+    "SparseUpdate",
+    "Uses",
+    "groups_of",
+    "initialisers_of",
+    "is_ref",
+    "obstacle",
+    "row_count",
+    "successors",
+    "uses_of",
+]
 
 _READS = frozenset(
     {
@@ -48,11 +60,14 @@ class SparseUpdate:
         Row numbers: the op's `indices`, int32 or int64, of any shape.
     variables
         The ops that own the variables it changes: `VarHandleOp`, or `VariableV2`.
+    nested
+        An index is a vector (`ScatterNd*`), whose first number is the row.
     """
 
     op: Any
     rows: Any
     variables: tuple[Any, ...]
+    nested: bool = False
 
 
 @dataclass
@@ -105,9 +120,71 @@ def uses_of(variable: Any, initialisers: Collection[str], own: Collection[str]) 
     return found
 
 
+def initialisers_of(graph: Any) -> set[str]:
+    """Return the names of the ops that initialise the variables of a graph."""
+    keys = tf.compat.v1.GraphKeys
+    found = set()
+    for key in (keys.GLOBAL_VARIABLES, keys.LOCAL_VARIABLES, keys.TRAINABLE_VARIABLES):
+        for variable in graph.get_collection(key):
+            initializer = getattr(variable, "initializer", None)
+            if initializer is not None:
+                found.add(initializer.name)
+    return found
+
+
+def obstacle(uses: Uses) -> str | None:
+    """Return why the rows of a variable cannot be recorded, or None where they can."""
+    if uses.dense:
+        op = uses.dense[0]
+        hint = "updates inside functions and control flow can't be seen"
+        if "Adam" in op.name:
+            hint = "ckptctl.training.LazyAdam writes rows only"
+        return f"{op.name} ({op.type}) may change any row; {hint}"
+    alone = [update.op for update in uses.sparse if not successors(update.op)]
+    if alone:
+        return (
+            f"nothing follows {alone[0].name}, so it can't be recorded after it ran; wrap it in "
+            "tf.group()"
+        )
+    return None
+
+
 def is_ref(variable: Any) -> bool:
     """Return whether a variable is of the kind without a resource."""
     return bool(variable.type != "VarHandleOp")
+
+
+def row_count(owner: Any) -> int:
+    """Return the number of rows of the variable that an op owns."""
+    shape = tf.TensorShape(owner.get_attr("shape"))
+    return int(shape[0])
+
+
+def groups_of(updates: Iterable[SparseUpdate], owners: dict[str, Any]) -> list[list[str]]:
+    """Return names of variables that are updated together: same rows, same device."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    together: dict[str, list[str]] = {}
+    for update in updates:
+        names = [owner.name for owner in update.variables if owner.name in owners]
+        together.setdefault(update.rows.name, []).extend(names)
+    for names in together.values():
+        for name in names:
+            first = next(n for n in names if _alike(owners[n], owners[name]))
+            leader[find(name)] = find(first)
+    groups: dict[str, list[str]] = {}
+    for name in leader:
+        groups.setdefault(find(name), []).append(name)
+    return list(groups.values())
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return row_count(one) == row_count(other) and cpu_of(one.device) == cpu_of(other.device)
 
 
 def successors(op: Any) -> list[Any]:
@@ -154,12 +231,10 @@ def _sparse_update(op: Any) -> SparseUpdate | None:
     )
     if not all(owner.type in ("VarHandleOp", "VariableV2", "Variable") for owner in variables):
         return None
-    if "ScatterNd" in op.type:  # an index is a vector whose first number is the row
-        if rows.shape.rank is None or rows.shape.rank < 1:
-            return None
-        with op.graph.as_default(), tf.control_dependencies(None), tf.device(op.device):
-            rows = tf.gather(rows, 0, axis=-1, name="ckptctl/rows")
-    return SparseUpdate(op, rows, variables)
+    nested = "ScatterNd" in op.type
+    if nested and not rows.shape.rank:
+        return None
+    return SparseUpdate(op, rows, variables, nested)
 
 
 def _initialises(op: Any, variable: Any, initialisers: Collection[str]) -> bool:

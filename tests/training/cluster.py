@@ -1,18 +1,22 @@
 """Parameter servers and workers as processes of their own, for the failover tests.
 
 Run as `python -m tests.training.cluster ROLE TASK ADDRESSES DIRECTORY OPTIONS`; it says on
-stdout what happens, a line each, so that a test waits for an event and not for a time.
+stdout what happens, a line each and when, so that a test waits for an event and not for a
+time: all processes of a machine have one monotonic clock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +25,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def say(*words: object) -> None:
-    print(*words, flush=True)
+def say(word: str, number: int = 0) -> None:
+    print(word, number, time.monotonic(), flush=True)
 
 
 # --- what runs in the processes ---
@@ -32,6 +36,17 @@ def serve(role: str, task: int, addresses: dict[str, list[str]]) -> Any:
     import tensorflow.compat.v1 as tf1
 
     return tf1.train.Server(tf1.train.ClusterSpec(addresses), job_name=role, task_index=task)
+
+
+def freeze(directory: Path, frozen: Path) -> None:
+    """Copy the checkpoints from which was chosen; a server may still end what it began."""
+
+    def copy(source: str, target: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(source, target)
+
+    shutil.rmtree(frozen, ignore_errors=True)
+    shutil.copytree(directory, frozen, ignore=shutil.ignore_patterns("*_temp"), copy_function=copy)
 
 
 def work(task: int, addresses: dict[str, list[str]], directory: str, options: Any) -> None:
@@ -58,6 +73,7 @@ def work(task: int, addresses: dict[str, list[str]], directory: str, options: An
         resume(self, session, within, point)
         name = f"{directory}.recovered-{point.step}.npz"
         np.savez(name, **values(session, tf1.get_default_graph()))
+        freeze(Path(within), Path(f"{directory}.frozen-{point.step}"))
         say("recovered", point.step)
 
     ct.IncrementalSaver.resume = told
@@ -108,7 +124,7 @@ def work(task: int, addresses: dict[str, list[str]], directory: str, options: An
         scaffold=scaffold,
         listeners=[Told()],
     )
-    random = np.random.default_rng(task)
+    random, batch = np.random.default_rng(task), options.get("batch", 8)
     with tf1.train.MonitoredTrainingSession(
         server.target,
         task == 0,
@@ -121,7 +137,7 @@ def work(task: int, addresses: dict[str, list[str]], directory: str, options: An
         config=tf1.ConfigProto(device_filters=filters),
     ) as session:
         while True:
-            _, now = session.run([train, step], {ids: random.integers(0, table.shape[0], 8)})
+            _, now = session.run([train, step], {ids: random.integers(0, table.shape[0], batch)})
             say("step", now)
 
 
@@ -135,6 +151,8 @@ class Process:
     command: list[str]
     errors: Path
     process: subprocess.Popen[str] = field(init=False)
+    #: When the last line was said that was read.
+    heard: float = 0.0
 
     def __post_init__(self) -> None:
         self.start()
@@ -157,18 +175,18 @@ class Process:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def read(self, wanted: Callable[[str, int], bool]) -> int:
-        """Read lines until one is wanted; return its number."""
+    def read(self, wanted: Callable[[str, int], bool], since: float = 0.0) -> int:
+        """Read lines until one is wanted that was said since then; return its number."""
         assert self.process.stdout is not None
         # One that hangs must not hang the suite.
         watchdog = threading.Timer(300, self.process.kill)
         watchdog.start()
         try:
             for line in self.process.stdout:
-                word, _, number = line.partition(" ")
-                value = int(number) if number.strip().isdigit() else 0
-                if wanted(word.strip(), value):
-                    return value
+                word, number, when = line.split()
+                self.heard = float(when)
+                if self.heard > since and wanted(word, int(number)):
+                    return int(number)
         finally:
             watchdog.cancel()
         raise AssertionError(f"the process ended: {self.errors.read_text()[-3000:]}")
@@ -179,7 +197,7 @@ class Cluster:
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
-        ports = [_free_port() for _ in range(4)]
+        ports = [free_port() for _ in range(4)]
         local = [f"127.0.0.1:{port}" for port in ports]
         addresses = {"ps": local[:2], "worker": local[2:]}
         options = {"full_secs": 4, "increment_secs": 1, **options}
@@ -200,7 +218,7 @@ class Cluster:
             process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
-from ckptctl import execute_merge, plan_merge
+from ckptctl import BundleReader, execute_merge, plan_merge
 
 ROWS, DIM = 60, 4
 
@@ -107,3 +107,36 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+INCREMENT = ".incremental_checkpoint/incremental_model.ckpt"
+
+
+class Saves:
+    """A directory, and the saver of a model."""
+
+    def __init__(self, model: Model, directory: Path, **options: Any) -> None:
+        self.model, self.directory = model, directory
+        self.saver = model.saver(**options)
+        (directory / ".incremental_checkpoint").mkdir(exist_ok=True)
+
+    def full(self, session: Any) -> str:
+        prefix: str = self.saver.save(
+            session, str(self.directory / "model.ckpt"), self.model.step, write_meta_graph=False
+        )
+        return prefix
+
+    def increment(self, session: Any) -> str:
+        assert self.saver.incremental is not None
+        return self.saver.incremental.save(
+            session, str(self.directory / INCREMENT), self.model.step
+        )
+
+
+def rows_in(prefix: str) -> dict[str, list[int]]:
+    with BundleReader(prefix) as reader:
+        return {
+            name.removesuffix("-sparse_incr_keys"): reader.read(name).tolist()
+            for name in reader.tensors
+            if name.endswith("-sparse_incr_keys")
+        }

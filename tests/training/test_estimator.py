@@ -18,6 +18,7 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import find_chains, scan_directory
+from ckptctl.errors import UsageError
 from tests.training.model import assert_same, state_of, values
 
 HAS_ESTIMATOR = hasattr(tf1, "estimator")
@@ -181,7 +182,7 @@ def test_an_export_without_increments_takes_fulls_only(tmp_path: Path) -> None:
     with tf1.Session(graph=tf.Graph()) as session:
         meta_graph = served(session, exported)
         assert "ckptctl/incremental" not in meta_graph.collection_def
-        with pytest.raises(ValueError, match="save_incr_model=True"):
+        with pytest.raises(UsageError, match="save_incr_model=True"):
             ct.load_incremental(session, meta_graph, increments_of(ckpt)[-1].prefix)
         ct.load_incremental(session, meta_graph, str(ckpt / "model.ckpt-63"))
         found = values(session, session.graph)
@@ -193,7 +194,7 @@ def test_an_export_without_increments_takes_fulls_only(tmp_path: Path) -> None:
 def test_a_graph_without_increments_is_refused(tmp_path: Path) -> None:
     estimator = make(tmp_path / "ckpt", stock_saver=True)
     estimator.train(input_fn(3))
-    with pytest.raises(ValueError, match="save_incr_model=True needs a graph with increments"):
+    with pytest.raises(UsageError, match="save_incr_model=True needs a graph with increments"):
         estimator.export_saved_model(str(tmp_path / "export"), receiver_fn, save_incr_model=True)
     exported = estimator.export_saved_model(str(tmp_path / "export"), receiver_fn)
     with tf1.Session(graph=tf.Graph()) as session:

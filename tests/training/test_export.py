@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import BundleReader, execute_merge, plan_merge
-from ckptctl.errors import NotFoundError, UnprovenError
+from ckptctl.errors import NotFoundError, UnprovenError, UsageError
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of, values
 
 INCREMENT = ".incremental_checkpoint/incremental_model.ckpt"
@@ -298,7 +298,7 @@ def test_without_save_incr_model_only_fulls_load(training: Training, tmp_path: P
     increment = training.increment()
     training.train([3])
     full = training.full()
-    with pytest.raises(ValueError, match="loads fulls only: export it with save_incr_model=True"):
+    with pytest.raises(UsageError, match="loads fulls only: export it with save_incr_model=True"):
         served.load(increment)
     assert served.load(full) == (full,)
     assert_same(served.values(), training.at[3])
@@ -324,7 +324,7 @@ def test_a_graph_without_increments_says_so(tmp_path: Path, kind: str) -> None:
     with tf1.Session(graph=model.graph) as session:
         session.run(init)
         arguments = ({"ids": model.ids}, {"out": output})
-        with pytest.raises(ValueError, match="save_incr_model=True needs a graph with increments"):
+        with pytest.raises(UsageError, match="save_incr_model=True needs a graph with increments"):
             ct.export_saved_model(
                 session, str(tmp_path / "x"), *arguments, saver=saver, save_incr_model=True
             )
@@ -375,7 +375,7 @@ def test_an_increment_elsewhere_has_no_base(training: Training, tmp_path: Path) 
     copies.mkdir()
     for file in increment.parent.glob(f"{increment.name}.*"):
         (copies / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match="an increment outside of"):
+    with pytest.raises(UsageError, match="an increment outside of"):
         served.load(str(copies / increment.name))
 
 

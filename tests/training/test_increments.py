@@ -14,39 +14,8 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import BundleReader
-from tests.training.model import OPTIMIZERS, ROWS, Model, assert_same, state_of
-
-INCREMENT = ".incremental_checkpoint/incremental_model.ckpt"
-
-
-class Saves:
-    """A directory, and the saver of a model."""
-
-    def __init__(self, model: Model, directory: Path, **options: Any) -> None:
-        self.model, self.directory = model, directory
-        self.saver = model.saver(**options)
-        (directory / ".incremental_checkpoint").mkdir(exist_ok=True)
-
-    def full(self, session: Any) -> str:
-        prefix: str = self.saver.save(
-            session, str(self.directory / "model.ckpt"), self.model.step, write_meta_graph=False
-        )
-        return prefix
-
-    def increment(self, session: Any) -> str:
-        assert self.saver.incremental is not None
-        return self.saver.incremental.save(
-            session, str(self.directory / INCREMENT), self.model.step
-        )
-
-
-def rows_in(prefix: str) -> dict[str, list[int]]:
-    with BundleReader(prefix) as reader:
-        return {
-            name.removesuffix("-sparse_incr_keys"): reader.read(name).tolist()
-            for name in reader.tensors
-            if name.endswith("-sparse_incr_keys")
-        }
+from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from tests.training.model import OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
 
 
 @pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
@@ -163,12 +132,12 @@ def test_what_cannot_be_recorded_is_saved_whole_and_said(
 
 def test_an_open_session_is_refused(tmp_path: Path) -> None:
     model = Model()
-    with tf1.Session(graph=model.graph), pytest.raises(RuntimeError, match="session of this graph"):
+    with tf1.Session(graph=model.graph), pytest.raises(RefusedError, match="session of this graph"):
         model.saver()
 
 
 def test_eager_mode_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="disable_eager_execution"):
+    with pytest.raises(UsageError, match="disable_eager_execution"):
         ct.Saver([tf.Variable(1.0)], incremental_save_restore=True)
 
 
@@ -176,10 +145,10 @@ def test_an_increment_needs_a_full_and_progress(tmp_path: Path) -> None:
     model = Model()
     saves = Saves(model, tmp_path)
     with model.session() as session:
-        with pytest.raises(RuntimeError, match="no full"):
+        with pytest.raises(NotFoundError, match="no full"):
             saves.increment(session)
         saves.full(session)
-        with pytest.raises(ValueError, match="step 0"):
+        with pytest.raises(UsageError, match="step 0"):
             saves.increment(session)
 
 

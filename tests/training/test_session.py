@@ -13,7 +13,8 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import find_chains, scan_directory
-from tests.training.model import Model, assert_same, state_of
+from ckptctl.errors import IncompleteError, UsageError
+from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
 
 class Crash(Exception):
@@ -151,9 +152,82 @@ def test_the_seed_signatures(tmp_path: Path) -> None:
     assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / "model.ckpt-1")
 
 
+def test_a_training_without_recorded_rows_goes_on_from_its_increments_too(tmp_path: Path) -> None:
+    first = train(Model("adam"), tmp_path, [1], [2])
+    second = train(Model("adam"), tmp_path)
+    assert second["start"] == 2
+    assert_same(second["values"], first["values"])
+
+
+def test_an_evaluation_restores_the_full_alone(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1], [2])
+    with tf.Graph().as_default():
+        tf1.get_variable("emb", [ROWS, DIM], partitioner=tf1.fixed_size_partitioner(3))
+        step = tf1.train.get_or_create_global_step()
+        scaffold = ct.Scaffold(incremental_save_restore=True)
+        with tf1.train.MonitoredSession(
+            tf1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path))
+        ) as run:
+            assert run.run(step) == 0
+
+
+def test_nothing_that_can_be_restored_is_an_error(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1])
+    index = tmp_path / "model.ckpt-0.index"
+    index.write_bytes(index.read_bytes()[:-5])
+    with pytest.raises(IncompleteError, match="nor any other restore point"):
+        train(Model(), tmp_path)
+
+
+def test_a_prefix_that_lost_a_shard_is_saved_again(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1], save_steps=1)
+    shard = next(tmp_path.glob("model.ckpt-1.data-*"))
+    shard.unlink()
+    assert train(Model(), tmp_path, [1], save_steps=1)["start"] == 0
+    assert shard.exists()
+
+
+def test_a_listener_can_end_the_training_after_an_increment(tmp_path: Path) -> None:
+    class End(tf1.train.CheckpointSaverListener):
+        def after_save(self, session: Any, step: int) -> bool:
+            return bool(step == 1)
+
+    model = Model()
+    with model.graph.as_default(), session(model, tmp_path, listeners=[End()]) as run:
+        run.run(model.train_op, {model.ids: [1]})
+        assert run.should_stop()
+
+
+def test_intervals_are_tensorflows(tmp_path: Path) -> None:
+    def saved(*args: Any, **options: Any) -> list[int]:
+        model = Model()
+        room = tmp_path / str(len(list(tmp_path.iterdir())))
+        with (
+            model.graph.as_default(),
+            ct.MonitoredTrainingSession(
+                "", True, str(room), *args, save_incremental_checkpoint_secs=1000, **options
+            ) as run,
+        ):
+            for _ in range(4):
+                run.run(model.train_op, {model.ids: [1]})
+        return [full.step for full in scan_directory(str(room)).fulls]
+
+    assert saved() == [0, 4]
+    assert saved(save_checkpoint_steps=2) == [0, 2, 4]
+    with pytest.raises(UsageError, match="without fulls"):
+        saved(save_checkpoint_secs=None)
+    with pytest.raises(ValueError, match="Can not provide both"):
+        saved(save_checkpoint_steps=2, save_checkpoint_secs=60)
+
+
+def test_a_session_of_eager_mode_is_refused() -> None:
+    with pytest.raises(UsageError, match="disable_eager_execution"):
+        ct.MonitoredTrainingSession(save_incremental_checkpoint_secs=20)
+
+
 def test_a_scaffold_needs_our_saver() -> None:
     model = Model()
-    with model.graph.as_default(), pytest.raises(ValueError, match=r"ckptctl\.training\.Saver"):
+    with model.graph.as_default(), pytest.raises(UsageError, match=r"ckptctl\.training\.Saver"):
         ct.Scaffold(saver=tf1.train.Saver(), incremental_save_restore=True)
 
 
