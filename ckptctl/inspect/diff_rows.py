@@ -12,7 +12,7 @@ from ckptctl.bundle import DType
 from ckptctl.inspect.sketch import Sketch
 from ckptctl.inspect.stats import decode
 from ckptctl.inspect.walk import Rows
-from ckptctl.restore.join import is_in
+from ckptctl.restore.keys import is_in
 
 __all__ = ["BUCKET_RANGES", "Lines", "RowsDiff"]
 

@@ -23,7 +23,8 @@ from ckptctl.inspect.view import RawPart, StatePart, TableView, View
 from ckptctl.restore import CopyJob, RowsState
 from ckptctl.restore.asked import Answer, AskTask, Places
 from ckptctl.restore.column import row_bytes
-from ckptctl.restore.join import bucket_of, find_keys
+from ckptctl.restore.join import find_keys
+from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
 from ckptctl.tables import EvSet, is_slot_name
 

@@ -14,7 +14,7 @@ from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.inspect.verify_data import Told
 from ckptctl.inspect.view import ColumnName, MemberView, RawPart
 from ckptctl.inspect.walk import Rows, walk_both, walk_pair
-from ckptctl.restore.join import KeyReader, bucket_of, in_slice, is_in, read_keys
+from ckptctl.restore.keys import KeyReader, bucket_of, digest_of, in_slice, is_in, read_keys
 from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet, RowSet
 
@@ -167,10 +167,7 @@ class _Seen:
 
     def look(self, rows: Rows, away: Rows) -> None:
         if not self.task.alike:
-            keys = rows.keys
-            mixed = keys.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-            own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
-            self.digest = (self.digest + own + len(keys)) % (1 << 64)
+            self.digest = (self.digest + digest_of(rows.keys) + len(rows)) % (1 << 64)
         ordered = self._placed(rows, "", "-partition_offset")
         if len(away):
             self._note("CK056", away.keys[is_in(away.keys, ordered)])

@@ -22,7 +22,7 @@ from ckptctl.inspect.tensors import TensorView, bundle_tensors, state_tensors
 from ckptctl.restore import MemberState, RestoreOptions, State, open_state
 from ckptctl.restore.column import Column
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
-from ckptctl.restore.join import read_offsets
+from ckptctl.restore.keys import read_offsets
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.rowmap import RowMap

@@ -16,7 +16,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.inspect.view import ColumnName, MemberView, PartView
 from ckptctl.restore.column import Column
-from ckptctl.restore.join import in_slice
+from ckptctl.restore.keys import in_slice
 from ckptctl.tables import BUCKETS
 
 __all__ = ["Rows", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]

@@ -9,15 +9,8 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.restore.join import (
-    IncomingKeys,
-    bucket_of,
-    find_keys,
-    is_in,
-    key_twice,
-    read_keys,
-    read_offsets,
-)
+from ckptctl.restore.join import IncomingKeys, find_keys, key_twice
+from ckptctl.restore.keys import bucket_of, is_in, read_keys, read_offsets
 from ckptctl.restore.member import PartJob
 from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet

@@ -9,92 +9,30 @@ from itertools import pairwise
 import numpy as np
 
 from ckptctl import knobs
-from ckptctl.bundle import BundleData, Entry
-from ckptctl.bundle.checksum import crc32c
+from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
+from ckptctl.restore.keys import (
+    FACTOR,
+    KeyReader,
+    bucket_of,
+    check_keys,
+    in_slice,
+    is_in,
+    read_keys,
+    read_offsets,
+)
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = [
     "IncomingKeys",
     "KeyJoin",
-    "KeyReader",
-    "bucket_of",
-    "check_keys",
     "find_keys",
-    "in_slice",
-    "is_in",
     "join_keys",
     "key_twice",
     "read_incoming",
-    "read_keys",
-    "read_offsets",
 ]
 
 _NONE = np.empty(0, np.int64)
-#: 2^64 / golden ratio: multiplying by it spreads neighbouring keys.
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-
-
-def bucket_of(keys: np.ndarray) -> np.ndarray:
-    """Return the bucket of each key: C++'s `key % 1000`, so not above 0 for negative keys."""
-    wide = keys.astype(np.int64, copy=False)
-    # NumPy's floor division by a constant is vectorised, its remainder is not.
-    rest = wide - wide // BUCKETS * BUCKETS
-    negative = wide < 0
-    if negative.any():
-        rest = np.where(negative & (rest != 0), rest - BUCKETS, rest)
-    return rest
-
-
-def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:
-    """Return an offset tensor as int64[1001], checked to bound its buckets.
-
-    Raises
-    ------
-    TableError
-        The offsets do not start at 0, do not ascend, or pass the last row.
-    """
-    entry = ev.entries[suffix]
-    if not rows and not entry.size:  # a table that the full lacks
-        return np.zeros(BUCKETS + 1, np.int64)
-    offsets = data.read_entry(ev.name + suffix, entry).astype(np.int64)
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any() or offsets[-1] > rows:
-        raise TableError(
-            "bucket offsets do not bound the rows",
-            file=data.shard_path(entry.shard),
-            tensor=ev.name + suffix,
-            offset=entry.offset,
-            expected=f"ascending from 0 to at most {rows}",
-            found=f"{offsets[0]} to {offsets[-1]}"
-            + ("" if (np.diff(offsets) >= 0).all() else ", not ascending"),
-        )
-    return offsets
-
-
-def read_keys(data: BundleData, name: str, entry: Entry, first: int, last: int) -> np.ndarray:
-    """Return rows [first, last) of a key column as int64, unchecked."""
-    file = data.data_file(name, entry)
-    kind = entry.dtype.numpy
-    size = (last - first) * kind.itemsize
-    raw = file.pread(entry.offset + first * kind.itemsize, size)
-    if len(raw) != size:
-        raise data.past_end(name, entry, file.size)
-    return np.frombuffer(raw, kind).astype(np.int64, copy=False)
-
-
-def check_keys(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
-    """Raise `TableError` for a negative key that is no multiple of 1000."""
-    if len(keys) and keys.min() < 0:
-        bad = keys[(keys < 0) & (bucket_of(keys) != 0)]
-        if len(bad):
-            raise TableError(
-                "a key that no PS can save",
-                file=data.shard_path(ev.keys.shard),
-                tensor=ev.name,
-                offset=ev.keys.offset,
-                expected="keys >= 0, or multiples of 1000",
-                found=f"{len(bad)} others, the first {bad[0]}",
-            )
 
 
 @dataclass
@@ -135,14 +73,6 @@ class IncomingKeys:
             self.sources,
             self.skipped,
         )
-
-
-def is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
-    """Return which of `values` stand in an ascending array."""
-    if not len(sorted_set):
-        return np.zeros(len(values), bool)
-    at = np.minimum(np.searchsorted(sorted_set, values), len(sorted_set) - 1)
-    return np.asarray(sorted_set[at] == values)
 
 
 def read_incoming(
@@ -483,14 +413,6 @@ class _Unique:
         return together
 
 
-def in_slice(keys: np.ndarray, number: int, slices: int) -> np.ndarray:
-    """Return which keys have a hash in one of `slices` equal slices."""
-    if slices == 1:
-        return np.ones(len(keys), bool)
-    high = (keys.view(np.uint64) * _FACTOR) >> np.uint64(32)
-    return np.asarray((high * np.uint64(slices)) >> np.uint64(32) == number)
-
-
 def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
     """Raise `TableError` for a key that stands twice.
 
@@ -499,7 +421,7 @@ def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
     few are sorted, which is five times as fast as sorting all.
     """
     bits = max(10, (len(keys) * 4).bit_length())
-    slot = (keys.view(np.uint64) * _FACTOR) >> np.uint64(64 - bits)
+    slot = (keys.view(np.uint64) * FACTOR) >> np.uint64(64 - bits)
     number = np.arange(len(keys), dtype=np.int32)
     table = np.empty(1 << bits, np.int32)
     table[slot] = number
@@ -525,8 +447,8 @@ def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndar
     bits = max(10, (len(wanted) * 32).bit_length())
     shift = np.uint64(64 - bits)
     table = np.zeros(1 << bits, bool)
-    table[(wanted.view(np.uint64) * _FACTOR) >> shift] = True
-    candidates = np.flatnonzero(table[(keys.view(np.uint64) * _FACTOR) >> shift])
+    table[(wanted.view(np.uint64) * FACTOR) >> shift] = True
+    candidates = np.flatnonzero(table[(keys.view(np.uint64) * FACTOR) >> shift])
     hit_keys = keys[candidates]
     position = np.minimum(np.searchsorted(wanted, hit_keys), len(wanted) - 1)
     hit = wanted[position] == hit_keys
@@ -542,35 +464,3 @@ def _match(
         return hits, rows
     kept = ~wrong[rows]
     return hits[kept], rows[kept]
-
-
-class KeyReader:
-    """Reads a key column front to back and checks it against its checksum."""
-
-    def __init__(self, data: BundleData, name: str, entry: Entry) -> None:
-        self._data = data
-        self._name = name
-        self._entry = entry
-        self._kind = entry.dtype.numpy
-        self._crc = 0
-        self.row = 0
-        self.digest = 0
-
-    def read(self, rows: int) -> np.ndarray:
-        """Return the next keys, as int64."""
-        file = self._data.data_file(self._name, self._entry)
-        width = self._kind.itemsize
-        raw = file.pread(self._entry.offset + self.row * width, rows * width)
-        if len(raw) != rows * width:
-            raise self._data.past_end(self._name, self._entry, file.size)
-        self._crc = crc32c(raw, self._crc)
-        self.row += rows
-        keys = np.frombuffer(raw, self._kind).astype(np.int64, copy=False)
-        mixed = keys.view(np.uint64) * _FACTOR
-        own = int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
-        self.digest = (self.digest + own) % (1 << 64)  # whatever pieces it is read in
-        return keys
-
-    def finish(self) -> None:
-        """Check the column against its checksum."""
-        self._data.compare_crc(self._name, self._entry, self._crc)

@@ -13,16 +13,8 @@ from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import TableError
 from ckptctl.restore.column import ArrayRows, Column, FileRows, RowSource, row_bytes
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
-from ckptctl.restore.join import (
-    IncomingKeys,
-    KeyJoin,
-    KeyReader,
-    bucket_of,
-    is_in,
-    join_keys,
-    read_incoming,
-    read_offsets,
-)
+from ckptctl.restore.join import IncomingKeys, KeyJoin, join_keys, read_incoming
+from ckptctl.restore.keys import KeyReader, bucket_of, is_in, read_offsets
 from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import BUCKETS, EvSet

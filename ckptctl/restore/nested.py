@@ -14,7 +14,7 @@ from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import Checkpoint, ProvenPairs
 from ckptctl.errors import TableError, UnprovenError
 from ckptctl.progress import NO_PROGRESS, Progress
-from ckptctl.restore.join import (
+from ckptctl.restore.keys import (
     KeyReader,
     bucket_of,
     check_keys,

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ckptctl.bundle import BundleReader
-from ckptctl.restore.join import read_offsets
+from ckptctl.restore.keys import read_offsets
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
 

@@ -17,6 +17,7 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.errors import EntryBoundsError, TableError
 from ckptctl.restore import join
+from ckptctl.restore import keys as stored
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
 
@@ -27,7 +28,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_a_bucket_is_the_remainder_of_c(keys: list[int]) -> None:
-    assert join.bucket_of(np.array(keys, np.int64)).tolist() == [bucket_of(k) for k in keys]
+    assert stored.bucket_of(np.array(keys, np.int64)).tolist() == [bucket_of(k) for k in keys]
 
 
 @st.composite
@@ -153,7 +154,7 @@ def test_reading_increments_is_a_dict(data: st.DataObject, parts: int, generatio
 @given(
     keys=st.lists(st.sampled_from(POOL), min_size=1, max_size=12),
     together=st.sampled_from([1, 2, 1 << 16]),
-    factor=st.sampled_from([int(join._FACTOR), 0, 1 << 61]),
+    factor=st.sampled_from([int(stored.FACTOR), 0, 1 << 61]),
 )
 def test_a_key_twice_in_a_bucket_is_always_found(
     keys: list[int], together: int, factor: int
@@ -164,7 +165,8 @@ def test_a_key_twice_in_a_bucket_is_always_found(
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", together),
-        patch.object(join, "_FACTOR", np.uint64(factor)),
+        patch.object(join, "FACTOR", np.uint64(factor)),
+        patch.object(stored, "FACTOR", np.uint64(factor)),
     ):
         reader, found = written(ev, room)
         try:
@@ -228,6 +230,6 @@ def test_a_column_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.Monkey
     file = reader.data_file("emb-keys", found.keys)
     monkeypatch.setattr(type(file), "pread", lambda self, at, size: b"1234567")
     with pytest.raises(EntryBoundsError) as caught:
-        join.read_keys(reader, "emb", found.keys, 0, 9)
+        stored.read_keys(reader, "emb", found.keys, 0, 9)
     assert caught.value.tensor == "emb"
     reader.close()
