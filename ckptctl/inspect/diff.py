@@ -44,7 +44,8 @@ from typing import Any
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.diff_rows import Lines, RowsDiff
 from ckptctl.inspect.diff_tensors import compare_tensors
-from ckptctl.inspect.view import ColumnName, MemberView, TableView, View
+from ckptctl.inspect.parts import ColumnName
+from ckptctl.inspect.view import MemberView, TableView, View
 from ckptctl.inspect.walk import walk_quad
 from ckptctl.running import Report, ignore
 

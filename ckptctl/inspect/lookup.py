@@ -18,8 +18,9 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import NotFoundError, RefusedError, UsageError
 from ckptctl.inspect.lookup_rows import Cells, Numbers, Reading
+from ckptctl.inspect.parts import RawPart, StatePart
 from ckptctl.inspect.tensors import TensorView
-from ckptctl.inspect.view import RawPart, StatePart, TableView, View
+from ckptctl.inspect.view import TableView, View
 from ckptctl.restore import CopyJob, RowsState
 from ckptctl.restore.asked import Answer, AskTask, Places
 from ckptctl.restore.column import row_bytes

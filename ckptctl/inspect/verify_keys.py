@@ -11,8 +11,9 @@ import numpy as np
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.errors import CkptctlError, TableError, TensorChecksumError
 from ckptctl.inspect.findings import Finding, of_error
+from ckptctl.inspect.parts import ColumnName, RawPart
 from ckptctl.inspect.verify_data import Told
-from ckptctl.inspect.view import ColumnName, MemberView, RawPart
+from ckptctl.inspect.view import MemberView
 from ckptctl.inspect.walk import Rows, walk_both, walk_pair
 from ckptctl.restore.keys import KeyReader, bucket_of, digest_of, in_slice, is_in, read_keys
 from ckptctl.running import Report, ignore

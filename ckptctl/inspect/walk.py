@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ckptctl import knobs
-from ckptctl.inspect.view import ColumnName, MemberView, PartView
+from ckptctl.inspect.parts import ColumnName, PartView
+from ckptctl.inspect.view import MemberView
 from ckptctl.restore.column import Column
 from ckptctl.restore.keys import in_slice
 from ckptctl.tables import BUCKETS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from ckptctl.report import charts
@@ -109,7 +110,9 @@ def _table(table: dict[str, Any]) -> list[Part]:
         names = [_freqs(each["freq"]) for each in freqs]
         counts = [each["changed"] for each in freqs]
         figure = charts.columns(names, [("changed", counts)], "keys", "freq in b")
-        own = Table(f"Change by freq of {name}", ("freq", "changed"), list(zip(names, counts)))  # noqa: B905
+        own = Table(
+            f"Change by freq of {name}", ("freq", "changed"), list(zip(names, counts, strict=True))
+        )
         words = "How often the changed keys were seen, in powers of two."
         parts.append(Part("Change by freq", words, figure, own))
     norms = member.get("norms")
@@ -119,11 +122,11 @@ def _table(table: dict[str, Any]) -> list[Part]:
         figure = charts.columns(
             names, [("before", before), ("after", after)], "rows", "norm from", stack=False
         )
-        spans = [f"{a:.4g} to {b:.4g}" for a, b in zip(edges, edges[1:])]  # noqa: B905, RUF007
+        spans = [f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)]
         own = Table(
             f"Norms of the rows of {name}",
             ("norm", "before", "after"),
-            list(zip(spans, before, after)),  # noqa: B905
+            list(zip(spans, before, after, strict=True)),
         )
         parts.append(Part("Norms before and after", "L2 norms of all rows.", figure, own))
     if member["top"]:

@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from ckptctl.bundle import DType, dtype_by_name
+from ckptctl.inspect.parts import ColumnName
 from ckptctl.inspect.tensors import TensorView
-from ckptctl.inspect.view import ColumnName, MemberView, TableView
+from ckptctl.inspect.view import MemberView, TableView
 from ckptctl.inspect.walk import walk, walk_filtered
 
 __all__ = [
