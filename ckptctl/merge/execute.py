@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
 from ckptctl.restore.survey import CheckTask, survey_state
 from ckptctl.running import Runner
-from ckptctl.storage.lock import directory_lock
+from ckptctl.storage.lock import DirectoryLock, lock_directories
 
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 
@@ -66,6 +66,7 @@ def execute_merge(
     progress: Progress = NO_PROGRESS,
     bwlimit: int | None = None,
     lock_wait_s: float = 0.0,
+    lock: DirectoryLock | None = None,
 ) -> MergeResult:
     """Write the full that a plan describes; nothing exists of it until all is verified.
 
@@ -83,6 +84,8 @@ def execute_merge(
         Bytes a second that may be moved, or None.
     lock_wait_s
         Seconds to wait for another ckptctl on the destination's directory.
+    lock
+        The lock that the caller holds already, if any.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def execute_merge(
     runner = Runner(min(limit, plan.jobs or limit), executor, progress, bwlimit)
     outcome = Outcome()
     try:
-        with _locks(plan, lock_wait_s), _sources(plan):
+        with lock_directories(_locked(plan), lock_wait_s, lock), _sources(plan):
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 return _nothing_done(plan, _update_state(plan, outcome))
@@ -144,16 +147,12 @@ def _nothing_done(plan: MergePlan, listed: bool) -> MergeResult:
     )
 
 
-@contextmanager
-def _locks(plan: MergePlan, wait_s: float) -> Iterator[None]:
-    """Hold the destination's directory, and the source's where its state files change."""
-    directories = {os.path.realpath(os.path.dirname(plan.destination) or ".")}
+def _locked(plan: MergePlan) -> set[str]:
+    """Return the destination's directory, and the source's where its state files change."""
+    directories = {os.path.dirname(plan.destination) or "."}
     if plan.relocate:
-        directories.add(os.path.realpath(plan.directory))
-    with ExitStack() as stack:
-        for directory in sorted(directories):  # in one order, so that two runs never cross
-            stack.enter_context(directory_lock(directory, wait_s))
-        yield
+        directories.add(plan.directory)
+    return directories
 
 
 def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:

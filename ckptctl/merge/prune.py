@@ -33,7 +33,7 @@ from ckptctl.merge.verification import verify_full
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.storage.lock import directory_lock
+from ckptctl.storage.lock import DirectoryLock, lock_directories
 
 __all__ = ["PruneOutcome", "PruneResult", "execute_prune", "plan_prune"]
 
@@ -229,6 +229,7 @@ def execute_prune(
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
     lock_wait_s: float = 0.0,
+    lock: DirectoryLock | None = None,
 ) -> PruneResult:
     """Remove what a plan says, as far as it would still go.
 
@@ -245,6 +246,8 @@ def execute_prune(
         Told of the verification.
     lock_wait_s
         Seconds to wait for another ckptctl on the directory.
+    lock
+        The lock that the caller holds already, if any.
 
     Raises
     ------
@@ -258,7 +261,7 @@ def execute_prune(
     if not plan.removed and not options.relocate and not unchanged:
         return PruneResult()
     check_own_room(directory, storage)
-    with directory_lock(os.path.realpath(directory), lock_wait_s):
+    with lock_directories([directory], lock_wait_s, lock):
         if unchanged:
             _check_unchanged(plan)
         if options.relocate:

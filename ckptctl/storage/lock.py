@@ -7,20 +7,48 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ckptctl.errors import LockedError, RefusedError
 
-__all__ = ["OWN_DIRECTORY", "directory_lock"]
+__all__ = ["OWN_DIRECTORY", "DirectoryLock", "directory_lock", "lock_directories"]
 
 #: What ckptctl keeps of its own in a checkpoint directory.
 OWN_DIRECTORY = ".ckptctl"
 
 
+@dataclass(frozen=True)
+class DirectoryLock:
+    """A lock that is held; what works under it is handed this, and takes none of its own.
+
+    `directory` is the real path of the directory that it is of.
+    """
+
+    directory: str
+
+
 @contextmanager
-def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[None]:
+def lock_directories(
+    directories: Iterable[str], wait_s: float = 0.0, held: DirectoryLock | None = None
+) -> Iterator[None]:
+    """Hold the locks of several directories, but for the one that the caller holds.
+
+    Parameters and errors are those of `directory_lock`.
+    """
+    places = {os.path.realpath(directory) for directory in directories}
+    if held is not None:
+        places.discard(held.directory)
+    with ExitStack() as stack:
+        for place in sorted(places):  # in one order, so that two runs never cross
+            stack.enter_context(directory_lock(place, wait_s))
+        yield
+
+
+@contextmanager
+def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLock]:
     """Hold the lock of a checkpoint directory.
 
     The kernel's lock decides and goes with the process; host, PID and start time inside
@@ -58,7 +86,7 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[None]:
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(owner).encode(), 0)
         try:
-            yield
+            yield DirectoryLock(os.path.realpath(directory))
         finally:
             # Closing alone would leave it held by whoever was forked meanwhile.
             fcntl.flock(fd, fcntl.LOCK_UN)
