@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -64,7 +64,7 @@ __all__ = ["command"]
     help="Memory to stay below, by fewer tasks at a time; refused where that cannot be done.",
 )
 @options.bwlimit
-@options.lock_wait
+@options.waits
 @options.dry_run
 @click.option(
     "--yes",
@@ -85,7 +85,7 @@ def command(
     jobs: int | None,
     memory: int | None,
     bwlimit: int | None,
-    lock_wait: float | None,
+    waits: Mapping[str, Any],
     dry_run: bool,
     yes: bool,
 ) -> None:
@@ -136,9 +136,7 @@ def command(
         return
     progress = out.progress()
     try:
-        result = execute_merge(
-            plan, jobs=jobs, progress=progress, bwlimit=bwlimit, lock_wait_s=lock_wait or 0.0
-        )
+        result = execute_merge(plan, jobs=jobs, progress=progress, bwlimit=bwlimit, **waits)
     finally:
         progress.finish()
     for warning in result.warnings[len(plan.warnings) :]:

@@ -30,6 +30,7 @@ __all__ = [
     "output",
     "policy",
     "state",
+    "waits",
 ]
 
 #: What click decorates: a command's function, called with keywords only.
@@ -158,9 +159,27 @@ lock_wait = click.option(
     type=DURATION,
     help="Wait so long for another ckptctl to release the directory; default: do not wait.",
 )
+writer_wait = click.option(
+    "--writer-wait",
+    metavar="D",
+    type=DURATION,
+    default="2m",
+    help="Wait so long for the end of a trainer's save, then refuse; default: 2m.",
+)
 dry_run = click.option(
     "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."
 )
+
+
+def waits(function: Callback) -> Callback:
+    """Add `--lock-wait` and `--writer-wait`; the command receives `waits` for `execute_x`."""
+
+    @functools.wraps(function)
+    def waiting(*, lock_wait: float | None, writer_wait: float, **values: object) -> None:
+        times = {"lock_wait_s": lock_wait or 0.0, "writer_wait_s": writer_wait}
+        function(waits=times, **values)
+
+    return lock_wait(writer_wait(waiting))
 
 
 def policy(function: Callback) -> Callback:
