@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,6 @@ def test_on_a_terminal_a_line_says_what_was_done(bare_env, old: Path) -> None:
         check=False,
     )
     assert done.returncode == 0
-    said = " ".join(done.stdout.split())
+    said = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout).split())
     assert "to step 180" in said
     assert "freed" in said
