@@ -115,7 +115,7 @@ def command(
         _one(each, out, watched, dry_run, given)
         if each.error is not None and len(done) > 1:
             out.show(FailureView(each))
-    if any(each.plan is not None for each in done):
+    if any(each.plan is not None or each.result is not None for each in done):
         out.show(ReportView(dry_run, done))
         out.close()  # the answer stands, also where the exit code says that some of it failed
     _raise(done)

@@ -52,7 +52,12 @@ class Done:
 
     def to_json(self) -> dict[str, object]:
         """Return all of it."""
-        plan = self.plan.to_json() if self.plan is not None else {"directory": self.directory}
+        plan: dict[str, object] = {"directory": self.directory}
+        if self.plan is not None:
+            plan = self.plan.to_json()
+        elif self.result is not None:  # as an earlier run found it
+            plan |= {"holds": self.result.holdings.to_json(), "waits": self.result.waits}
+            plan |= {"state_file": {"list": [], "unlist": []}, "merge": None, "prune": None}
         result = self.result.to_json() if self.result is not None else None
         return {**plan, "result": result, "error": self.facts or None}
 
@@ -104,14 +109,14 @@ class CompactResultView(_TextOnly):
 
     def text(self, page: Page) -> None:
         """Draw it."""
-        result, plan = self.result, self.result.plan
-        where = fmt.escape(plan.directory)
-        if plan.nothing_to_do:
-            page.line("nothing to do", where, plan.waits or "")
+        result = self.result
+        where = fmt.escape(result.directory)
+        if result.outcome == "nothing":
+            page.line("nothing to do", where, result.waits or "")
             return
         page.line(result.outcome, where, *self._numbers(page.terminal), style="bold green")
         if not result.merged:
-            page.line("no merge", plan.waits or "", indent=2)
+            page.line("no merge", result.waits or "", indent=2)
         elif result.merge is not None:
             listed = "in the state file" if result.merge.state_file_updated else "not listed"
             page.line("new full", fmt.escape(result.merge.prefix), listed, indent=2)

@@ -21,6 +21,7 @@ from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.plan import MergePlan, plan_merge
 from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
+from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
 from ckptctl.merge.settle import Unsettled, find_unsettled, settle
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions
@@ -112,8 +113,11 @@ class CompactResult:
 
     Attributes
     ----------
+    directory, waits
+        Of which directory, and why there was no merge, or None.
     plan
-        What it set out to do.
+        What it set out to do; None where an earlier run found nothing to do and nothing has
+        changed since.
     merge
         The merge, or None.
     prune_plan, prune
@@ -125,17 +129,19 @@ class CompactResult:
         How long it took.
     """
 
-    plan: CompactPlan
-    merge: MergeResult | None
-    prune_plan: PrunePlan | None
-    prune: PruneResult | None
+    directory: str
+    waits: str | None
+    plan: CompactPlan | None
     holdings: Holdings
     seconds: float
+    merge: MergeResult | None = None
+    prune_plan: PrunePlan | None = None
+    prune: PruneResult | None = None
 
     @property
     def merged(self) -> bool:
         """Whether a new full was written."""
-        plan = self.plan.merge
+        plan = self.plan.merge if self.plan is not None else None
         return self.merge is not None and plan is not None and plan.nothing_to_do is None
 
     @property
@@ -147,7 +153,7 @@ class CompactResult:
         words = [word for word, so in (("merged", self.merged), ("pruned", went)) if so]
         if words:
             return " and ".join(words)
-        return "nothing" if self.plan.nothing_to_do else "put right"
+        return "nothing" if self.plan is None or self.plan.nothing_to_do else "put right"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as one JSON object."""
@@ -274,12 +280,24 @@ def run_compact(
     began = time.monotonic()
     if storage.stat(directory) is None:  # before `.ckptctl` is made in it
         raise NotFoundError("no such directory", file=directory)
+    options = options or CompactOptions()
     with directory_lock(os.path.realpath(directory), lock_wait_s) as lock:
+        note = quiet_note(scan_directory(directory, storage), options, storage)
+        known = recall_quiet(note, time.time())
+        if known is not None:
+            seconds = time.monotonic() - began
+            return CompactResult(directory, known[0], None, known[1], seconds)
         plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
         agree(plan)
         if plan.nothing_to_do:
+            if not plan.prune.damage:
+                scan = plan.chains.scan
+                least = options.prune.min_age_s, options.gate.min_interval_s
+                # Of the directory as it was judged, not as it was before.
+                note = quiet_note(scan, options, storage)
+                remember_quiet(note, scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
-            return CompactResult(plan, None, None, None, plan.holdings, seconds)
+            return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
         return _execute(plan, lock, jobs, progress, bwlimit, began)
 
 
@@ -303,4 +321,5 @@ def _execute(
         prune = plan_prune(directory, options.prune, progress=progress, storage=storage)
     pruned = execute_prune(prune, jobs=jobs, progress=progress, lock=lock)
     now = look_at_holdings(find_chains(scan_directory(directory, storage), order), storage)
-    return CompactResult(plan, merged, prune, pruned, now, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, pruned)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ckptctl.chain import scan_directory
 from ckptctl.errors import (
     LockedError,
     NotFoundError,
@@ -27,8 +28,10 @@ from ckptctl.merge import (
     run_compact,
 )
 from ckptctl.merge.policy import KeepLast, KeepWithin
+from ckptctl.merge.quiet import quiet_note, recall_quiet
 from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
+from ckptctl.storage import LOCAL
 from ckptctl.storage.lock import directory_lock
 from tests.merge.prunes import THEN, age, chain_of, here, listed, points
 from tests.merge.storages import Hooked
@@ -86,7 +89,7 @@ def test_a_second_run_has_nothing_to_do_and_changes_nothing(tmp_path: Path) -> N
     before = listing(chain.directory)
     result = compact(chain)
     assert (result.outcome, result.plan.nothing_to_do) == ("nothing", True)
-    assert "is a full" in (result.plan.waits or "")
+    assert "is a full" in (result.waits or "")
     assert {**listing(chain.directory), ".ckptctl/lock": 0} == {**before, ".ckptctl/lock": 0}
 
 
@@ -132,7 +135,7 @@ def test_the_time_of_a_merged_full_is_that_of_its_newest_source(tmp_path: Path) 
 def test_a_gate_that_is_not_reached_says_so(tmp_path: Path, gate: Gate, why: str) -> None:
     chain = chain_of(tmp_path, "F10", "I20", "I30")
     result = compact(chain, gate)
-    assert why in (result.plan.waits or "")
+    assert why in (result.waits or "")
     # Its keys are proven to be in the later one: pruned, also where nothing is merged.
     assert (result.outcome, here(chain)) == ("pruned", {"F10", "I30"})
 
@@ -153,7 +156,7 @@ def test_the_interval_counts_from_the_last_merge(tmp_path: Path) -> None:
     write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-40"])
     later = Gate(min_interval_s=3600)
     restore = {"base": 30}
-    assert "seconds since the last merge" in (compact(chain, later).plan.waits or "")
+    assert "seconds since the last merge" in (compact(chain, later).waits or "")
     ago = time.time() - 4000
     os.utime(f"{chain.full_prefix(30)}.index", (ago, ago))
     assert compact(chain, later, restore=restore).merged
@@ -331,3 +334,69 @@ def test_killed_behind_the_commit_the_next_run_lists_it(tmp_path: Path) -> None:
     assert (here(chain), listed(chain)) == ({"F10", "F30", "I20", "I30"}, [10])
     assert compact(chain).outcome == "pruned"
     assert (here(chain), listed(chain)) == ({"F10", "F30"}, [10, 30])
+
+
+# --- what is remembered ---------------------------------------------------------------
+
+
+def quiet(chain: Chain, **more: Any) -> bool:
+    """Whether a run knew without a look at the indexes that there is nothing to do."""
+    result = compact(chain, **more)
+    assert result.outcome == "nothing"
+    return result.plan is None
+
+
+def test_that_there_is_nothing_to_do_is_remembered(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    assert [quiet(chain) for _ in range(3)] == [False, True, True]
+    first, second = compact(chain, keep=[KeepLast(5)]), compact(chain, keep=[KeepLast(5)])
+    assert (second.plan, second.waits) == (None, first.waits)
+    assert second.holdings == first.holdings
+    assert second.to_json()["outcome"] == "nothing"
+
+
+@pytest.mark.parametrize("what", ["full", "state file", "leftover", "log", "options", "age"])
+def test_whatever_changes_is_looked_at_again(tmp_path: Path, what: str) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    assert [quiet(chain), quiet(chain)] == [False, True]
+    if what == "full":
+        os.utime(f"{chain.full_prefix(10)}.index")
+    elif what == "state file":
+        (chain.directory / "checkpoint").write_bytes((chain.directory / "checkpoint").read_bytes())
+    elif what == "leftover":
+        (chain.directory / "model.ckpt-30_temp_00").mkdir()
+    elif what == "log":
+        os.utime(chain.directory / ".ckptctl" / "removed.jsonl")
+    more: dict[str, Any] = {}
+    if what == "options":
+        more["gate"] = Gate(min_increments=2)
+    elif what == "age":
+        more["min_age_s"] = 0.5
+        os.utime(f"{chain.full_prefix(10)}.index", (time.time() + 5000,) * 2)
+        assert not quiet(chain, **more)
+        # In the future, so it is never old enough: what is young is asked about again.
+        os.utime(f"{chain.full_prefix(10)}.index", (time.time() - 1,) * 2)
+    assert not quiet(chain, **more)
+
+
+def test_what_is_young_is_looked_at_when_it_is_old_enough(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30")
+    index = Path(f"{chain.increment_prefix(20)}.index")
+    os.utime(index)
+    assert [quiet(chain, min_age_s=600.0), quiet(chain, min_age_s=600.0)] == [False, True]
+    now = index.stat().st_mtime
+    scan = scan_directory(str(chain.directory))
+    options = CompactOptions(prune=PruneOptions(min_age_s=600.0))
+    note = quiet_note(scan, options, LOCAL)
+    assert recall_quiet(note, now + 599) is not None
+    assert recall_quiet(note, now + 601) is None
+    assert recall_quiet(note, now - 90_000) is None  # a clock that was set back
+
+
+def test_a_note_that_does_not_parse_is_no_note(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    for text in ("", "[", "[]", "{}", '{"until": "x"}', '{"until": 1e999, "holds": 1}', "[" * 9999):
+        note.write_text(text)
+        assert recall_quiet(str(note), 0.0) is None
