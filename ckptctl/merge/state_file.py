@@ -112,8 +112,7 @@ def update_state_file(
     A live trainer rewrites the file from its own memory, so it is replaced only if it is
     still the file that was read, and the directory is scanned right after: a full that was
     committed meanwhile is added, until nothing changes any more. Where there is no state file
-    none is made: it would hide the fulls that it does not list. What ckptctl removed and a
-    live Saver lists again is left out.
+    none is made: it would hide the fulls that it does not list.
 
     Parameters
     ----------
@@ -173,8 +172,6 @@ def update_state_file(
         newest = max(live, key=_step)
         for item, time_s in sorted({**fresh, name: when}.items(), key=lambda each: _step(each[0])):
             after = insert_full(after, item, time_s, newest=item == newest)
-        here = {full.name for full in (*chains.scan.fulls, *chains.scan.others)}
-        after = drop_checkpoints(after, _remembered(chains.scan, "full") - here, live) or after
         if after == before:
             return True
         _replace(path, after, info, storage)
@@ -298,8 +295,7 @@ def unlist_checkpoints(
             return
         untouched = False
         nameable = found_names & {*here, *fresh}
-        forget = _remembered(scan, kind) - {item.name for item in (*found, *scan.others)}
-        _replace(path, drop_checkpoints(before, {*gone, *forget}, nameable, new), info, storage)
+        _replace(path, drop_checkpoints(before, gone, nameable, new), info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,
@@ -322,11 +318,6 @@ def _replace(
             storage.fsync_dir(os.path.dirname(path))
         else:
             storage.write_atomic(path, state_bytes(state), expect, expect=expect)
-
-
-def _remembered(scan: Scan, kind: Literal["full", "increment"]) -> set[str]:
-    """Return names of what ckptctl removed: a live Saver lists it again until it rotates."""
-    return {item.name for item in scan.removed if item.kind == kind}
 
 
 def _room(scan: Scan, kind: Literal["full", "increment"]) -> StateFile:
