@@ -180,6 +180,7 @@ def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> i
         storage,
         storage.stat(index_path(plan.base.prefix)),
         _provenance(plan),
+        like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
         replaces=plan.replaces,
         trash=os.path.join(
             os.path.dirname(plan.destination), TRASH_DIRECTORY, f"{name}.{stamp}.{os.getpid()}"

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ckptctl.chain import REMOVED_LOG
 from ckptctl.errors import RefusedError
-from ckptctl.storage import Storage
+from ckptctl.storage import FileInfo, Storage
 
 __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
 
@@ -59,7 +60,13 @@ def log_removed(
             continue
         out.append(json.dumps(line, sort_keys=True))
     data = "".join(f"{line}\n" for line in out).encode()
-    storage.write_atomic(path, data, storage.stat(path))
+    storage.write_atomic(path, data, storage.stat(path) or _shared(directory, storage))
+
+
+def _shared(directory: str, storage: Storage) -> FileInfo | None:
+    """Return what a new log is like: open to whoever may write to the directory."""
+    home = storage.stat(directory)
+    return None if home is None else replace(home, mode=home.mode & 0o666)
 
 
 def read_identities(

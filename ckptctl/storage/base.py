@@ -116,8 +116,8 @@ class Storage(Protocol):
         With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
         """
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; nothing happens if there is none."""

@@ -232,10 +232,12 @@ class LocalStorage:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
         with suppress(FileExistsError):
             os.mkdir(path)
+            if like is not None:
+                self.copy_attributes(path, like)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; nothing happens if there is none."""
