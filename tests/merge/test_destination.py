@@ -249,8 +249,8 @@ def test_the_old_one_stays_until_the_new_one_is_finished(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o664])
 def test_files_get_the_mode_of_the_fulls(tmp_path: Path, mode: int) -> None:
     chain = small_chain(tmp_path, side=True)
-    for path in chain.directory.glob("model.ckpt-40.*"):
-        path.chmod(mode)
+    for path in chain.directory.glob("model.ckpt-40*"):
+        path.chmod(mode if path.is_file() else 0o755)
     old = os.umask(0o027)
     try:
         chain.merge()

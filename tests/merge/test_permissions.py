@@ -59,7 +59,7 @@ def as_user(user: int, work: Callable[[], object], *, mask: int = 0o022) -> None
             os.setuid(user)
             work()
             status = 0
-        except Exception:
+        except Exception:  # noqa: BLE001 (there is nobody above who could tell it)
             traceback.print_exc(file=sys.__stderr__)
         finally:
             os._exit(status)
