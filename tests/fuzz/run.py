@@ -74,7 +74,7 @@ def spawn(name: str, target: Any, room: Path, found: Path, seconds: int) -> tupl
     log = room / f"{name}.log"
     runs = edges = 0
     end = time.monotonic() + seconds
-    while (left := int(end - time.monotonic())) > 0:
+    while (left := round(end - time.monotonic())) > 0:
         child = os.fork()
         if child == 0:
             try:
