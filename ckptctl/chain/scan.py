@@ -320,7 +320,7 @@ def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], lis
 def _removed(line: bytes) -> Removed | None:
     try:
         item = json.loads(line)
-        name = str(item["name"])
+        name = item["name"]
         parts = split_step(name)
         step = item.get("step", parts[1] if parts else None)
         merged = item.get("merged") is True
