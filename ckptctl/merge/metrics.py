@@ -247,10 +247,10 @@ def write_metrics(path: str, measures: Sequence[Measures]) -> None:
 
     path = os.path.realpath(path)
     with _alone(os.path.dirname(path)):
-        series = {key: old for key, old in _read(path).items() if os.path.isdir(key)}
-        for each in measures:
-            key = _label(each.directory)
-            series[key] = _series(each, series.get(key, {}))
+        before = _read(path)
+        mine = {_label(each.directory): each for each in measures}
+        series = {key: old for key, old in before.items() if key not in mine and os.path.isdir(key)}
+        series |= {key: _series(each, before.get(key, {})) for key, each in mine.items()}
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(series))
         LOCAL.write_atomic(path, generate_latest(registry), like=_READABLE)
@@ -305,11 +305,8 @@ def _read(path: str) -> _Series:
     """Return what an earlier run wrote; raise `UsageError` for a file that is none of ours."""
     from prometheus_client.parser import text_string_to_metric_families
 
-    info = LOCAL.stat(path)
-    if info is None:
+    if LOCAL.stat(path) is None:
         return {}
-    if not stat.S_ISREG(info.mode):
-        raise UsageError("the metrics file is not a regular file", file=path)
     found: _Series = {}
     try:
         text = LOCAL.read_small(path, _MAX_BYTES).decode("utf-8")
