@@ -65,6 +65,7 @@ __all__ = ["command"]
     "node_exporter reads; it is replaced as a whole.",
 )
 @options.lock_wait
+@options.writer_wait
 @click.option(
     "--max-duration",
     metavar="D",
@@ -190,7 +191,7 @@ def _compact(
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
-                lock_wait_s=given["lock_wait"] or 0.0,
+                **options.waits_of(given),
             )
             each.plan = each.result.plan
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -37,6 +37,9 @@ __all__ = [
     "rules_of",
     "state",
     "state_options",
+    "waits",
+    "waits_of",
+    "writer_wait",
 ]
 
 #: What click decorates: a command's function, called with keywords only.
@@ -185,6 +188,13 @@ lock_wait = click.option(
     type=DURATION,
     help="Wait so long for another ckptctl to release the directory; default: do not wait.",
 )
+writer_wait = click.option(
+    "--writer-wait",
+    metavar="D",
+    type=DURATION,
+    default="2m",
+    help="Wait so long for the end of a trainer's save, then refuse; default: 2m.",
+)
 min_age = click.option(
     "--min-age",
     metavar="D",
@@ -198,6 +208,24 @@ relocate = click.option(
 dry_run = click.option(
     "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."
 )
+
+
+def waits(function: Callback) -> Callback:
+    """Add `--lock-wait` and `--writer-wait`; the command receives `waits` for `execute_x`."""
+
+    @functools.wraps(function)
+    def waiting(*, lock_wait: float | None, writer_wait: float, **values: object) -> None:
+        function(waits=waits_of({"lock_wait": lock_wait, "writer_wait": writer_wait}), **values)
+
+    return lock_wait(writer_wait(waiting))
+
+
+def waits_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `--lock-wait` and `--writer-wait` as `execute_x` takes them."""
+    return {
+        "lock_wait_s": values["lock_wait"] or 0.0,
+        "writer_wait_s": values["writer_wait"],
+    }
 
 
 def policy(function: Callback) -> Callback:

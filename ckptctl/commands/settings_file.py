@@ -65,6 +65,7 @@ OF_RUN: Mapping[str, str] = {
     "metrics": "it names a file elsewhere that is replaced",
     "nice": "it holds for the whole run",
     "lock-wait": "it holds up the whole run",
+    "writer-wait": "it holds up the whole run",
     "max-duration": "it holds for the whole run",
     "yes": "the answer to a question is not for the directory to give",
     "base": "it names one step, and what is saved later would be merged onto it too",

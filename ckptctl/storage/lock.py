@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ckptctl.errors import LockedError, RefusedError
+from ckptctl.storage.attributes import make_shared, share
 
 __all__ = ["OWN_DIRECTORY", "DirectoryLock", "directory_lock", "lock_directories"]
 
@@ -70,9 +71,8 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
     home = os.path.join(directory, OWN_DIRECTORY)
     path = os.path.join(home, "lock")
     try:
-        with suppress(FileExistsError):
-            os.mkdir(home)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        make_shared(home, directory)
+        fd = _open(path, directory)
     except OSError as error:
         raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
     try:
@@ -92,6 +92,17 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
+
+
+def _open(path: str, directory: str) -> int:
+    """Open the lock file, or make it, for everyone who may write to the directory."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, flags)
+    share(fd, directory)
+    return fd
 
 
 def _acquire(fd: int, path: str, wait_s: float) -> None:

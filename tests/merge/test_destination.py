@@ -21,6 +21,7 @@ from ckptctl.errors import (
 )
 from ckptctl.merge import execute_merge
 from tests.merge.model import SIDE, names, small_chain
+from tests.merge.prunes import date
 from tests.merge.storages import Counting, Hooked
 from tests.oracle.chain import (
     Chain,
@@ -310,7 +311,10 @@ def test_a_trainers_temporary_is_not_ours(tmp_path: Path) -> None:
     (chain.directory / "model.ckpt-50.ckptctl.json").write_text("{}")
     theirs = chain.directory / f"model.ckpt-50_temp_{'0123456789abcdef' * 2}"
     theirs.mkdir()
-    (theirs / "part-00000-of-00002.data-00000-of-00001").write_bytes(b"a trainer's")
+    part = theirs / "part-00000-of-00002.data-00000-of-00001"
+    part.write_bytes(b"a trainer's")
+    for path in (part, theirs):  # and dies: a live one would be waited for
+        date(path, 60)
     chain.merge()
     assert theirs.exists()
 
