@@ -99,7 +99,9 @@ class CompactPlan:
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        return self.options.prune.relocate and bool(self.chains.scan.copied)
+        scan = self.chains.scan
+        moved = scan.full_state.moved or scan.increment_state.moved
+        return self.options.prune.relocate and bool(scan.copied or moved)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""

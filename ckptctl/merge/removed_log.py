@@ -23,6 +23,8 @@ _MAX_BYTES = 64 << 20
 #: Increments that are remembered; of fulls every one, since check 3 needs to know them.
 _MOST_INCREMENTS = 20_000
 
+_KEY = ("kind", "name")
+
 #: One line: kind, name, step, merged, and while the files are there `files`.
 Logged = dict[str, Any]
 
@@ -99,6 +101,7 @@ def _read(path: str, storage: Storage) -> list[Logged]:
             item = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(item, dict):
+        # Ours have both; anything else could not even be told from another line.
+        if isinstance(item, dict) and all(isinstance(item.get(key), str) for key in _KEY):
             found.append(item)
     return found

@@ -76,11 +76,14 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
 
 
 def relocate_paths(state: CheckpointState) -> CheckpointState:
-    """Return the state with every path as its name alone: relative to the state file."""
+    """Return the state with every path as its name alone: relative to the state file.
+
+    A path that ends in a slash has no name and stays: TensorFlow raises on an empty one.
+    """
     return replace(
         state,
-        latest=os.path.basename(state.latest),
-        all_paths=tuple(map(os.path.basename, state.all_paths)),
+        latest=os.path.basename(state.latest) or state.latest,
+        all_paths=tuple(os.path.basename(path) or path for path in state.all_paths),
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge.state_file import insert_full
+from ckptctl.merge.state_file import insert_full, relocate_paths
 from tests.merge.model import small_chain
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
@@ -307,6 +307,12 @@ def copied(tmp_path: Path) -> tuple[Chain, Chain]:
     copy = Chain(tmp_path / "copy", chain.fulls, chain.increments)
     shutil.copytree(chain.directory, copy.directory)
     return chain, copy
+
+
+def test_a_path_without_a_name_is_not_made_an_empty_one() -> None:
+    odd = CheckpointState("d/checkpoint", "/old/m-1/", ("/old/m-1/", "/old/m-2"))
+    assert relocate_paths(odd).all_paths == ("/old/m-1/", "m-2")
+    assert relocate_paths(odd).latest == "/old/m-1/"
 
 
 def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:
