@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "prune": "Remove increments and temporaries that are no longer needed.",
     "verify": "Check that a directory is whole and makes sense.",
     "export": "Write a state or some tables as Parquet, npz or safetensors.",
+    "unlock": "Remove a lease that is known to be dead.",
     "completion": "Print the completion script of a shell.",
 }
 
