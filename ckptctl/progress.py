@@ -21,6 +21,9 @@ class Progress:
     def advance(self, done: int) -> None:
         """Add `done` bytes to the present phase."""
 
+    def warn(self, message: str) -> None:
+        """Hear what the user should know at once; no part of what is measured."""
+
     def finish(self) -> None:
         """End the operation, whether it succeeded or not."""
 

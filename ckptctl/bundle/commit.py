@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -128,11 +128,18 @@ class PendingBundle:
         self._extra.append((path, suffix))
         return path
 
-    def commit(self, index: bytes) -> None:
+    def commit(self, index: bytes, still_ours: Callable[[], None] = lambda: None) -> None:
         """Rename everything into place, the index last. Data must be fsynced before.
 
         Once the index is in place nothing raises any more: the bundle exists, and a
         temporary that does not go is a leftover.
+
+        Parameters
+        ----------
+        index
+            The index.
+        still_ours
+            Called right before the index is renamed; may raise to give up.
 
         Raises
         ------
@@ -165,6 +172,7 @@ class PendingBundle:
         for parent in self._directories:
             storage.fsync_dir(parent)
         storage.fsync_dir(self._directory)
+        still_ours()
         self._place(self.index_temporary, index_path(self.prefix))
         storage.fsync_dir(self._directory)
         with suppress(OSError):

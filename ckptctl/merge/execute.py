@@ -31,7 +31,7 @@ from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
 from ckptctl.restore.survey import CheckTask, survey_state
 from ckptctl.running import Runner
-from ckptctl.storage.lock import DirectoryLock, lock_directories
+from ckptctl.storage.lock import DirectoryLock, HeldLocks, lock_directories
 
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 
@@ -116,7 +116,9 @@ def execute_merge(
     runner = Runner(min(limit, plan.jobs or limit), executor, progress, bwlimit)
     outcome = Outcome()
     try:
-        with lock_directories(_locked(plan), lock_wait_s, lock), _sources(plan):
+        held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
+        with held as locks, _sources(plan):
+            locks.check()
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 return _nothing_done(plan, _update_state(plan, outcome, writer_wait_s, progress))
@@ -128,11 +130,12 @@ def execute_merge(
                 plan.storage,
             )
             try:
-                size = _write(plan, state, runner, outcome)
+                size = _write(plan, state, runner, outcome, locks)
             finally:
                 state.close()
             if plan.verify:  # so that `prune` need not read it once more
                 remember_verified(plan.destination, plan.storage)
+            locks.check()
             listed = _update_state(plan, outcome, writer_wait_s, progress)
     finally:
         progress.finish()
@@ -166,7 +169,9 @@ def _locked(plan: MergePlan) -> set[str]:
     return directories
 
 
-def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:
+def _write(
+    plan: MergePlan, state: State, runner: Runner, outcome: Outcome, locks: HeldLocks
+) -> int:
     surveyed = survey_state(state, runner, plan.options)
     outcome.count(surveyed)
     surveys = surveyed.parts
@@ -198,6 +203,7 @@ def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> i
             verify=plan.verify,
             side=_side_files(plan, runner),
             before_commit=lambda: _check_still_so(plan),
+            still_ours=locks.check,
         )
     except BaseException:
         pending.abort()

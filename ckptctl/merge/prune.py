@@ -252,7 +252,7 @@ def execute_prune(
     jobs
         Tasks at a time while fulls are verified; None for one a core.
     progress
-        Told of the verification.
+        Told of the verification, and of waiting for the lock.
     bwlimit
         Bytes a second that the verification may read, or None.
     lock_wait_s
@@ -276,18 +276,20 @@ def execute_prune(
     if not plan.removed and not options.relocate and not unchanged:
         return PruneResult()
     check_own_room(directory, storage)
-    with lock_directories([directory], lock_wait_s, lock):
+    with lock_directories([directory], lock_wait_s, lock, progress) as locks:
+        locks.check()
         if unchanged:
             _check_unchanged(plan)
         verified = _Verified()
         read, damage = _verify(plan, verified, Runner(jobs, None, progress, bwlimit))
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
+        locks.check()
         if options.relocate:
             relocate_state_files(directory, storage)
         agreed = {item.path: item.files for item in plan.removed}
         fresh = _plan(directory, options, verified, agreed, True, progress, storage)
         outcomes, ready = _sort_out(plan, fresh)
-        remover = Remover(fresh, ready)
+        remover = Remover(fresh, ready, locks.check)
         outcomes += [
             PruneOutcome(item.path, item.name, item.bytes, outcome, reason)
             for item, outcome, reason in remover.run()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from ckptctl.bundle.commit import MARK_SUFFIX
@@ -40,13 +40,21 @@ class Remover:
         A plan that was made under the lock.
     items
         What goes of it.
+    still_ours
+        Called right before anything is changed; raises when the lock is lost.
     """
 
-    def __init__(self, plan: PrunePlan, items: Sequence[PruneItem]) -> None:
+    def __init__(
+        self,
+        plan: PrunePlan,
+        items: Sequence[PruneItem],
+        still_ours: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.storage = plan.storage
         self.directory = plan.directory
         self.items = items
+        self._still_ours = still_ours
         self.trash: str | None = None
         self._word = "removed"
         self._rooms: set[str] = set()
@@ -55,6 +63,7 @@ class Remover:
         """Remove everything and return what became of each item."""
         if not self.items:
             return []
+        self._still_ours()
         if self.plan.options.trash:
             self._open_trash()
         log_removed(self.directory, self._lines(files=True), self.storage)
@@ -108,6 +117,7 @@ class Remover:
                 yield (item, *why)
         if kind is not None and ready:
             names = frozenset(item.name for item in ready)
+            self._still_ours()
             order = self.plan.options.assume_order
             here = {
                 item.name
@@ -120,6 +130,7 @@ class Remover:
 
     def _batch(self, items: Sequence[PruneItem]) -> Iterator[Ended]:
         failed: dict[str, tuple[str, str]] = {}
+        self._still_ours()
         for item in items:
             why = self._differs(item.files[:1])
             if why is not None:
