@@ -281,7 +281,7 @@ def run_compact(
     if storage.stat(directory) is None:  # before `.ckptctl` is made in it
         raise NotFoundError("no such directory", file=directory)
     options = options or CompactOptions()
-    with directory_lock(os.path.realpath(directory), lock_wait_s) as lock:
+    with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
         if known is not None:
@@ -315,6 +315,7 @@ def _execute(
         merged = execute_merge(plan.merge, jobs=jobs, progress=progress, bwlimit=bwlimit, lock=lock)
     order = options.restore.assume_order
     chains = find_chains(scan_directory(directory, storage), order)
+    lock.check()
     settle(directory, find_unsettled(chains, storage), chains, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:

@@ -161,9 +161,8 @@ def lock_kinds(own: int) -> tuple[bool, bool]:
             expected="flock or lease",
             remedy="leave it unset: the filesystem decides",
         )
-    trusted = mount_of(own).keeps_locks
-    # A lease where the kernel's lock is good comes on top of it, for those who take no lease.
-    return trusted or asked == "flock", asked == "lease" or not (trusted or asked == "flock")
+    flock = asked == "flock" or (not asked and mount_of(own).keeps_locks)
+    return flock, not flock
 
 
 @contextmanager
