@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ckptctl.progress import Progress
+
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef" * 2
 
@@ -35,6 +37,26 @@ with directory_lock(sys.argv[1]) as lock:
             print("ours", flush=True)
 print("released", flush=True)
 """
+
+
+class Loud(Progress):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.heard.append(message)
+
+
+class Watched(Progress):
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.signs = 0
+
+    def start(self, phase: str, total: int | None = None) -> None:
+        self.phases.append(phase)
+
+    def advance(self, done: int) -> None:
+        self.signs += 1
 
 
 class Holder:

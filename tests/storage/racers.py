@@ -20,17 +20,9 @@ from pathlib import Path
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
 
 from ckptctl.errors import LockedError
-from ckptctl.progress import Progress
 from ckptctl.storage.lock import directory_lock
-from tests.storage.leases import leave, note
-
-
-class Loud(Progress):
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.heard.append(message)
+from ckptctl.storage.owner import Owner
+from tests.storage.leases import Loud, leave, note
 
 
 def tell(fd: int, said: object) -> None:
@@ -75,8 +67,6 @@ def dead(directory: Path, racers: int, rounds: int) -> dict[str, object]:
         if gone == 0:
             os._exit(0)
         os.waitpid(gone, 0)
-        from ckptctl.storage.owner import Owner
-
         here = json.loads(Owner.of_this_process(0.1).note())
         leave(directory, {**here, "pid": gone} if number % 2 else note(), idle_s=3600)
         for _, orders, _ in started:

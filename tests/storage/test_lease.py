@@ -23,8 +23,19 @@ from ckptctl.storage.lease import Lease
 from ckptctl.storage.lock import directory_lock, lock_directories
 from ckptctl.storage.owner import Owner
 from ckptctl.storage.register import Register, Seen
-from tests.storage.leases import BUSY, FORCED, ROOT, TOKEN, holder, leave, note, room, state
-from tests.storage.racers import Loud
+from tests.storage.leases import (
+    BUSY,
+    FORCED,
+    ROOT,
+    TOKEN,
+    Loud,
+    Watched,
+    holder,
+    leave,
+    note,
+    room,
+    state,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -370,18 +381,6 @@ def test_the_thread_says_so_when_it_notices(tmp_path: Path) -> None:
 
 
 # --- waiting --------------------------------------------------------------------------
-
-
-class Watched(Progress):
-    def __init__(self) -> None:
-        self.phases: list[str] = []
-        self.signs = 0
-
-    def start(self, phase: str, total: int | None = None) -> None:
-        self.phases.append(phase)
-
-    def advance(self, done: int) -> None:
-        self.signs += 1
 
 
 def test_waiting_shows_signs_of_life(tmp_path: Path, patient: list[float]) -> None:
