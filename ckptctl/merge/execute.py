@@ -117,7 +117,7 @@ def execute_merge(
     outcome = Outcome()
     try:
         held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
-        with held as locks, _sources(plan):
+        with held as locks, _sources(plan, locks):
             locks.check()
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
@@ -252,11 +252,12 @@ def _source_facts(plan: MergePlan, source: Source) -> dict[str, Any]:
 
 
 @contextmanager
-def _sources(plan: MergePlan) -> Iterator[None]:
+def _sources(plan: MergePlan, locks: HeldLocks) -> Iterator[None]:
     """Tell a file that vanished under us from one that was never there."""
     try:
         yield
-    except (MissingShardError, NotFoundError):
+    except (MissingShardError, NotFoundError, OSError):
+        locks.check()  # whoever took our lease removes what we wrote
         _check_sources(plan)
         raise
 
