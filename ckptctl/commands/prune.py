@@ -132,6 +132,8 @@ def command(
         )
     finally:
         progress.finish()
+    for warning in result.warnings:
+        out.warn(warning)
     out.show(_ResultView(todo, result))
     out.close()  # the answer stands, also where the exit code says that some of it failed
     _raise(todo, result)

@@ -77,6 +77,8 @@ class PruneResult:
         Directory that everything was moved to, or None.
     seconds
         How long it took.
+    warnings
+        What a user should know.
     """
 
     outcomes: tuple[PruneOutcome, ...] = ()
@@ -85,6 +87,7 @@ class PruneResult:
     damage: tuple[str, ...] = ()
     trash: str | None = None
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> tuple[PruneOutcome, ...]:
@@ -98,6 +101,7 @@ class PruneResult:
             "outcomes": [dict(outcome.__dict__) for outcome in self.outcomes],
             "verified": list(self.verified),
             "damage": list(self.damage),
+            "warnings": list(self.warnings),
         }
 
 
@@ -278,7 +282,13 @@ def execute_prune(
         ]
     freed = sum(item.bytes for item in outcomes if item.outcome == "removed")
     return PruneResult(
-        tuple(outcomes), freed, read, damage, remover.trash, time.monotonic() - began
+        tuple(outcomes),
+        freed,
+        read,
+        damage,
+        remover.trash,
+        time.monotonic() - began,
+        tuple(remover.warnings),
     )
 
 

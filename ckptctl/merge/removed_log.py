@@ -59,6 +59,8 @@ def log_removed(
             continue
         out.append(json.dumps(line, sort_keys=True))
     data = "".join(f"{line}\n" for line in out).encode()
+    if storage.stat(os.path.dirname(path)) is None:  # the lock had no room for it
+        storage.mkdir(os.path.dirname(path))
     storage.write_atomic(path, data, storage.stat(path))
 
 

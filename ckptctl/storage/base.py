@@ -25,6 +25,8 @@ class FileInfo:
     gid: int
     is_dir: bool
     is_symlink: bool
+    #: Names of the file: removing one of several frees nothing.
+    links: int = 1
 
     @property
     def identity(self) -> tuple[int, int, int, int]:

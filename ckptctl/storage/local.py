@@ -265,6 +265,7 @@ def _info(name: str, status: os.stat_result) -> FileInfo:
         gid=status.st_gid,
         is_dir=stat_module.S_ISDIR(status.st_mode),
         is_symlink=stat_module.S_ISLNK(status.st_mode),
+        links=status.st_nlink,
     )
 
 

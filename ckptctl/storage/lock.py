@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ckptctl.errors import LockedError, RefusedError
+from ckptctl.storage.space import is_no_room
 
 __all__ = ["OWN_DIRECTORY", "DirectoryLock", "directory_lock", "lock_directories"]
 
@@ -53,7 +54,8 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
 
     The kernel's lock decides and goes with the process; host, PID and start time inside
     the file are for people. The file is never unlinked: that would let two runs hold two
-    locks of one name.
+    locks of one name. On a disk that is full, where the file cannot be made, the directory
+    itself is locked: that is when people prune.
 
     Parameters
     ----------
@@ -67,16 +69,11 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
     LockedError
         Another ckptctl holds it.
     """
-    home = os.path.join(directory, OWN_DIRECTORY)
-    path = os.path.join(home, "lock")
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(home)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
+    path = os.path.join(directory, OWN_DIRECTORY, "lock")
+    fd, made = _open(directory, path)
     try:
         _acquire(fd, path, wait_s)
+        room = _share(directory, path, wait_s) if made else -1
         owner = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -90,16 +87,45 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
         finally:
             # Closing alone would leave it held by whoever was forked meanwhile.
             fcntl.flock(fd, fcntl.LOCK_UN)
+            if room >= 0:
+                with suppress(OSError):
+                    fcntl.flock(room, fcntl.LOCK_UN)
+                os.close(room)
     finally:
         os.close(fd)
 
 
-def _acquire(fd: int, path: str, wait_s: float) -> None:
+def _open(directory: str, path: str) -> tuple[int, bool]:
+    """Open the lock file; on a full disk without one, the directory. Return which it is."""
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path))
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, 0o666), True
+    except OSError as error:
+        if not is_no_room(error):
+            raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), False
+
+
+def _share(directory: str, path: str, wait_s: float) -> int:
+    """Share the lock of the directory itself, which is held alone where no file could be made."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(RefusedError):  # a filesystem that locks no directories
+            _acquire(fd, path, wait_s, fcntl.LOCK_SH)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _acquire(fd: int, path: str, wait_s: float, how: int = fcntl.LOCK_EX) -> None:
     until = time.monotonic() + wait_s
     pause = 0.05
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             left = until - time.monotonic()
@@ -110,7 +136,7 @@ def _acquire(fd: int, path: str, wait_s: float) -> None:
                 remedy="mount it with locks (Lustre: -o flock), or write elsewhere with -o",
             ) from None
         if left <= 0:
-            owner = os.pread(fd, 4096, 0).decode("utf-8", "replace").strip() or "unknown"
+            owner = _owner(fd)
             raise LockedError(
                 "another ckptctl works on this directory",
                 file=path,
@@ -120,3 +146,10 @@ def _acquire(fd: int, path: str, wait_s: float) -> None:
         # flock cannot wait for a bounded time without signals, which belong to the caller.
         time.sleep(min(pause, left))
         pause = min(pause * 2, 1.0)
+
+
+def _owner(fd: int) -> str:
+    try:
+        return os.pread(fd, 4096, 0).decode("utf-8", "replace").strip() or "unknown"
+    except IsADirectoryError:
+        return "it began on a full disk, without a lock file"
