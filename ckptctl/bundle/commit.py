@@ -21,6 +21,7 @@ from ckptctl.bundle.reader import index_path
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import ChangedError
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["INNER_MARK", "MARK_SUFFIX", "Mark", "PendingBundle", "file_identity"]
 
@@ -188,6 +189,7 @@ class PendingBundle:
                     file=path,
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
+        check_no_link(os.path.dirname(self.trash), self.storage)
         self.storage.mkdir(os.path.dirname(self.trash))
         self.storage.mkdir(self.trash)
         for info in self.replaces:
@@ -243,7 +245,8 @@ class PendingBundle:
         storage = self.storage
         if storage.stat(self.temporary, follow=False) is not None:
             for info in storage.listdir(self.temporary):
-                storage.remove(os.path.join(self.temporary, info.name))
+                path = os.path.join(self.temporary, info.name)
+                storage.remove(path, within=self._directory)
             storage.rmdir(self.temporary)
 
     def _in_place(self) -> Iterator[str]:

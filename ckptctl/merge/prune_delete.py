@@ -227,7 +227,7 @@ class Remover:
             self._away([file])
         for path in item.directories:
             try:
-                self.storage.rmdir(path)
+                self.storage.rmdir(path, within=self.directory)
             except OSError as error:
                 return "changed", f"{os.path.basename(path)}: {error.strerror}"
             self._rooms.add(os.path.dirname(path))
@@ -247,11 +247,11 @@ class Remover:
     def _away(self, files: Sequence[PruneFile]) -> None:
         for file in files:
             if self.trash is None:
-                self.storage.remove(file.path)
+                self.storage.remove(file.path, within=self.directory)
             else:
                 place = os.path.join(self.trash, os.path.relpath(file.path, self.directory))
                 self._make(os.path.dirname(place))
-                self.storage.rename(file.path, place)
+                self.storage.rename(file.path, place, within=self.directory)
                 self._rooms.add(os.path.dirname(place))
             self._rooms.add(os.path.dirname(file.path))
 

@@ -92,20 +92,24 @@ class Storage(Protocol):
     def copy_attributes(self, path: str, like: FileInfo) -> None:
         """Give a file the mode of `like`, and its owner and group where we may."""
 
-    def rename(self, source: str, destination: str) -> None:
-        """Rename within one filesystem, replacing the destination."""
+    def rename(self, source: str, destination: str, *, within: str | None = None) -> None:
+        """Rename within one filesystem, replacing the destination; `within` as for `remove`."""
 
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
 
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing happens if there is none."""
+    def remove(self, path: str, *, within: str | None = None) -> None:
+        """Remove a file; nothing happens if there is none.
+
+        With `within` raise `RefusedError` unless it lies below that directory, and no link is
+        on the way there, not even one that was put there a moment ago.
+        """
 
     def mkdir(self, path: str) -> None:
         """Create a directory; nothing happens if there is one."""
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; nothing happens if there is none."""
+    def rmdir(self, path: str, *, within: str | None = None) -> None:
+        """Remove an empty directory; nothing happens if there is none. `within` as above."""
 
     def fsync_dir(self, directory: str) -> None:
         """Return when the names in a directory survive a power cut."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,12 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ckptctl.errors import LockedError, RefusedError
+from ckptctl.storage.local import LOCAL
+from ckptctl.storage.own import OWN_DIRECTORY, check_no_link
 from ckptctl.storage.space import is_no_room
 
 __all__ = ["OWN_DIRECTORY", "DirectoryLock", "directory_lock", "lock_directories"]
-
-#: What ckptctl keeps of its own in a checkpoint directory.
-OWN_DIRECTORY = ".ckptctl"
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,17 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
 
 def _open(directory: str, path: str) -> tuple[int, bool]:
     """Open the lock file; on a full disk without one, the directory. Return which it is."""
+    check_no_link(os.path.dirname(path), LOCAL)
     try:
         with suppress(FileExistsError):
             os.mkdir(os.path.dirname(path))
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(path, flags, 0o666), True
+        # A FIFO or a device in its place must not be waited for.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise RefusedError("cannot lock the directory: the lock is no file", file=path)
+        return fd, True
     except OSError as error:
         if not is_no_room(error):
             raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
