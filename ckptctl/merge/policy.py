@@ -291,7 +291,8 @@ class Policy:
         known = {kind.name: kind for kind in _RULES}
         found = []
         for rule in rules:
-            kind, value = known.get(str(rule.get("rule"))), rule.get("value")
+            facts = rule if isinstance(rule, dict) else {}
+            kind, value = known.get(str(facts.get("rule"))), facts.get("value")
             if kind is None or not isinstance(value, (int, float)):
                 raise UsageError("no keep rule of ckptctl", found=repr(rule)[:80])
             found.append(kind(value))

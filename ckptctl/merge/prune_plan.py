@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 from ckptctl.errors import UsageError
@@ -28,6 +29,27 @@ __all__ = [
 DEFAULT_MIN_AGE_S = 600.0
 _MAX_PLAN_BYTES = 1 << 30
 _SCHEMA = "ckptctl.prune-plan/1"
+#: What a saved plan may hold, so that nothing of another kind comes further than its reader.
+_OPTION_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("orphans", "abandoned", "leftovers", "relocate", "trash"), (bool,)),
+    "policy": (list,),
+    "min_age_s": (int, float),
+    "assume_order": (str, NoneType),
+}
+_ITEM_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("kind", "name", "path", "status", "action", "code", "reason"), (str,)),
+    "bytes": (int,),
+    "step": (int, NoneType),
+    "under": (str, NoneType),
+    "merged": (bool,),
+    "files": (list,),
+    "directories": (list,),
+}
+_PLAN_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("directory", "fingerprint"), (str,)),
+    **dict.fromkeys(("items", "verify", "warnings", "damage"), (list,)),
+    "options": (dict,),
+}
 
 
 class PruneFile(NamedTuple):
@@ -77,6 +99,7 @@ class PruneOptions:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneOptions:
         """Return the options that `to_json` described."""
+        _check_kinds(facts, _OPTION_KINDS)
         return cls(**{**facts, "policy": Policy.from_json(facts["policy"])})
 
 
@@ -133,6 +156,9 @@ class PruneItem:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneItem:
         """Return the item that `to_json(files=True)` described."""
+        _check_kinds(facts, _ITEM_KINDS)
+        _check_words(facts["directories"])
+        _check_words([path for path, _ in facts["files"]])
         rest = {key: facts[key] for key in facts if key not in ("action", "files", "directories")}
         return cls(
             **rest,
@@ -140,6 +166,22 @@ class PruneItem:
             files=tuple(PruneFile(path, _identity(item)) for path, item in facts["files"]),
             directories=tuple(facts["directories"]),
         )
+
+
+def _check_kinds(facts: object, kinds: Mapping[str, tuple[type, ...]]) -> None:
+    if not isinstance(facts, dict):
+        raise TypeError(f"no object: {facts!r:.80}")
+    for name, kind in kinds.items():
+        # Equal types, since bool is an int to Python; a number beyond 64 bits is none of ours.
+        value = facts[name]
+        if type(value) not in kind or (type(value) is int and not abs(value) < 1 << 63):
+            raise TypeError(f"{name}: {value!r:.80}")
+
+
+def _check_words(words: Iterable[object]) -> None:
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f"no path: {word!r:.80}")
 
 
 def _identity(numbers: Any) -> tuple[int, int, int, int]:
@@ -224,6 +266,9 @@ class PrunePlan:
         if not isinstance(facts, dict) or facts.get("schema") != _SCHEMA:
             raise UsageError("no saved plan of `ckptctl prune`", expected=_SCHEMA)
         try:
+            _check_kinds(facts, _PLAN_KINDS)
+            for name in ("verify", "warnings", "damage"):
+                _check_words(facts[name])
             return cls(
                 directory=str(facts["directory"]),
                 options=PruneOptions.from_json(facts["options"]),
