@@ -37,7 +37,10 @@ COMMANDS: Mapping[str, str] = {
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
     "verify": "Check that a directory is whole and makes sense.",
+    "compact": "Merge and prune in one go, for cron.",
     "export": "Write a state or some tables as Parquet, npz or safetensors.",
+    "unlock": "Remove a lease that is known to be dead.",
+    "config": "Show each setting of compact, and where it comes from.",
     "completion": "Print the completion script of a shell.",
 }
 

@@ -17,7 +17,14 @@ from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
-__all__ = ["Found", "choose_destination", "look_at_destination", "own_files", "own_temporaries"]
+__all__ = [
+    "Found",
+    "choose_destination",
+    "look_at_destination",
+    "own_files",
+    "own_temporaries",
+    "read_mark",
+]
 
 _MAX_MARK_BYTES = 64 << 20
 
@@ -79,7 +86,7 @@ def look_at_destination(
             "the output's directory does not exist", file=directory, remedy="make it first"
         ) from None
     own = grouped.names.get(name) or FileGroup(name)
-    mark = _read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
+    mark = read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
     inner = _own_temporaries(directory, name, grouped, mark, storage)
     files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
     if own.index is not None:
@@ -125,7 +132,7 @@ def look_at_destination(
 def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
     """Return the names of the temporaries that merges to `prefix` left behind."""
     directory, name = os.path.split(prefix)
-    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    mark = read_mark(prefix + MARK_SUFFIX, storage)
     grouped = group_files(storage.listdir(directory or "."))
     return tuple(_own_temporaries(directory, name, grouped, mark, storage))
 
@@ -136,7 +143,7 @@ def own_files(prefix: str, storage: Storage) -> frozenset[str]:
     For a name without an index: what a killed merge had renamed by then, known by size and
     mtime, or the mark alone that is left of a merged full which someone else deleted.
     """
-    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    mark = read_mark(prefix + MARK_SUFFIX, storage)
     if not str(mark.get("schema")).startswith("ckptctl.merged/"):
         return frozenset()
     found = {prefix + MARK_SUFFIX}
@@ -167,7 +174,7 @@ def _own_temporaries(
                 continue  # whatever a mark says: we put only files there
             marked = any(each.name.startswith(INNER_MARK) for each in inside)
             if marked or mark.get("temporary") == info.name:
-                found[info.name] = _read_mark(os.path.join(path, INNER_MARK), storage)
+                found[info.name] = read_mark(os.path.join(path, INNER_MARK), storage)
     return found
 
 
@@ -176,7 +183,7 @@ def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileI
     return {os.path.join(info.name, each.name): each for each in entries}
 
 
-def _read_mark(path: str, storage: Storage) -> dict[str, Any]:
+def read_mark(path: str, storage: Storage) -> dict[str, Any]:
     """Return a mark, or {} where there is none that could be one of ours."""
     try:
         check_no_link(path, storage)

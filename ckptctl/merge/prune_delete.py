@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 from ckptctl.bundle.commit import MARK_SUFFIX
@@ -48,13 +48,21 @@ class Remover:
         A plan that was made under the lock.
     items
         What goes of it.
+    still_ours
+        Called right before anything is changed; raises when the lock is lost.
     """
 
-    def __init__(self, plan: PrunePlan, items: Sequence[PruneItem]) -> None:
+    def __init__(
+        self,
+        plan: PrunePlan,
+        items: Sequence[PruneItem],
+        still_ours: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.storage = plan.storage
         self.directory = plan.directory
         self.items = items
+        self._still_ours = still_ours
         self.trash: str | None = None
         self.warnings: list[str] = []
         self._word = "removed"
@@ -65,6 +73,7 @@ class Remover:
         """Remove everything and return what became of each item."""
         if not self.items:
             return []
+        self._still_ours()
         if self.plan.options.trash:
             try:
                 self._open_trash()
@@ -170,6 +179,7 @@ class Remover:
         }
         room: list[PruneItem] | None = None
         while True:
+            self._still_ours()
             try:
                 unlist_checkpoints(self.directory, kind, names, here - names, self.storage, order)
                 return
@@ -201,6 +211,7 @@ class Remover:
 
     def _batch(self, items: Sequence[PruneItem]) -> Iterator[Ended]:
         failed: dict[str, tuple[str, str]] = {}
+        self._still_ours()
         for item in items:
             why = self._differs(item.files[:1])
             if why is not None:
@@ -285,7 +296,7 @@ class Remover:
             return
         parent = os.path.dirname(path)
         self._make(parent)
-        self.storage.mkdir(path)
+        self.storage.mkdir(path, self.storage.stat(self.directory))
         self._rooms.add(parent)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import NoneType
 from typing import Any, Literal, NamedTuple
 
 from ckptctl.errors import UsageError
@@ -29,27 +29,6 @@ __all__ = [
 DEFAULT_MIN_AGE_S = 600.0
 _MAX_PLAN_BYTES = 1 << 30
 _SCHEMA = "ckptctl.prune-plan/1"
-#: What a saved plan may hold, so that nothing of another kind comes further than its reader.
-_OPTION_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("orphans", "abandoned", "leftovers", "relocate", "trash"), (bool,)),
-    "policy": (list,),
-    "min_age_s": (int, float),
-    "assume_order": (str, NoneType),
-}
-_ITEM_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("kind", "name", "path", "status", "action", "code", "reason"), (str,)),
-    "bytes": (int,),
-    "step": (int, NoneType),
-    "under": (str, NoneType),
-    "merged": (bool,),
-    "files": (list,),
-    "directories": (list,),
-}
-_PLAN_KINDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("directory", "fingerprint"), (str,)),
-    **dict.fromkeys(("items", "verify", "warnings", "damage"), (list,)),
-    "options": (dict,),
-}
 
 
 class PruneFile(NamedTuple):
@@ -98,9 +77,11 @@ class PruneOptions:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneOptions:
-        """Return the options that `to_json` described."""
-        _check_kinds(facts, _OPTION_KINDS)
-        return cls(**{**facts, "policy": Policy.from_json(facts["policy"])})
+        """Return the options that `to_json` described; raise `TypeError` for a wrong type."""
+        own = _fields(facts, _OPTION_TYPES)
+        if not 0 <= own["min_age_s"] < math.inf:
+            raise ValueError(f"min_age_s is {own['min_age_s']}")
+        return cls(**{**own, "policy": Policy.from_json(facts["policy"])})
 
 
 @dataclass(frozen=True)
@@ -155,37 +136,69 @@ class PruneItem:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneItem:
-        """Return the item that `to_json(files=True)` described."""
-        _check_kinds(facts, _ITEM_KINDS)
-        _check_words(facts["directories"])
-        _check_words([path for path, _ in facts["files"]])
-        rest = {key: facts[key] for key in facts if key not in ("action", "files", "directories")}
+        """Return the item that `to_json(files=True)` described; else raise `TypeError`."""
+        own = _fields(facts, _ITEM_TYPES)
+        if own["bytes"] < 0:
+            raise ValueError(f"bytes is {own['bytes']}")
+        del own["action"]
+        files = (PruneFile(_of(path, str), _identity(item)) for path, item in facts["files"])
         return cls(
-            **rest,
+            **{**own, "files": tuple(files), "directories": _texts(facts["directories"])},
             remove=facts["action"] == "remove",
-            files=tuple(PruneFile(path, _identity(item)) for path, item in facts["files"]),
-            directories=tuple(facts["directories"]),
         )
 
 
-def _check_kinds(facts: object, kinds: Mapping[str, tuple[type, ...]]) -> None:
-    if not isinstance(facts, dict):
-        raise TypeError(f"no object: {facts!r:.80}")
-    for name, kind in kinds.items():
-        # Equal types, since bool is an int to Python; a number beyond 64 bits is none of ours.
-        value = facts[name]
-        if type(value) not in kind or (type(value) is int and not abs(value) < 1 << 63):
-            raise TypeError(f"{name}: {value!r:.80}")
+# --- a saved plan may come from anyone ---------------------------------------------------
+
+_NONE = type(None)
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "policy": (list,),
+    "orphans": (bool,),
+    "abandoned": (bool,),
+    "leftovers": (bool,),
+    "min_age_s": (int, float),
+    "assume_order": (str, _NONE),
+    "relocate": (bool,),
+    "trash": (bool,),
+}
+_ITEM_TYPES: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "name": (str,),
+    "path": (str,),
+    "step": (int, _NONE),
+    "bytes": (int,),
+    "status": (str,),
+    "action": (str,),
+    "code": (str,),
+    "reason": (str,),
+    "under": (str, _NONE),
+    "merged": (bool,),
+    "files": (list,),
+    "directories": (list,),
+}
 
 
-def _check_words(words: Iterable[object]) -> None:
-    for word in words:
-        if not isinstance(word, str):
-            raise TypeError(f"no path: {word!r:.80}")
+def _fields(facts: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return the fields of an object that has these and no others, each of its type."""
+    if not isinstance(facts, dict) or facts.keys() != types.keys():
+        raise TypeError(f"expected an object of {', '.join(types)}")
+    return {name: _of(facts[name], *kinds) for name, kinds in types.items()}
+
+
+def _of(value: Any, *kinds: type) -> Any:
+    # bool is an int to Python and not to JSON, and no size or time needs more than 64 bits.
+    odd = isinstance(value, bool) and bool not in kinds
+    if odd or not isinstance(value, kinds) or (isinstance(value, int) and abs(value) >> 64):
+        raise TypeError(f"not of the right type: {value!r:.80}")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(_of(value, str) for value in _of(values, list))
 
 
 def _identity(numbers: Any) -> tuple[int, int, int, int]:
-    device, inode, size, mtime_ns = map(int, numbers)
+    device, inode, size, mtime_ns = (_of(number, int) for number in numbers)
     return device, inode, size, mtime_ns
 
 
@@ -266,17 +279,14 @@ class PrunePlan:
         if not isinstance(facts, dict) or facts.get("schema") != _SCHEMA:
             raise UsageError("no saved plan of `ckptctl prune`", expected=_SCHEMA)
         try:
-            _check_kinds(facts, _PLAN_KINDS)
-            for name in ("verify", "warnings", "damage"):
-                _check_words(facts[name])
             return cls(
-                directory=str(facts["directory"]),
+                directory=_of(facts["directory"], str),
                 options=PruneOptions.from_json(facts["options"]),
                 items=tuple(PruneItem.from_json(item) for item in facts["items"]),
-                verify=tuple(facts["verify"]),
-                fingerprint=str(facts["fingerprint"]),
-                warnings=tuple(facts["warnings"]),
-                damage=tuple(facts["damage"]),
+                verify=_texts(facts["verify"]),
+                fingerprint=_of(facts["fingerprint"], str),
+                warnings=_texts(facts["warnings"]),
+                damage=_texts(facts["damage"]),
                 storage=storage,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -300,9 +310,10 @@ def load_plan(path: str, directory: str, storage: Storage = LOCAL) -> PrunePlan:
     """
     try:
         plan = PrunePlan.from_saved(json.loads(storage.read_small(path, _MAX_PLAN_BYTES)), storage)
+        there = os.path.realpath(plan.directory)  # a ValueError where no path can be called so
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the saved plan does not parse: {error}", file=path) from None
-    if os.path.realpath(plan.directory) != os.path.realpath(directory):
+    if there != os.path.realpath(directory):
         raise UsageError(
             "the plan is of another directory",
             file=path,

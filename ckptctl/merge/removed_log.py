@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ckptctl.chain import REMOVED_LOG
 from ckptctl.errors import DamageError
-from ckptctl.storage import Storage
+from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
 __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
@@ -22,6 +23,8 @@ __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
 _MAX_BYTES = 64 << 20
 #: Increments that are remembered; of fulls every one, since check 3 needs to know them.
 _MOST_INCREMENTS = 20_000
+
+_KEY = ("kind", "name")
 
 #: One line: kind, name, step, merged, and while the files are there `files`.
 Logged = dict[str, Any]
@@ -57,9 +60,16 @@ def log_removed(
             continue
         out.append(json.dumps(line, sort_keys=True))
     data = "".join(f"{line}\n" for line in out).encode()
+    home = _shared(directory, storage)
     if storage.stat(os.path.dirname(path)) is None:  # the lock had no room for it
-        storage.mkdir(os.path.dirname(path))
-    storage.write_atomic(path, data, storage.stat(path))
+        storage.mkdir(os.path.dirname(path), storage.stat(directory))
+    storage.write_atomic(path, data, storage.stat(path) or home)
+
+
+def _shared(directory: str, storage: Storage) -> FileInfo | None:
+    """Return what a new log is like: open to whoever may write to the directory."""
+    home = storage.stat(directory)
+    return None if home is None else replace(home, mode=home.mode & 0o666)
 
 
 def read_identities(
@@ -99,6 +109,7 @@ def _read(directory: str, storage: Storage) -> list[Logged]:
             item = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(item, dict) and all(isinstance(item.get(k), str) for k in ("kind", "name")):
+        # Ours have both; anything else could not even be told from another line.
+        if isinstance(item, dict) and all(isinstance(item.get(key), str) for key in _KEY):
             found.append(item)
     return found

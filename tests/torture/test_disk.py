@@ -193,8 +193,8 @@ def test_a_merge_that_filled_the_disk_is_cleared_away_by_a_prune(tmpfs: Filled) 
         raise Killed
 
     hooked = Hooked("rename_new", before=die)
-    hooked.remove = lambda path: None  # a process that is killed cleans nothing up
-    hooked.rmdir = lambda path: None
+    hooked.remove = lambda path, **more: None  # a process that is killed cleans nothing up
+    hooked.rmdir = lambda path, **more: None
     with pytest.raises(Killed):
         execute_merge(chain.plan(storage=hooked), jobs=1)
     for path in chain.directory.rglob("*"):

@@ -386,7 +386,7 @@ def test_a_temporary_that_becomes_a_link_while_we_merge(make: Callable[[str], Sc
 @pytest.mark.parametrize("name", ["fifos", "devices"])
 def test_a_lock_that_is_no_file(make: Callable[[str], Scene], name: str) -> None:
     lock = directory_lock(str(make(name).directory))
-    with pytest.raises(RefusedError, match="no file"), lock:
+    with pytest.raises(RefusedError, match="no regular file"), lock:
         pass
 
 
