@@ -169,7 +169,10 @@ def _own_temporaries(
             found[info.name] = {}
         elif info.is_dir and pattern.fullmatch(info.name):
             path = os.path.join(directory, info.name)
-            inside = storage.listdir(path)
+            try:
+                inside = storage.listdir(path)
+            except (NotFoundError, RefusedError):  # gone meanwhile, or somebody else's
+                continue
             if any(each.is_dir or each.is_symlink for each in inside):
                 continue  # whatever a mark says: we put only files there
             marked = any(each.name.startswith(INNER_MARK) for each in inside)
