@@ -31,6 +31,8 @@ PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)
 MAX_OPEN_FILES = _number("MAX_OPEN_FILES", 256)
 #: Incoming keys of a whole merge up to which what the survey found is kept for the writing.
 KEPT_KEYS = _number("KEPT_KEYS", 1 << 22)
+#: Seconds after its last write during which a temporary counts as a save that is under way.
+WRITER_SECONDS = _number("WRITER_SECONDS", 10)
 #: Seconds between two renewals of a lease.
 LEASE_RENEW_SECONDS = _seconds("LEASE_RENEW_SECONDS", 30)
 #: Seconds without a renewal after which a lease is taken over.

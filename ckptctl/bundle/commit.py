@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from ckptctl.bundle.data import shard_path
@@ -51,6 +52,9 @@ class PendingBundle:
         Where the files lie.
     like
         A file whose mode, owner and group the result takes.
+    like_files
+        Suffix behind the prefix to path of the file whose attributes that file of the result
+        takes, its access control list too: parameter servers may save as different users.
     mark
         Facts for the mark; None leaves none (a trainer's own saves).
     replaces
@@ -68,6 +72,7 @@ class PendingBundle:
         like: FileInfo | None = None,
         mark: Mark | None = None,
         *,
+        like_files: Mapping[str, str] = MappingProxyType({}),
         replaces: Sequence[FileInfo] = (),
         trash: str = "",
     ) -> None:
@@ -75,6 +80,7 @@ class PendingBundle:
         self.num_shards = num_shards
         self.storage = storage
         self.like = like
+        self.like_files = like_files
         self.mark = mark
         self.replaces = replaces
         self.trash = trash
@@ -94,7 +100,7 @@ class PendingBundle:
         if self.mark is not None and not self.replaces:
             self._marked = True
             self._write_mark(self.prefix + MARK_SUFFIX, {})
-        self.storage.mkdir(self.temporary)
+        self.storage.mkdir(self.temporary, self._home())
         if self.mark is not None and self.replaces:
             older = {info.name: file_identity(info) for info in self.replaces}
             self._write_mark(os.path.join(self.temporary, INNER_MARK), {"replaces": older})
@@ -152,8 +158,8 @@ class PendingBundle:
             for shard in range(self.num_shards)
         ]
         moves += [(path, self.prefix + suffix) for path, suffix in self._extra]
-        for path in (*(path for path, _ in moves), self.index_temporary):
-            self._attributes(path)
+        for path, final in (*moves, (self.index_temporary, index_path(self.prefix))):
+            self._attributes(path, final)
         storage.fsync_dir(self.temporary)
         self._make_way()
         if self.mark is not None:
@@ -197,8 +203,8 @@ class PendingBundle:
                     file=path,
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
-        self.storage.mkdir(os.path.dirname(self.trash))
-        self.storage.mkdir(self.trash)
+        for directory in (os.path.dirname(self.trash), self.trash):
+            self.storage.mkdir(directory, self._home())
         for info in self.replaces:
             path = os.path.join(self._directory, info.name)
             place = os.path.join(self.trash, info.name)
@@ -209,7 +215,7 @@ class PendingBundle:
 
     def _make_directory(self, path: str) -> None:
         if self.storage.stat(path, follow=False) is None:
-            self.storage.mkdir(path)
+            self.storage.mkdir(path, self._home())
             self._directories.append(path)
 
     def _place(self, path: str, final: str) -> None:
@@ -270,6 +276,17 @@ class PendingBundle:
             if ours and now and (now.device, now.inode) == (ours.device, ours.inode):
                 yield final
 
-    def _attributes(self, path: str) -> None:
-        if self.like is not None:
+    def _attributes(self, path: str, final: str) -> None:
+        source = self.like_files.get(final[len(self.prefix) :])
+        like = self.storage.stat(source) if source is not None else None
+        if like is not None:
+            self.storage.copy_attributes(path, like, source)
+        elif self.like is not None:
             self.storage.copy_attributes(path, self.like)
+
+    def _home(self) -> FileInfo | None:
+        """Return what directories of ours are like: that of the bundle.
+
+        Where nothing is to be like anything else (a save), what is usual for the process.
+        """
+        return None if self.like is None else self.storage.stat(self._directory or ".")

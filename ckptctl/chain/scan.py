@@ -259,8 +259,20 @@ class _Room:
             listed=tuple(os.path.basename(item) for item in state.all_paths),
             latest=os.path.basename(state.latest),
             copied=tuple(self._elsewhere({state.latest: None, **dict.fromkeys(state.all_paths)})),
+            moved=state.latest if self._moved(state.latest) else None,
             state=state,
         )
+
+    def _moved(self, path: str) -> bool:
+        """Return whether a path leads nowhere, and its last name to a checkpoint here."""
+        if not os.path.dirname(path) or not os.path.basename(path):
+            return False
+        try:
+            there = self.storage.stat(os.path.join(self.directory, f"{path}.index"))
+            here = self.storage.stat(self._path(f"{os.path.basename(path)}.index"))
+        except OSError:  # a place that we may not look into is not shown to lack it
+            return False
+        return there is None and here is not None
 
     def _elsewhere(self, paths: Iterable[str]) -> list[str]:
         """Return the paths that lead to a checkpoint in another directory.
@@ -308,7 +320,7 @@ def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], lis
 def _removed(line: bytes) -> Removed | None:
     try:
         item = json.loads(line)
-        name = str(item["name"])
+        name = item["name"]
         parts = split_step(name)
         step = item.get("step", parts[1] if parts else None)
         merged = item.get("merged") is True

@@ -183,7 +183,7 @@ def read_mark(path: str, storage: Storage) -> dict[str, Any]:
     """Return a mark, or {} where there is none that could be one of ours."""
     try:
         facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))
-    except (NotFoundError, RefusedError, DamageError, ValueError):
+    except (NotFoundError, RefusedError, DamageError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

@@ -15,7 +15,13 @@ import ckptctl
 from ckptctl.bundle import BundleReader, index_path
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.bundle.commit import MARK_SUFFIX, PendingBundle
-from ckptctl.chain import MERGED_TENSOR, find_chains, scan_directory
+from ckptctl.chain import (
+    MERGED_TENSOR,
+    WRITER_WAIT_S,
+    find_chains,
+    scan_directory,
+    wait_for_writer,
+)
 from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
@@ -67,6 +73,7 @@ def execute_merge(
     bwlimit: int | None = None,
     lock_wait_s: float = 0.0,
     lock: DirectoryLock | None = None,
+    writer_wait_s: float = WRITER_WAIT_S,
 ) -> MergeResult:
     """Write the full that a plan describes; nothing exists of it until all is verified.
 
@@ -86,6 +93,8 @@ def execute_merge(
         Seconds to wait for another ckptctl on the destination's directory.
     lock
         The lock that the caller holds already, if any.
+    writer_wait_s
+        Seconds to wait for the end of a trainer's save before a state file is changed.
 
     Raises
     ------
@@ -93,6 +102,8 @@ def execute_merge(
         Another ckptctl works on the directory.
     ChangedError
         A source changed or went since the plan was made; nothing was written.
+    RefusedError
+        A trainer kept writing; the new full is complete, and no state file was changed.
     DamageError
         A source does not match its checksums, or the result could not be read back.
     UnprovenError
@@ -110,7 +121,8 @@ def execute_merge(
             locks.check()
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
-                return _nothing_done(plan, _update_state(plan, outcome))
+                listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
+                return _nothing_done(plan, listed)
             _check_still_so(plan)
             state = open_state(
                 plan.base.prefix,
@@ -124,8 +136,7 @@ def execute_merge(
                 state.close()
             if plan.verify:  # so that `prune` need not read it once more
                 remember_verified(plan.destination, plan.storage)
-            locks.check()
-            listed = _update_state(plan, outcome)
+            listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
     finally:
         progress.finish()
     return MergeResult(
@@ -174,6 +185,7 @@ def _write(
         storage,
         storage.stat(index_path(plan.base.prefix)),
         _provenance(plan),
+        like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
         replaces=plan.replaces,
         trash=os.path.join(
             os.path.dirname(plan.destination), TRASH_DIRECTORY, f"{name}.{stamp}.{os.getpid()}"
@@ -349,12 +361,20 @@ def _saved_s(plan: MergePlan) -> float:
     return max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
 
 
-def _update_state(plan: MergePlan, outcome: Outcome) -> bool:
+def _update_state(
+    plan: MergePlan, outcome: Outcome, locks: HeldLocks, wait_s: float, progress: Progress
+) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     if plan.relocate:
+        wait_for_writer(plan.directory, wait_s, progress=progress, storage=plan.storage)
+        locks.check()
         relocate_state_files(plan.directory, plan.storage)
     if not plan.update_state:
         return False
+    # What a Saver does when its save ends is to rewrite the state file without the new full.
+    remedy = "the new full is complete; run the merge again to list it, or with --writer-wait"
+    wait_for_writer(directory, wait_s, progress=progress, storage=plan.storage, remedy=remedy)
+    locks.check()
     when = _saved_s(plan)
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order

@@ -215,5 +215,5 @@ class Remover:
             return
         parent = os.path.dirname(path)
         self._make(parent)
-        self.storage.mkdir(path)
+        self.storage.mkdir(path, self.storage.stat(self.directory))
         self._rooms.add(parent)

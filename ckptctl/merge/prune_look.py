@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -240,7 +241,7 @@ def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float
         for kind, file in (("full", scan.full_state), ("increment", scan.increment_state))
         if file.state is not None
         for path, when in zip(file.state.all_paths, file.state.timestamps, strict=False)
-        if when > 0
+        if 0 < when < math.inf  # what a text format calls a number may be none
     }
 
     def when(checkpoint: Checkpoint) -> float | None:

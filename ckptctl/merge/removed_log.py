@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ckptctl.chain import REMOVED_LOG
 from ckptctl.errors import RefusedError
-from ckptctl.storage import Storage
+from ckptctl.storage import FileInfo, Storage
 
 __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
 
 _MAX_BYTES = 64 << 20
 #: Increments that are remembered; of fulls every one, since check 3 needs to know them.
 _MOST_INCREMENTS = 20_000
+
+_KEY = ("kind", "name")
 
 #: One line: kind, name, step, merged, and while the files are there `files`.
 Logged = dict[str, Any]
@@ -59,7 +62,13 @@ def log_removed(
             continue
         out.append(json.dumps(line, sort_keys=True))
     data = "".join(f"{line}\n" for line in out).encode()
-    storage.write_atomic(path, data, storage.stat(path))
+    storage.write_atomic(path, data, storage.stat(path) or _shared(directory, storage))
+
+
+def _shared(directory: str, storage: Storage) -> FileInfo | None:
+    """Return what a new log is like: open to whoever may write to the directory."""
+    home = storage.stat(directory)
+    return None if home is None else replace(home, mode=home.mode & 0o666)
 
 
 def read_identities(
@@ -92,6 +101,7 @@ def _read(path: str, storage: Storage) -> list[Logged]:
             item = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(item, dict):
+        # Ours have both; anything else could not even be told from another line.
+        if isinstance(item, dict) and all(isinstance(item.get(key), str) for key in _KEY):
             found.append(item)
     return found

@@ -84,11 +84,25 @@ class Storage(Protocol):
     def write_new(self, path: str, data: bytes) -> None:
         """Create a file with this content and fsync it; raise `ExistsError` if there is one."""
 
-    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
-        """Replace a file: temporary, fsync, rename, fsync of the directory."""
+    def write_atomic(
+        self,
+        path: str,
+        data: bytes,
+        like: FileInfo | None = None,
+        *,
+        expect: FileInfo | None = None,
+    ) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory.
 
-    def copy_attributes(self, path: str, like: FileInfo) -> None:
-        """Give a file the mode of `like`, and its owner and group where we may."""
+        With `expect`, raise `ChangedError` where the file that would be replaced is no longer
+        that one: what somebody else has put there meanwhile stays.
+        """
+
+    def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may.
+
+        And the access control list of the file `source`, if it has one.
+        """
 
     def rename(self, source: str, destination: str) -> None:
         """Rename within one filesystem, replacing the destination."""
@@ -96,11 +110,14 @@ class Storage(Protocol):
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
 
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing happens if there is none."""
+    def remove(self, path: str, *, expect: FileInfo | None = None) -> None:
+        """Remove a file; nothing happens if there is none.
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+        With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
+        """
+
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; nothing happens if there is none."""

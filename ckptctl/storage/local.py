@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
+from ckptctl.storage.attributes import copy_acl, give
 from ckptctl.storage.base import FileInfo
+from ckptctl.storage.swap import remove_expected, replace_expected
 
 if TYPE_CHECKING:
     from ckptctl.storage.base import Buffer, Storage
@@ -158,26 +160,46 @@ class LocalStorage:
                 view = view[os.write(fd, view) :]
             os.fsync(fd)
 
-    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
-        """Replace a file: temporary, fsync, rename, fsync of the directory."""
-        temporary = f"{path}.ckptctl-{os.urandom(8).hex()}.tmp"
+    def write_atomic(
+        self,
+        path: str,
+        data: bytes,
+        like: FileInfo | None = None,
+        *,
+        expect: FileInfo | None = None,
+    ) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory.
+
+        With `expect`, raise `ChangedError` where the file that would be replaced is no longer
+        that one: what somebody else has put there meanwhile stays.
+        """
+        temporary = _temporary(path)
         try:
             self.write_new(temporary, data)
             if like is not None:
-                self.copy_attributes(temporary, like)
-            os.rename(temporary, path)
+                self.copy_attributes(temporary, like, path)
+            if expect is None:
+                os.rename(temporary, path)
+            else:
+                replace_expected(temporary, path, expect.identity)
         except BaseException:
             self.remove(temporary)
             raise
         self.fsync_dir(os.path.dirname(path))
 
-    def copy_attributes(self, path: str, like: FileInfo) -> None:
-        """Give a file the mode of `like`, and its owner and group where we may."""
-        # Only root gives files away, but anyone may give them to a group of his.
-        for uid, gid in ((-1, like.gid), (like.uid, -1)):
-            with suppress(PermissionError):
-                os.chown(path, uid, gid)
-        os.chmod(path, stat_module.S_IMODE(like.mode))
+    def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may.
+
+        And the access control list of the file `source`, if it has one.
+        """
+        # By descriptor: who owns the directory could put a link in the place of the name.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            give(fd, like.uid, like.gid, stat_module.S_IMODE(like.mode))
+            if source is not None:
+                copy_acl(source, fd)
+        finally:
+            os.close(fd)
 
     def rename(self, source: str, destination: str) -> None:
         """Rename within one filesystem, replacing the destination."""
@@ -199,15 +221,23 @@ class LocalStorage:
         else:
             os.unlink(source)
 
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing happens if there is none."""
+    def remove(self, path: str, *, expect: FileInfo | None = None) -> None:
+        """Remove a file; nothing happens if there is none.
+
+        With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
+        """
+        if expect is not None:
+            remove_expected(path, _temporary(path), expect.identity)
+            return
         with suppress(FileNotFoundError):
             os.unlink(path)
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
         with suppress(FileExistsError):
             os.mkdir(path)
+            if like is not None:
+                self.copy_attributes(path, like)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; nothing happens if there is none."""
@@ -226,6 +256,10 @@ class LocalStorage:
         """Return the bytes that we may still write there."""
         status = os.statvfs(directory or ".")
         return status.f_bavail * status.f_frsize
+
+
+def _temporary(path: str) -> str:
+    return f"{path}.ckptctl-{os.urandom(8).hex()}.tmp"
 
 
 #: There is no such file, whatever the path is made of.

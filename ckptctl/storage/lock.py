@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ckptctl.errors import ChangedError, LockedError, RefusedError, UsageError
 from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.storage.attributes import share
 from ckptctl.storage.lease import acquire_lease
 from ckptctl.storage.mounts import mount_of
 from ckptctl.storage.own import OWN_DIRECTORY, open_own
@@ -233,13 +234,17 @@ def flock_holder(own: int, path: str) -> str | None:
 
 def _open(own: int, path: str, more: int = 0) -> int:
     """Open the lock file, if it is or may become a file; what opens a FIFO may wait for ever."""
-    fd = -1
-    with suppress(FileNotFoundError):
+    try:
         _check_regular(os.stat(_NAME, dir_fd=own, follow_symlinks=False), path)
+        new = False
+    except FileNotFoundError:
+        new = True
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more
     fd = os.open(_NAME, flags, 0o666, dir_fd=own)
     try:
         _check_regular(os.fstat(fd), path)
+        if new:  # for everyone who may write to the directory
+            share(fd, os.path.dirname(os.path.dirname(path)))
     except BaseException:
         os.close(fd)
         raise

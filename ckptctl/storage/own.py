@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+from ckptctl.storage.attributes import make_shared
 
 __all__ = ["OWN_DIRECTORY", "open_directory", "open_own"]
 
@@ -27,6 +29,8 @@ def open_directory(path: str, within: int | None = None) -> Iterator[int]:
 def open_own(directory: str, *, make: bool = False) -> Iterator[int]:
     """Open the `.ckptctl` of a checkpoint directory, and make it first if asked.
 
+    One that is new is open to whoever may write to the directory.
+
     Raises
     ------
     OSError
@@ -34,7 +38,6 @@ def open_own(directory: str, *, make: bool = False) -> Iterator[int]:
     """
     path = os.path.join(directory, OWN_DIRECTORY)
     if make:
-        with suppress(FileExistsError):
-            os.mkdir(path)
+        make_shared(path, directory)
     with open_directory(path) as fd:
         yield fd
