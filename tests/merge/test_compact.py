@@ -29,7 +29,7 @@ from ckptctl.merge import (
     run_compact,
 )
 from ckptctl.merge.policy import KeepLast, KeepWithin
-from ckptctl.merge.quiet import quiet_note, recall_quiet
+from ckptctl.merge.quiet import QuietNote, quiet_note, recall_quiet
 from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
@@ -464,4 +464,34 @@ def test_a_note_that_does_not_parse_is_no_note(tmp_path: Path) -> None:
     note = tmp_path / "note"
     for text in ("", "[", "[]", "{}", '{"until": "x"}', '{"until": 1e999, "holds": 1}', "[" * 9999):
         note.write_text(text)
-        assert recall_quiet(str(note), 0.0) is None
+        assert recall_quiet(QuietNote(str(note), "x"), 0.0) is None
+
+
+def test_what_changes_while_it_is_judged_is_not_remembered(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    state = chain.directory / "checkpoint"
+    again = state.read_bytes()
+    # A Saver, after the names were read and before the plan was made.
+    assert not quiet(chain, agree=lambda plan: state.write_bytes(again))
+    assert [quiet(chain), quiet(chain)] == [False, True]
+
+
+def test_a_directory_has_one_note_for_each_set_of_options(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    room = Path(os.environ["XDG_CACHE_HOME"]) / "ckptctl" / "quiet"
+    quiet(chain)
+    before = set(room.iterdir())
+    for _ in range(3):
+        os.utime(chain.directory / "checkpoint")
+        assert [quiet(chain), quiet(chain)] == [False, True]
+    assert set(room.iterdir()) == before
+
+
+def test_nothing_is_written_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(NotFoundError):
+            run_compact(str(path))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
