@@ -235,7 +235,7 @@ def _provenance(plan: MergePlan) -> dict[str, Any]:
         # What a trainer's Saver drops from the state file later is put back (`settle`).
         "listed": plan.update_state,
         # Seconds since 1970: the files are of today, what they hold is not.
-        "saved": _saved_s(plan),
+        "saved": plan.saved_s,
     }
 
 
@@ -357,12 +357,6 @@ def _side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
     return found
 
 
-def _saved_s(plan: MergePlan) -> float:
-    """Return when the newest source was saved, in seconds since 1970."""
-    last = plan.increments[-1] if plan.increments else plan.base
-    return max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
-
-
 def _update_state(
     plan: MergePlan, outcome: Outcome, locks: HeldLocks, wait_s: float, progress: Progress
 ) -> bool:
@@ -377,10 +371,9 @@ def _update_state(
     remedy = "the new full is complete; run the merge again to list it, or with --writer-wait"
     wait_for_writer(directory, wait_s, progress=progress, storage=plan.storage, remedy=remedy)
     locks.check()
-    when = _saved_s(plan)
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order
-    listed = update_state_file(directory, name, when, plan.storage, order)
+    listed = update_state_file(directory, name, plan.saved_s, plan.storage, order)
     if listed is None:
         outcome.warnings.append(
             f"{name} was abandoned by a rollback of the trainer while it was merged: not listed"

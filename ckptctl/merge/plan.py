@@ -20,8 +20,10 @@ from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
     own_temporaries,
+    saved_time,
 )
 from ckptctl.merge.estimate import fit_memory, most_keys, most_rows
+from ckptctl.merge.settle import is_unlisted
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
@@ -125,6 +127,8 @@ class MergePlan:
         What the result says of its origin: the full that its increments were recorded on.
     mode
         Mode of the increments.
+    saved_s
+        When the newest source was saved, in seconds since 1970.
     """
 
     directory: str
@@ -153,6 +157,7 @@ class MergePlan:
     unfinished: tuple[str, ...] = ()
     base_step: int = 0
     mode: str = "cumulative"
+    saved_s: float = 0.0
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
 
     @property
@@ -271,6 +276,7 @@ def plan_merge(
         "overwrite": overwrite,
         "relocate": relocate,
         "verify": verify,
+        "saved_s": _saved(chosen, storage),
         "storage": storage,
     }
     if not chosen.increments and in_place:
@@ -375,9 +381,7 @@ def _unfinished(
     todo = ["paths in the state files become relative"] if relocate else []
     leftovers = own_temporaries(full.prefix, storage)
     todo += [f"{name}, left behind by a killed run, is removed" for name in leftovers]
-    state = chains.scan.full_state
-    ours = full.merged is not None
-    if update and ours and state.state is not None and not chains.scan.in_state_file(full):
+    if update and is_unlisted(full, chains.scan, storage):
         todo.append(f"{full.name} is entered into the state file")
     return tuple(todo), leftovers
 
@@ -403,6 +407,12 @@ def _base_step(chosen: Selection, options: RestoreOptions) -> int:
         return last[0].lineage.base_step
     merged = chosen.base.merged
     return merged.base_step if merged is not None else chosen.base.step
+
+
+def _saved(chosen: Selection, storage: Storage) -> float:
+    last = (chosen.base, *chosen.increments)[-1]
+    saved = saved_time(last, storage)
+    return last.mtime_ns / 1e9 if saved is None else saved
 
 
 def _mode(chosen: Selection) -> str:
