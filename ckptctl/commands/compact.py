@@ -187,7 +187,7 @@ def _compact(
             each.result = run_compact(
                 each.directory,
                 asked,
-                agree=lambda plan: _agree(plan, out, given["yes"]),
+                agree=lambda plan: _agree(plan, out, given["yes"], each.settings),
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
@@ -201,7 +201,7 @@ def _compact(
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:
-        out.show(CompactPlanView(each.plan, True))
+        out.show(CompactPlanView(each.plan, True, each.settings))
 
 
 def _options(given: Mapping[str, Any]) -> CompactOptions:
@@ -222,7 +222,7 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
     )
 
 
-def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
+def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
     if yes or not (plan.merge is not None or plan.prune.removed):
         return
@@ -232,6 +232,6 @@ def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
             file=plan.directory,
             remedy="--yes says that you mean it, --dry-run only shows it",
         )
-    out.show(CompactPlanView(plan, False))
+    out.show(CompactPlanView(plan, False, settings))
     if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
         raise RefusedError("not confirmed: nothing was done", file=plan.directory)

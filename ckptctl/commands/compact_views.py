@@ -132,10 +132,13 @@ class CompactPlanView(_TextOnly):
 
     plan: CompactPlan
     would: bool
+    settings: str | None = None
 
     def text(self, page: Page) -> None:
         """Draw it."""
         plan = self.plan
+        if self.settings is not None:  # nobody gave these options: say where they are from
+            page.line("settings", fmt.escape(self.settings))
         if plan.nothing_to_do:
             page.line("nothing to do", fmt.escape(plan.directory), plan.waits or "")
             return

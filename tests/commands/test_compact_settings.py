@@ -101,6 +101,16 @@ def test_the_command_line_outranks_the_environment_and_that_the_file(compact, mo
     assert found["directories"][0]["waits"] is None
 
 
+def test_a_dry_run_says_where_its_options_come_from(
+    models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = models[0]
+    (directory / "ckptctl.toml").write_text("[compact]\nmin-increments = 2\n")
+    assert main(["compact", str(directory), "-n"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"settings\t{directory / 'ckptctl.toml'}"
+
+
 def test_state_options_of_a_file_reach_the_merge(compact, models) -> None:
     directory = models[0]
     (directory / "ckptctl.toml").write_text('[compact]\nincrements = "last"\nadd-new = true\n')
