@@ -20,7 +20,7 @@ from ckptctl.commands.compact_views import (
     raise_first,
     tell_metrics,
 )
-from ckptctl.commands.params import DURATION, SIZE
+from ckptctl.commands.params import AMOUNT, DURATION, SIZE
 from ckptctl.commands.settings import Settings, configured
 from ckptctl.errors import CkptctlError, RefusedError
 from ckptctl.output import Output
@@ -50,7 +50,7 @@ __all__ = ["command"]
 @click.option(
     "--min-ratio",
     metavar="R",
-    type=click.FloatRange(min=0),
+    type=AMOUNT,
     help="Merge only once their bytes are R of those of the newest full, such as 0.2.",
 )
 @click.option(

@@ -214,6 +214,8 @@ def test_a_bad_variable_is_named(ask) -> None:
         ("[compact]\nkeep-step = [true]", ["compact.keep-step", "bool"]),
         ("[compact]\nmin-interval = 6", ["compact.min-interval", "90s, 10m"]),
         ("[compact]\nmin-bytes = 5", ["compact.min-bytes", "500MB"]),
+        ("[compact]\nmin-ratio = nan", ["compact.min-ratio", "'nan'"]),
+        ("[compact]\nmin-ratio = inf", ["compact.min-ratio", "'inf'"]),
         ("[compact]\nadd-new = 1", ["compact.add-new", "true or false"]),
         ('[compact]\nadd-new = "true"', ["compact.add-new", "true or false"]),
         ('[compact]\nincrements = "some"', ["compact.increments", "'auto'"]),
