@@ -163,7 +163,7 @@ def _one(
         each.error = error
         raise
     finally:
-        each.seconds = time.monotonic() - began
+        each.seconds, each.ended_s = time.monotonic() - began, time.time()
 
 
 def _compact(
