@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptctl.merge import (
         CompactOptions,
         Gate,
+        Measures,
         Policy,
         PruneOptions,
         execute_merge,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         plan_merge,
         plan_prune,
         run_compact,
+        write_metrics,
     )
     from ckptctl.restore import RestoreOptions
 
@@ -42,6 +44,7 @@ __all__ = [
     "BundleWriter",
     "CompactOptions",
     "Gate",
+    "Measures",
     "Policy",
     "PruneOptions",
     "RestoreOptions",
@@ -66,6 +69,7 @@ __all__ = [
     "run_compact",
     "scan_directory",
     "show",
+    "write_metrics",
 ]
 
 _ROOMS = {
@@ -73,6 +77,7 @@ _ROOMS = {
     "BundleWriter": "bundle",
     "CompactOptions": "merge",
     "Gate": "merge",
+    "Measures": "merge",
     "Policy": "merge",
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
@@ -95,6 +100,7 @@ _ROOMS = {
     "run_compact": "merge",
     "scan_directory": "chain",
     "show": "inspect.show",
+    "write_metrics": "merge",
 }
 
 
