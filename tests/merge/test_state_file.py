@@ -243,6 +243,17 @@ def test_a_trainer_that_rewrites_it_from_its_memory(tmp_path: Path) -> None:
     assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
 
 
+def test_a_trainer_that_is_rolled_back_right_before_our_rename(tmp_path: Path) -> None:
+    """What it wrote is what we find: to replace it would bring the dead timeline back."""
+    chain = small_chain(tmp_path)
+    state = f"{STATE} {chain.directory}/checkpoint"
+    storage = Hooked(state, before=saves(chain, 30, 10, 40))
+    assert not chain.merge(50, storage=storage).state_file_updated
+    after = state_of(chain.directory)
+    assert names(after) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-30"]
+    assert after.latest == "model.ckpt-30"
+
+
 def test_a_full_that_was_never_listed_stays_unlisted(tmp_path: Path) -> None:
     chain = small_chain(tmp_path)
     write_state(chain.directory, ["model.ckpt-40"])
