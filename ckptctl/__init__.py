@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         run_compact,
     )
     from ckptctl.restore import RestoreOptions
+    from ckptctl.storage.lock import directory_lock
+    from ckptctl.storage.unlock import unlock_directory
 
     __version__: str
 
@@ -47,6 +49,7 @@ __all__ = [
     "RestoreOptions",
     "__version__",
     "diff",
+    "directory_lock",
     "errors",
     "execute_export",
     "execute_merge",
@@ -66,6 +69,7 @@ __all__ = [
     "run_compact",
     "scan_directory",
     "show",
+    "unlock_directory",
 ]
 
 _ROOMS = {
@@ -77,6 +81,7 @@ _ROOMS = {
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
     "diff": "inspect.diff",
+    "directory_lock": "storage.lock",
     "execute_export": "inspect.export",
     "execute_merge": "merge",
     "execute_prune": "merge",
@@ -95,6 +100,7 @@ _ROOMS = {
     "run_compact": "merge",
     "scan_directory": "chain",
     "show": "inspect.show",
+    "unlock_directory": "storage.unlock",
 }
 
 
