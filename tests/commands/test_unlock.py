@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,6 +214,26 @@ def test_who_writes_is_told_who_holds_the_lease(run, sharded: Path, command: str
     assert f"found: {POD}, renewed " in done.stderr
     assert "a lease that is not renewed for 10 min is dead" in done.stderr
     assert state(sharded) == f"held-{TOKEN}-3"
+
+
+@pytest.mark.parametrize("command", ["merge", "prune", "compact", "unlock"])
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+def test_waiting_shows_a_sign_of_life(run, sharded: Path, command: str, kind: str) -> None:
+    env = {"CKPTCTL_LOCK": kind, "CKPTCTL_KNOB_PROGRESS_SECONDS": "0.02"}
+    args = () if command in ("merge", "unlock") else ("--yes",)
+    with ExitStack() as held:
+        if kind == "lease":
+            leave(sharded, note())
+        else:
+            held.enter_context(directory_lock(str(sharded)))
+        done = run(command, sharded, *args, "--lock-wait", "0.3s", env=env)
+    if (command, kind) == ("unlock", "flock"):  # there is nothing to wait for
+        assert (done.returncode, done.stderr.count("waiting for")) == (11, 0)
+        return
+    assert done.returncode == (12 if command == "unlock" else 11)
+    whose = POD if kind == "lease" else f"process {os.getpid()} on "
+    waits = "watching the lease of" if command == "unlock" else "waiting for"
+    assert f"ckptctl: {waits} {whose}" in done.stderr
 
 
 def test_a_takeover_is_loud(run, sharded: Path) -> None:
