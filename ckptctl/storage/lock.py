@@ -150,6 +150,7 @@ def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
                 checks.append(held.check)
             else:
                 checks.append(lambda: _check_no_lease(register))
+        waiting.over()
         yield DirectoryLock(directory, tuple(checks))
 
 
