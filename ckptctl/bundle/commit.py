@@ -22,6 +22,7 @@ from ckptctl.bundle.reader import index_path
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import ChangedError, CkptctlError
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["INNER_MARK", "MARK_SUFFIX", "Mark", "PendingBundle", "file_identity"]
 
@@ -203,6 +204,7 @@ class PendingBundle:
                     file=path,
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
+        check_no_link(os.path.dirname(self.trash), self.storage)
         for directory in (os.path.dirname(self.trash), self.trash):
             self.storage.mkdir(directory, self._home())
         for info in self.replaces:
@@ -215,8 +217,8 @@ class PendingBundle:
 
     def _make_directory(self, path: str) -> None:
         if self.storage.stat(path, follow=False) is None:
+            self._directories.append(path)  # first: it may be made and not get its owner
             self.storage.mkdir(path, self._home())
-            self._directories.append(path)
 
     def _place(self, path: str, final: str) -> None:
         self._placed.append((final, self.storage.stat(path, follow=False)))
@@ -266,7 +268,8 @@ class PendingBundle:
         storage = self.storage
         if storage.stat(self.temporary, follow=False) is not None:
             for info in storage.listdir(self.temporary):
-                storage.remove(os.path.join(self.temporary, info.name))
+                path = os.path.join(self.temporary, info.name)
+                storage.remove(path, within=self._directory)
             storage.rmdir(self.temporary)
 
     def _in_place(self) -> Iterator[str]:

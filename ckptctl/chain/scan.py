@@ -34,6 +34,7 @@ from ckptctl.chain.names import (
 from ckptctl.chain.source import IndexSource
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_directory"]
 
@@ -300,9 +301,11 @@ class _Room:
 
 
 def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], list[Problem]]:
-    if storage.stat(path) is None:
-        return (), []
     try:
+        for own in (os.path.dirname(path), path):
+            check_no_link(own, storage)
+        if storage.stat(path) is None:
+            return (), []
         raw = storage.read_small(path, _MAX_LOG_BYTES)
     except (DamageError, RefusedError, NotFoundError, OSError) as error:
         return (), [Problem("removed-log", f"{path} cannot be read: {error}")]

@@ -125,6 +125,8 @@ def command(
         )
     finally:
         progress.finish()
+    for warning in result.warnings:
+        out.warn(warning)
     out.show(PruneResultView(todo, result))
     out.close()  # the answer stands, also where the exit code says that some of it failed
     raise_for(todo, result)

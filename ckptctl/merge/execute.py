@@ -32,6 +32,7 @@ from ckptctl.restore import State, open_state
 from ckptctl.restore.survey import CheckTask, survey_state
 from ckptctl.running import Runner
 from ckptctl.storage.lock import DirectoryLock, HeldLocks, lock_directories
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 
@@ -179,6 +180,9 @@ def _write(
     storage = plan.storage
     name = os.path.basename(plan.destination)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    trash = os.path.join(os.path.dirname(plan.destination), TRASH_DIRECTORY)
+    if plan.replaces:  # not only once everything is written
+        check_no_link(trash, storage)
     pending = PendingBundle(
         plan.destination,
         len(layout.sizes),
@@ -187,9 +191,7 @@ def _write(
         _provenance(plan),
         like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
         replaces=plan.replaces,
-        trash=os.path.join(
-            os.path.dirname(plan.destination), TRASH_DIRECTORY, f"{name}.{stamp}.{os.getpid()}"
-        ),
+        trash=os.path.join(trash, f"{name}.{stamp}.{os.getpid()}"),
     )
     try:
         return write_state(
@@ -326,11 +328,11 @@ def _remove_leftovers(plan: MergePlan) -> None:
         if info is None:
             continue
         if not info.is_dir:
-            storage.remove(path)
+            storage.remove(path, within=directory)
             continue
         if "_temp_" in name:
             for inner in storage.listdir(path):
-                storage.remove(os.path.join(path, inner.name))
+                storage.remove(os.path.join(path, inner.name), within=directory)
         storage.rmdir(path)
 
 

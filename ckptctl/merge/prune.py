@@ -84,6 +84,8 @@ class PruneResult:
         Directory that everything was moved to, or None.
     seconds
         How long it took.
+    warnings
+        What a user should know.
     """
 
     outcomes: tuple[PruneOutcome, ...] = ()
@@ -92,6 +94,7 @@ class PruneResult:
     damage: tuple[str, ...] = ()
     trash: str | None = None
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> tuple[PruneOutcome, ...]:
@@ -105,6 +108,7 @@ class PruneResult:
             "outcomes": [dict(outcome.__dict__) for outcome in self.outcomes],
             "verified": list(self.verified),
             "damage": list(self.damage),
+            "warnings": list(self.warnings),
         }
 
 
@@ -296,7 +300,13 @@ def execute_prune(
         ]
     freed = sum(item.bytes for item in outcomes if item.outcome == "removed")
     return PruneResult(
-        tuple(outcomes), freed, read, damage, remover.trash, time.monotonic() - began
+        tuple(outcomes),
+        freed,
+        read,
+        damage,
+        remover.trash,
+        time.monotonic() - began,
+        tuple(remover.warnings),
     )
 
 

@@ -162,7 +162,11 @@ def _add_leftover(found: Owned, scan: Scan, leftover: Leftover, storage: Storage
     elif not info.is_dir:
         _add(found, scan, path, ((path, info),), (), None)
     else:
-        inside = _listed(path, storage)
+        try:
+            inside = _listed(path, storage)
+        except RefusedError:  # somebody else's
+            _add(found, scan, path, (), (path,), "it may not be looked into")
+            return
         why = _foreign_inside(path, {os.path.join(path, each.name) for each in inside}, storage)
         # The mark inside says whose the rest is: it goes last.
         inside.sort(key=lambda each: (each.name.startswith(INNER_MARK), each.name))
@@ -175,7 +179,11 @@ def _foreign_inside(path: str, known: set[str], storage: Storage) -> str | None:
     info = storage.stat(path, follow=False)
     if info is not None and info.is_symlink:
         return f"{os.path.basename(path)} is a symbolic link"
-    for each in _listed(path, storage):
+    try:
+        inside = _listed(path, storage)
+    except RefusedError:
+        return f"{os.path.basename(path)} may not be looked into"
+    for each in inside:
         if each.is_dir or os.path.join(path, each.name) not in known:
             return f"{os.path.basename(path)} holds {each.name}, which is no file of ours"
     return None

@@ -18,7 +18,7 @@ from ckptctl.chain import (
     scan_directory,
     split_step,
 )
-from ckptctl.errors import ChangedError
+from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = [
@@ -94,6 +94,8 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
     ------
     ChangedError
         A trainer kept rewriting one of them.
+    RefusedError
+        The increments lie behind a link: their state file belongs to another directory.
     """
     for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
         path = os.path.join(home, "checkpoint")
@@ -102,6 +104,13 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
             state = read_state(path, storage)
             if state is None or relocate_paths(state) == state:
                 break
+            link = storage.stat(home, follow=False)
+            if home != directory and link is not None and link.is_symlink:
+                raise RefusedError(
+                    "nothing is rewritten through a symbolic link",
+                    file=home,
+                    remedy="relocate it where it lies: ckptctl merge --relocate there",
+                )
             _replace(path, relocate_paths(state), info, storage)
         else:
             raise ChangedError("the state file kept changing under us", file=path)

@@ -25,6 +25,8 @@ class FileInfo:
     gid: int
     is_dir: bool
     is_symlink: bool
+    #: Names of the file: removing one of several frees nothing.
+    links: int = 1
 
     @property
     def identity(self) -> tuple[int, int, int, int]:
@@ -104,14 +106,19 @@ class Storage(Protocol):
         And the access control list of the file `source`, if it has one.
         """
 
-    def rename(self, source: str, destination: str) -> None:
-        """Rename within one filesystem, replacing the destination."""
+    def rename(self, source: str, destination: str, *, within: str | None = None) -> None:
+        """Rename within one filesystem, replacing the destination; `within` as for `remove`."""
 
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
 
-    def remove(self, path: str, *, expect: FileInfo | None = None) -> None:
+    def remove(
+        self, path: str, *, within: str | None = None, expect: FileInfo | None = None
+    ) -> None:
         """Remove a file; nothing happens if there is none.
+
+        With `within` raise `RefusedError` unless it lies below that directory, and no link is
+        on the way there, not even one that was put there a moment ago.
 
         With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
         """
@@ -119,8 +126,8 @@ class Storage(Protocol):
     def mkdir(self, path: str, like: FileInfo | None = None) -> None:
         """Create a directory with the attributes of `like`; nothing happens if there is one."""
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; nothing happens if there is none."""
+    def rmdir(self, path: str, *, within: str | None = None) -> None:
+        """Remove an empty directory; nothing happens if there is none. `within` as above."""
 
     def fsync_dir(self, directory: str) -> None:
         """Return when the names in a directory survive a power cut."""

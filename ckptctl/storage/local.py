@@ -201,9 +201,10 @@ class LocalStorage:
         finally:
             os.close(fd)
 
-    def rename(self, source: str, destination: str) -> None:
-        """Rename within one filesystem, replacing the destination."""
-        os.rename(source, destination)
+    def rename(self, source: str, destination: str, *, within: str | None = None) -> None:
+        """Rename within one filesystem, replacing the destination; `within` as for `remove`."""
+        with _below(source, within) as (room, name), _below(destination, within) as (to, new):
+            os.rename(name, new, src_dir_fd=room, dst_dir_fd=to)
 
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
@@ -221,16 +222,20 @@ class LocalStorage:
         else:
             os.unlink(source)
 
-    def remove(self, path: str, *, expect: FileInfo | None = None) -> None:
+    def remove(
+        self, path: str, *, within: str | None = None, expect: FileInfo | None = None
+    ) -> None:
         """Remove a file; nothing happens if there is none.
 
-        With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
+        With `within` raise `RefusedError` unless it lies below that directory, and no link is
+        on the way there, not even one that was put there a moment ago. With `expect`, raise
+        `ChangedError` where it is no longer that one, which then stays.
         """
         if expect is not None:
             remove_expected(path, _temporary(path), expect.identity)
             return
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+        with suppress(FileNotFoundError), _below(path, within) as (room, name):
+            os.unlink(name, dir_fd=room)
 
     def mkdir(self, path: str, like: FileInfo | None = None) -> None:
         """Create a directory with the attributes of `like`; nothing happens if there is one."""
@@ -239,10 +244,10 @@ class LocalStorage:
             if like is not None:
                 self.copy_attributes(path, like)
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; nothing happens if there is none."""
-        with suppress(FileNotFoundError):
-            os.rmdir(path)
+    def rmdir(self, path: str, *, within: str | None = None) -> None:
+        """Remove an empty directory; nothing happens if there is none. `within` as above."""
+        with suppress(FileNotFoundError), _below(path, within) as (room, name):
+            os.rmdir(name, dir_fd=room)
 
     def fsync_dir(self, directory: str) -> None:
         """Return when the names in a directory survive a power cut."""
@@ -269,6 +274,35 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 def _is_nowhere(error: OSError | ValueError) -> bool:
     # ValueError: a NUL in a path from a state file.
     return isinstance(error, ValueError) or error.errno in _NOWHERE
+
+
+@contextmanager
+def _below(path: str, within: str | None) -> Iterator[tuple[int | None, str]]:
+    """Give what a call wants to find a file below a directory without following a link."""
+    if within is None:
+        yield None, path
+        return
+    *rooms, name = os.path.relpath(path, within or ".").split(os.sep)
+    if os.pardir in (*rooms, name):
+        raise RefusedError("lies outside the directory", file=path, expected=f"below {within}")
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    fd = os.open(within or ".", flags)
+    try:
+        for room in rooms:
+            try:
+                inner = os.open(room, flags | os.O_NOFOLLOW, dir_fd=fd)
+            except NotADirectoryError:
+                raise RefusedError(
+                    "a link, or no directory, stands on the way to the file",
+                    file=path,
+                    found=room,
+                    remedy="someone changes the directory while we work on it: look at it first",
+                ) from None
+            os.close(fd)
+            fd = inner
+        yield fd, name
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -299,6 +333,7 @@ def _info(name: str, status: os.stat_result) -> FileInfo:
         gid=status.st_gid,
         is_dir=stat_module.S_ISDIR(status.st_mode),
         is_symlink=stat_module.S_ISLNK(status.st_mode),
+        links=status.st_nlink,
     )
 
 

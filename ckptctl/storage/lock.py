@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ckptctl.errors import ChangedError, LockedError, RefusedError, UsageError
+from ckptctl.errors import ChangedError, LockedError, NoSpaceError, RefusedError, UsageError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.attributes import share
 from ckptctl.storage.lease import acquire_lease
 from ckptctl.storage.mounts import mount_of
-from ckptctl.storage.own import OWN_DIRECTORY, open_own
+from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import MOST_BYTES, Owner
 from ckptctl.storage.register import Register
+from ckptctl.storage.space import is_no_room
 from ckptctl.storage.waiting import Waiting
 
 __all__ = [
@@ -105,9 +106,10 @@ def directory_lock(
 
     On the filesystems of one machine the kernel's lock decides and goes with the process;
     host, PID and start time inside the file are for people. The file is never unlinked: that
-    would let two runs hold two locks of one name. Elsewhere (NFS, FUSE) it is a lease
-    (`ckptctl.storage.lease`), renewed by a thread while it is held. Where there ever was a
-    lease it is taken too, so that an NFS server and its clients keep each other out.
+    would let two runs hold two locks of one name. On a disk that is full, where the file cannot
+    be made, the directory itself is locked: that is when people prune. Elsewhere (NFS, FUSE)
+    it is a lease (`ckptctl.storage.lease`), renewed by a thread while it is held. Where there
+    ever was a lease it is taken too, so that an NFS server and its clients keep each other out.
     `CKPTCTL_LOCK` forces one of the two.
 
     Parameters
@@ -136,8 +138,12 @@ def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
     path = os.path.join(directory, OWN_DIRECTORY, _NAME)
     checks: list[Callable[[], None]] = []
     with ExitStack() as stack:
-        with _refused(path), open_own(directory, make=True) as own:
-            flock, lease = lock_kinds(own)
+        try:
+            with _refused(path), open_own(directory, make=True) as own:
+                flock, lease = lock_kinds(own)
+        except NoSpaceError:
+            with _refused(path), open_directory(directory) as home:
+                flock, lease = lock_kinds(home)
         if flock:
             checks.append(stack.enter_context(_flock(directory, waiting)))
         register = Register(directory)
@@ -155,7 +161,7 @@ def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
 
 
 def lock_kinds(own: int) -> tuple[bool, bool]:
-    """Return whether `.ckptctl`, open as `own`, is to be locked by flock, and by a lease."""
+    """Return whether a directory, open as `own`, is to be locked by flock, and by a lease."""
     asked = os.environ.get(LOCK_VARIABLE, "").strip()
     if asked not in ("", "flock", "lease"):
         raise UsageError(
@@ -172,13 +178,58 @@ def _refused(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
+        kind = NoSpaceError if is_no_room(error) else RefusedError
+        raise kind(f"cannot lock the directory: {error.strerror}", file=path) from None
 
 
 @contextmanager
 def _flock(directory: str, waiting: Waiting) -> Iterator[Callable[[], None]]:
     path = os.path.join(directory, OWN_DIRECTORY, _NAME)
-    fd = _acquire(directory, path, waiting)
+    try:
+        fd = _acquire(directory, path, waiting)
+    except NoSpaceError:
+        with _flock_home(directory, fcntl.LOCK_EX, path, waiting) as check:
+            yield check
+        return
+    with _flock_file(fd, path) as check, _flock_home(directory, fcntl.LOCK_SH, path, waiting):
+        yield check
+
+
+@contextmanager
+def _flock_home(
+    directory: str, how: int, path: str, waiting: Waiting
+) -> Iterator[Callable[[], None]]:
+    """Lock the directory itself: shared, or alone where no file could be made."""
+    with ExitStack() as stack:
+        with _refused(path):
+            home = stack.enter_context(open_directory(directory))
+        _wait_for_home(home, how, path, waiting)
+        try:
+            yield lambda: _check_in_place(home, directory)
+        finally:
+            with suppress(OSError):
+                fcntl.flock(home, fcntl.LOCK_UN)
+
+
+def _wait_for_home(home: int, how: int, path: str, waiting: Waiting) -> None:
+    found = "it began on a full disk, without a lock file"
+    try:
+        while not _try_flock(home, path, how):
+            if not waiting.pause(f"waiting for a ckptctl: {found}"):
+                raise LockedError(
+                    "another ckptctl works on this directory",
+                    file=path,
+                    found=found,
+                    remedy="wait for it, or give --lock-wait a duration",
+                )
+    except RefusedError:
+        if how != fcntl.LOCK_SH:
+            raise
+        # A filesystem that locks no directories: on it nobody works without a file.
+
+
+@contextmanager
+def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
     try:
         # What is also known by another name may be someone's data.
         if os.fstat(fd).st_nlink == 1:
@@ -257,10 +308,10 @@ def _check_regular(status: os.stat_result, path: str) -> None:
         raise RefusedError("cannot lock the directory: the lock is no regular file", file=path)
 
 
-def _try_flock(fd: int, path: str) -> bool:
+def _try_flock(fd: int, path: str, how: int = fcntl.LOCK_EX) -> bool:
     """Take the kernel's lock of an open file; return whether it was free."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -1,4 +1,7 @@
-"""`.ckptctl`, what ckptctl keeps of its own in a checkpoint directory, entered by no link."""
+"""What ckptctl keeps of its own beside checkpoints, reached by no link.
+
+We write there, and believe what it says; a link in its place leads to what someone else chose.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ckptctl.errors import RefusedError
 from ckptctl.storage.attributes import make_shared
+from ckptctl.storage.base import Storage
 
-__all__ = ["OWN_DIRECTORY", "open_directory", "open_own"]
+__all__ = ["OWN_DIRECTORY", "check_no_link", "open_directory", "open_own"]
 
 #: What ckptctl keeps of its own in a checkpoint directory.
 OWN_DIRECTORY = ".ckptctl"
+
+
+def check_no_link(path: str, storage: Storage) -> None:
+    """Raise `RefusedError` if a symbolic link stands at `path`."""
+    info = storage.stat(path, follow=False)
+    if info is not None and info.is_symlink:
+        raise RefusedError(
+            "a symbolic link stands where ckptctl keeps its own",
+            file=path,
+            remedy="see where it leads, and remove the link",
+        )
 
 
 @contextmanager
