@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -139,6 +140,18 @@ def test_a_lock_of_the_kernel_is_its_holders(run, tmp_path: Path, untouched) -> 
         assert f"found: process {first.process.pid} on" in done.stderr
         assert "the kernel releases the lock with it" in done.stderr
         assert first.check() == "ours"
+
+
+def test_a_run_that_began_on_a_full_disk_is_seen(run, tmp_path: Path, untouched) -> None:
+    """Its lock is that of the directory itself."""
+    home = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(home, fcntl.LOCK_EX)
+    with untouched(tmp_path):
+        done = run("unlock", tmp_path)
+    assert done.returncode == 11
+    assert "found: a ckptctl: it began on a full disk" in done.stderr
+    os.close(home)
+    assert run("unlock", tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("name", [".ckptctl", ".ckptctl/lock", ".ckptctl/lease"])
