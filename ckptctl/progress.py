@@ -71,6 +71,10 @@ class Deadline(Progress):
         self.check()
         self._inner.advance(done)
 
+    def warn(self, message: str) -> None:
+        """Pass it on: what is to be known is never late."""
+        self._inner.warn(message)
+
     def finish(self) -> None:
         """End the operation."""
         self._inner.finish()

@@ -20,7 +20,7 @@ from typing import Any
 from ckptctl.bundle.data import shard_path
 from ckptctl.bundle.reader import index_path
 from ckptctl.bundle.table import IndexTable
-from ckptctl.errors import ChangedError
+from ckptctl.errors import ChangedError, CkptctlError
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
@@ -30,6 +30,7 @@ MARK_SUFFIX = ".ckptctl.json"
 #: The mark inside a temporary, where an older bundle stands at the prefix.
 INNER_MARK = "ckptctl.json"
 
+_MAX_MARK_BYTES = 64 << 20
 #: What a mark says beside the names of files: JSON.
 Mark = Mapping[str, Any]
 
@@ -216,8 +217,8 @@ class PendingBundle:
 
     def _make_directory(self, path: str) -> None:
         if self.storage.stat(path, follow=False) is None:
+            self._directories.append(path)  # first: it may be made and not get its owner
             self.storage.mkdir(path, self._home())
-            self._directories.append(path)
 
     def _place(self, path: str, final: str) -> None:
         self._placed.append((final, self.storage.stat(path, follow=False)))
@@ -237,9 +238,17 @@ class PendingBundle:
                 storage.rmdir(directory)
         self._remove_temporary()
         if self._marked:
-            storage.remove(self.prefix + MARK_SUFFIX)
+            self._remove_mark()
             self._marked = False
         self._move_back()
+
+    def _remove_mark(self) -> None:
+        """Remove our mark, not that of a run that took our lease over and began anew."""
+        path = self.prefix + MARK_SUFFIX
+        with suppress(CkptctlError, ValueError, KeyError, TypeError):
+            facts = json.loads(self.storage.read_small(path, _MAX_MARK_BYTES))
+            if facts["temporary"] == os.path.basename(self.temporary):
+                self.storage.remove(path)
 
     def _move_back(self) -> None:
         storage = self.storage

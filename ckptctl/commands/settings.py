@@ -144,6 +144,8 @@ def settings_of(context: click.Context, file: SettingsFile | None) -> dict[str, 
     for param in context.command.params:
         name, key = param.name or "", key_of(param)
         origin = _ORIGINS.get(context.get_parameter_source(name) or ParameterSource.DEFAULT)
+        if context.params.get(name) == ():  # which click 8.1 takes for given
+            origin = None
         if origin is None and file is not None and key in file.values:
             text = file.values[key]
             value = _converted(context, param, text, file.path)
@@ -163,7 +165,7 @@ def _without_file(context: click.Context, param: click.Parameter, origin: Origin
     elif isinstance(value, bool):
         text = value
     elif isinstance(value, (list, tuple)):
-        text = [str(each) for each in value] if written is None else written.split()
+        text = [str(each) for each in value]
     elif origin == "default":
         text = str(param.default)
     else:

@@ -257,7 +257,7 @@ def _from_home(path: str, value: Text) -> Text:
 
 
 def _unknown(kind: str, name: str, where: str, known: list[str], path: str) -> NoReturn:
-    near = get_close_matches(name.replace("_", "-"), known, n=1)
+    near = get_close_matches(name, known, n=1)
     raise UsageError(
         f"there is no {kind} {name!r}{where}",
         file=path,

@@ -293,7 +293,7 @@ def run_compact(
     if storage.stat(directory) is None:  # before `.ckptctl` is made in it
         raise NotFoundError("no such directory", file=directory)
     options = options or CompactOptions()
-    with directory_lock(os.path.realpath(directory), lock_wait_s) as lock:
+    with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
         if known is not None:
@@ -333,6 +333,7 @@ def _execute(
     unsettled = find_unsettled(chains, storage)
     if unsettled:
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
+        lock.check()
         settle(directory, unsettled, chains, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:

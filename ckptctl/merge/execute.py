@@ -118,11 +118,12 @@ def execute_merge(
     outcome = Outcome()
     try:
         held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
-        with held as locks, _sources(plan):
+        with held as locks, _sources(plan, locks):
             locks.check()
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
-                return _nothing_done(plan, _update_state(plan, outcome, writer_wait_s, progress))
+                listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
+                return _nothing_done(plan, listed)
             _check_still_so(plan)
             state = open_state(
                 plan.base.prefix,
@@ -136,8 +137,7 @@ def execute_merge(
                 state.close()
             if plan.verify:  # so that `prune` need not read it once more
                 remember_verified(plan.destination, plan.storage)
-            locks.check()
-            listed = _update_state(plan, outcome, writer_wait_s, progress)
+            listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
     finally:
         progress.finish()
     return MergeResult(
@@ -254,11 +254,12 @@ def _source_facts(plan: MergePlan, source: Source) -> dict[str, Any]:
 
 
 @contextmanager
-def _sources(plan: MergePlan) -> Iterator[None]:
+def _sources(plan: MergePlan, locks: HeldLocks) -> Iterator[None]:
     """Tell a file that vanished under us from one that was never there."""
     try:
         yield
-    except (MissingShardError, NotFoundError):
+    except (MissingShardError, NotFoundError, OSError):
+        locks.check()  # whoever took our lease removes what we wrote
         _check_sources(plan)
         raise
 
@@ -362,16 +363,20 @@ def _saved_s(plan: MergePlan) -> float:
     return max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
 
 
-def _update_state(plan: MergePlan, outcome: Outcome, wait_s: float, progress: Progress) -> bool:
+def _update_state(
+    plan: MergePlan, outcome: Outcome, locks: HeldLocks, wait_s: float, progress: Progress
+) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     if plan.relocate:
         wait_for_writer(plan.directory, wait_s, progress=progress, storage=plan.storage)
+        locks.check()
         relocate_state_files(plan.directory, plan.storage)
     if not plan.update_state:
         return False
     # What a Saver does when its save ends is to rewrite the state file without the new full.
     remedy = "the new full is complete; run the merge again to list it, or with --writer-wait"
     wait_for_writer(directory, wait_s, progress=progress, storage=plan.storage, remedy=remedy)
+    locks.check()
     when = _saved_s(plan)
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -229,25 +230,30 @@ class Lease:
                 raise self._lost.with_traceback(None)
 
     def _renew(self) -> None:
-        if self._change(Seen(self._seen.token, self._seen.count + 1)):
-            self._renewed = time.monotonic()
-            with suppress(OSError):  # the name has changed, and that is what counts
-                self._register.touch_note(self._seen.token, self._owner)
-        else:
+        if not self._go(lambda seen: Seen(seen.token, seen.count + 1)):
             self._lost = self._find_out()
+            return
+        self._renewed = time.monotonic()
+        with suppress(OSError):  # the name has changed, and that is what counts
+            self._register.touch_note(self._seen.token, self._owner)
 
-    def _change(self, after: Seen) -> bool:
-        """Go from our state to another, also if a change that failed was done all the same."""
-        token = self._seen.token
-        done = self._register.change(self._seen, after)
-        if not done:
-            with suppress(RefusedError):
+    def _go(self, to: Callable[[Seen], Seen]) -> bool:
+        """Go from our state to another; return False if it is no longer ours."""
+        try:
+            after = to(self._seen)
+            if not self._register.change(self._seen, after):
                 now = self._register.look()
-                if now.token == token and now != self._seen:
-                    done = self._register.change(now, after)
-        if done:
-            self._seen = after if after.token else self._seen
-        return done
+                if now.token != self._seen.token:
+                    return False
+                # Ours: a change that failed was done all the same. The count never falls, so
+                # that what a waiter saw of it never comes back.
+                self._seen, after = now, to(now)
+                if not self._register.change(now, after):
+                    return False
+        except (FileNotFoundError, NotADirectoryError, RefusedError):
+            return False
+        self._seen = after if after.token else self._seen
+        return True
 
     def _find_out(self) -> CkptctlError:
         path = self._register.path
@@ -296,7 +302,7 @@ class Lease:
         with self._mutex:
             if self._lost is None:
                 with suppress(OSError):
-                    self._change(Seen())
+                    self._go(lambda _: Seen())
             self._register.remove_note(self._seen.token)
         self._thread.join()
 

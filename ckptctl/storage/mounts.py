@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Mount", "mount_of"]
+__all__ = ["Mount", "find_mount", "mount_of"]
 
 #: Filesystems of one machine: the kernel that keeps their locks is the only one that writes.
 #: Whatever is not named here is seen by several machines, or may be: NFS (locks that a mount
@@ -48,14 +49,20 @@ def mount_of(fd: int) -> Mount:
         with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as facts:
             numbers = [line.split()[1] for line in facts if line.startswith("mnt_id:")]
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            found = [fields for line in mounts if (fields := line.split(" "))[0] in numbers]
+            return find_mount(mounts, numbers[0])
     except (OSError, IndexError):
         return Mount()
-    if not found:
-        return Mount()
-    # Behind optional fields and a dash: type, source, options of the filesystem.
-    fields = found[0]
-    dash = fields.index("-", 6) if "-" in fields[6:] else len(fields)
-    rest = [*fields[dash + 1 :], "", "", ""]
-    options = frozenset((fields[5] + "," + rest[2].strip()).split(","))
-    return Mount(rest[0], options)
+
+
+def find_mount(mounts: Iterable[str], number: str) -> Mount:
+    """Return the mount of a number among the lines of `/proc/self/mountinfo`.
+
+    proc(5): number, parent, device, root, place, options, any number of optional fields, a
+    dash, type, source, options of the filesystem.
+    """
+    for line in mounts:
+        before, _, after = line.rstrip("\n").partition(" - ")
+        place, rest = before.split(" "), after.split(" ")
+        if place[0] == number and len(place) > 5 and len(rest) > 2:
+            return Mount(rest[0], frozenset([*place[5].split(","), *rest[2].split(",")]))
+    return Mount()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
+from ckptctl.storage.attributes import share
 from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import MOST_BYTES, Owner
 
@@ -91,6 +92,7 @@ class Register:
             os.mkdir(pending, dir_fd=own)
             try:
                 with open_directory(pending, own) as fd:
+                    share(fd, self.directory)  # a rename needs no more than its directory
                     os.close(os.open(_FREE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=fd))
                 os.rename(pending, _NAME, src_dir_fd=own, dst_dir_fd=own)
             except OSError as error:
@@ -175,6 +177,7 @@ class Register:
             with self.open() as fd:
                 file = os.open(f"{token}.json", flags, 0o666, dir_fd=fd)
             try:
+                share(file, self.directory)  # whoever may take a lease may know whose it is
                 os.write(file, owner.note())
                 os.fsync(file)  # the mtime is then the server's
             finally:

@@ -17,6 +17,9 @@ from ckptctl.chain import find_chains, scan_directory
 from ckptctl.commands.main import main
 from ckptctl.storage.lock import directory_lock
 from tests.oracle.chain import flip
+from tests.rooms import tmp_path
+
+__all__ = ["tmp_path"]  # in memory: every merge fsyncs a dozen times
 
 
 @pytest.fixture

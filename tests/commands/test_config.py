@@ -133,6 +133,11 @@ def test_paths_in_a_named_file_count_from_the_file(write, shown, tmp_path: Path)
     assert found["metrics"][0] == str(tmp_path / "etc" / "c.prom")
 
 
+def test_a_list_of_no_directories_is_not_the_current_one(write, refused) -> None:
+    named = write("[compact]\ndirectories = []\n", "mine.toml")
+    assert "names none" in refused("--config", named)
+
+
 def test_text_says_the_same(run, write, tmp_path: Path) -> None:
     path = write('[compact]\nkeep-step = [100, 120]\nmin-interval = "6h"\nadd-new = true\n')
     env = {"CKPTCTL_COMPACT_MIN_BYTES": "5MB"}

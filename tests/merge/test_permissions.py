@@ -16,9 +16,11 @@ import pytest
 
 from ckptctl.merge.policy import KeepLast
 from ckptctl.storage import LOCAL
+from ckptctl.storage.lock import directory_lock
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, here, points, prune
 from tests.oracle.chain import Chain, changes, increment
+from tests.storage.leases import Loud, room
 
 TRAINER, SERVING, GROUP = 61234, 61235, 65678
 
@@ -155,3 +157,34 @@ def test_attributes_do_not_follow_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         LOCAL.copy_attributes(str(link), like)
     assert attributes(target)[2] == 0o600
+
+
+def test_users_of_a_group_take_one_lease_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the last one that of root, which was killed with it."""
+    monkeypatch.setenv("CKPTCTL_LOCK", "lease")
+    tmp_path.chmod(0o755)
+    chain = owned(small_chain(tmp_path))
+    heard = Loud()
+
+    def take() -> None:
+        with directory_lock(str(chain.directory), 0.0, heard) as lock:
+            lock.check()
+
+    def die() -> None:
+        with directory_lock(str(chain.directory)):
+            os._exit(0)
+
+    for user in (0, SERVING, TRAINER):
+        as_user(user, take, mask=0o077)
+        assert os.listdir(room(chain.directory)) == ["free"]
+    as_user(0, die, mask=0o077)
+
+    def take_over() -> None:
+        take()
+        assert "took over the lease of process" in heard.heard[0]
+        assert os.uname().nodename in heard.heard[0]
+
+    as_user(SERVING, take_over)
+    assert os.listdir(room(chain.directory)) == ["free"]
