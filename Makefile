@@ -50,6 +50,7 @@ demo: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m bench.run --keep $(BENCH)
 	@$(BIN)/python -m bench.questions $(BENCH)
+	@$(BIN)/python -m bench.cron $(BENCH_CRON)
 	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
 
 golden: $(READY)

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from ckptctl.inspect.verify import execute_verify, plan_verify
     from ckptctl.inspect.view import open_view
     from ckptctl.merge import (
+        CompactOptions,
+        Gate,
         Policy,
         PruneOptions,
         execute_merge,
         execute_prune,
+        plan_compact,
         plan_merge,
         plan_prune,
+        run_compact,
     )
     from ckptctl.restore import RestoreOptions
 
@@ -36,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleReader",
     "BundleWriter",
+    "CompactOptions",
+    "Gate",
     "Policy",
     "PruneOptions",
     "RestoreOptions",
@@ -51,11 +57,13 @@ __all__ = [
     "history",
     "look_up",
     "open_view",
+    "plan_compact",
     "plan_export",
     "plan_merge",
     "plan_prune",
     "plan_verify",
     "read_state",
+    "run_compact",
     "scan_directory",
     "show",
 ]
@@ -63,6 +71,8 @@ __all__ = [
 _ROOMS = {
     "BundleReader": "bundle",
     "BundleWriter": "bundle",
+    "CompactOptions": "merge",
+    "Gate": "merge",
     "Policy": "merge",
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
@@ -76,11 +86,13 @@ _ROOMS = {
     "history": "inspect.history",
     "look_up": "inspect.lookup",
     "open_view": "inspect.view",
+    "plan_compact": "merge",
     "plan_export": "inspect.export",
     "plan_merge": "merge",
     "plan_prune": "merge",
     "plan_verify": "inspect.verify",
     "read_state": "bundle",
+    "run_compact": "merge",
     "scan_directory": "chain",
     "show": "inspect.show",
 }

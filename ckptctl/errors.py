@@ -6,6 +6,7 @@
     |-- UsageError                  2   an option or argument that cannot be meant
     |   `-- DependencyError             an optional package is not installed
     |-- PartialFailure              3   finished, but some items failed or were skipped
+    |   `-- TimeUpError                 stopped at --max-duration; nothing is half done
     |-- DamageError                 4   bytes that contradict themselves
     |   |-- FooterError                 an index too short for its footer
     |   |-- MagicError                  an index whose magic number is wrong
@@ -69,6 +70,7 @@ __all__ = [
     "StringTensorError",
     "TableError",
     "TensorChecksumError",
+    "TimeUpError",
     "UnprovenError",
     "UsageError",
 ]
@@ -158,6 +160,10 @@ class PartialFailure(CkptctlError):
     """Raised when the work was finished but some items failed or were skipped."""
 
     exit_code = 3
+
+
+class TimeUpError(PartialFailure):
+    """Raised when the time that was given is over; nothing is left half done."""
 
 
 class DamageError(CkptctlError):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["NO_PROGRESS", "Progress"]
+import time
+
+from ckptctl.errors import TimeUpError
+
+__all__ = ["NO_PROGRESS", "Deadline", "Progress"]
 
 
 class Progress:
@@ -22,3 +26,48 @@ class Progress:
 
 
 NO_PROGRESS = Progress()
+
+
+class Deadline(Progress):
+    """Stops an operation when its time is up, and passes on what it is told until then.
+
+    Whatever reports progress can be given up at any moment: it removes what it wrote.
+
+    Parameters
+    ----------
+    seconds
+        How long it may take.
+    inner
+        Who else is told.
+    began
+        When its time began, of `time.monotonic`; default: now.
+    """
+
+    def __init__(
+        self, seconds: float, inner: Progress = NO_PROGRESS, began: float | None = None
+    ) -> None:
+        self._seconds = seconds
+        self._until = (time.monotonic() if began is None else began) + seconds
+        self._inner = inner
+
+    def check(self) -> None:
+        """Raise `TimeUpError` when the time is up."""
+        if time.monotonic() >= self._until:
+            raise TimeUpError(
+                f"stopped: {self._seconds:g} seconds were given, and they are over",
+                remedy="nothing is half done: the next run begins again; give it more time",
+            )
+
+    def start(self, phase: str, total: int | None = None) -> None:
+        """Begin a phase; raise `TimeUpError` when the time is up."""
+        self.check()
+        self._inner.start(phase, total)
+
+    def advance(self, done: int) -> None:
+        """Add bytes; raise `TimeUpError` when the time is up."""
+        self.check()
+        self._inner.advance(done)
+
+    def finish(self) -> None:
+        """End the operation."""
+        self._inner.finish()

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from ckptctl.chain.model import Checkpoint, Scan
 
-__all__ = ["ProvenPairs", "VerifiedFulls", "note", "remember"]
+__all__ = ["ProvenPairs", "VerifiedFulls", "cache_path", "note", "remember"]
 
 
 class ProvenPairs:
@@ -55,16 +55,21 @@ def note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
     for checkpoint in checkpoints:
         files = (checkpoint.index, *checkpoint.shards)
         facts.append([(info.name, info.identity) for info in files])
+    return cache_path(room, facts)
+
+
+def cache_path(room: str, facts: object) -> str:
+    """Return the path of the file of a room that is about these facts, known by their `repr`."""
     token = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "ckptctl", room, token)
 
 
-def remember(path: str) -> None:
-    """Make an empty file whose time is now; a cache that cannot be written is no error."""
+def remember(path: str, data: bytes = b"") -> None:
+    """Write a file whose time is now; a cache that cannot be written is no error."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb"):
-            pass
+        with open(path, "wb") as file:
+            file.write(data)
     except OSError:
         return

@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "merge": "Write a full and its increments as a new full.",
     "prune": "Remove increments and temporaries that are no longer needed.",
     "verify": "Check that a directory is whole and makes sense.",
+    "compact": "Merge and prune in one go, for cron.",
     "export": "Write a state or some tables as Parquet, npz or safetensors.",
     "completion": "Print the completion script of a shell.",
 }

@@ -20,6 +20,7 @@ __all__ = [
     "EXIT_CODES",
     "assume_order",
     "bwlimit",
+    "directories",
     "directory",
     "directory_option",
     "dry_run",
@@ -27,8 +28,10 @@ __all__ = [
     "html",
     "jobs",
     "lock_wait",
+    "min_age",
     "output",
     "policy",
+    "relocate",
     "state",
 ]
 
@@ -87,6 +90,26 @@ def _with_directory_parameters(function: Callback) -> Callback:
         function
     )
     return _directory_option(function)
+
+
+def directories(function: Callback) -> Callback:
+    """Add `[DIR]...` and `-C/--dir DIR`; the command receives `directories`, at least one."""
+
+    @functools.wraps(function)
+    def chosen(*, dir: str | None, directories: tuple[str, ...], **values: object) -> None:  # noqa: A002 (click's name)
+        source = click.get_current_context().get_parameter_source("dir")
+        if directories and dir is not None and source is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"directories are given twice: {directories[0]!r} and -C {dir!r}",
+                remedy="leave one of them out",
+            )
+        if dir == "" or "" in directories:
+            raise UsageError("the name of the directory is empty")
+        function(directories=directories or (directory_named(dir),), **values)
+
+    return _directory_option(
+        click.argument("directories", metavar="[DIR]...", nargs=-1, type=DIRECTORY)(chosen)
+    )
 
 
 def _directory_option(function: Callback) -> Callback:
@@ -157,6 +180,16 @@ lock_wait = click.option(
     metavar="D",
     type=DURATION,
     help="Wait so long for another ckptctl to release the directory; default: do not wait.",
+)
+min_age = click.option(
+    "--min-age",
+    metavar="D",
+    type=DURATION,
+    default="10m",
+    help="Keep what is younger, since a trainer may be writing it; default: 10m.",
+)
+relocate = click.option(
+    "--relocate", is_flag=True, help="In a copied directory: make paths in state files relative."
 )
 dry_run = click.option(
     "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."

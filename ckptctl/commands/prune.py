@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from ckptctl.commands import options
-from ckptctl.commands.params import DURATION
-from ckptctl.errors import DamageError, PartialFailure, RefusedError, UsageError
-from ckptctl.output import Column, Output, Page
+from ckptctl.commands.prune_views import PrunePlanView, PruneResultView, raise_for
+from ckptctl.errors import RefusedError, UsageError
+from ckptctl.output import Output
 from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
-    from ckptctl.merge import PrunePlan, PruneResult
+    from ckptctl.merge import PrunePlan
 
 __all__ = ["command"]
 
@@ -34,19 +32,11 @@ __all__ = ["command"]
     is_flag=True,
     help="Also incomplete checkpoints, data without an index, and any other temporaries.",
 )
-@click.option(
-    "--min-age",
-    metavar="D",
-    type=DURATION,
-    default="10m",
-    help="Keep what is younger, since a trainer may be writing it; default: 10m.",
-)
+@options.min_age
 @click.option(
     "--trash", is_flag=True, help="Move everything to .ckptctl-trash/ instead of removing it."
 )
-@click.option(
-    "--relocate", is_flag=True, help="In a copied directory: make paths in state files relative."
-)
+@options.relocate
 @options.assume_order
 @click.option(
     "--save-plan",
@@ -113,7 +103,7 @@ def command(
         finally:
             planning.finish()
     stop = dry_run or save_plan is not None
-    out.show(_PlanView(todo, stop))
+    out.show(PrunePlanView(todo, stop))
     for warning in (*todo.warnings, *todo.damage):
         out.warn(warning)
     if save_plan is not None:
@@ -132,9 +122,9 @@ def command(
         )
     finally:
         progress.finish()
-    out.show(_ResultView(todo, result))
+    out.show(PruneResultView(todo, result))
     out.close()  # the answer stands, also where the exit code says that some of it failed
-    _raise(todo, result)
+    raise_for(todo, result)
 
 
 def _refuse_options() -> None:
@@ -161,84 +151,3 @@ def _ask(plan: PrunePlan) -> None:
         )
     if not click.confirm(f"Remove {what} for good?", err=True):
         raise RefusedError("not confirmed: nothing was removed", file=plan.directory)
-
-
-def _raise(plan: PrunePlan, result: PruneResult) -> None:
-    damage = (*plan.damage, *result.damage)
-    if damage:
-        raise DamageError(
-            damage[0].partition("\n")[0],
-            file=plan.directory,
-            found=f"{fmt.some(len(result.skipped), 'item')} kept for it",
-            remedy="restore the file, or use another step: ckptctl ls shows what there is",
-        )
-    if result.skipped:
-        first = result.skipped[0]
-        raise PartialFailure(
-            f"{fmt.some(len(result.skipped), 'item')} kept: {first.name}: {first.reason}",
-            file=plan.directory,
-            remedy="run it again",
-        )
-
-
-@dataclass(frozen=True)
-class _PlanView:
-    plan: PrunePlan
-    would: bool
-
-    def document(self) -> Mapping[str, object]:
-        return {"dry_run": self.would, **self.plan.to_json()}
-
-    def text(self, page: Page) -> None:
-        plan = self.plan
-        columns = (
-            Column("kind", width=9),
-            Column("step", "number"),
-            Column("status", width=10),
-            Column("bytes", "bytes"),
-            Column("action", width=12),
-            Column("name", "name"),
-            Column("because", "text"),
-        )
-        verb = "would remove" if self.would else "remove"
-        with page.table(columns) as rows:
-            for item in plan.items:
-                name = item.name if page.terminal else item.path
-                action = verb if item.remove else "keep"
-                style = {4: "red" if item.remove else "green"}
-                facts = (item.kind, item.step, item.status, item.bytes, action, name)
-                rows.add(*facts, item.reason, styles=style)
-        page.gap()
-        for prefix in plan.verify:
-            name = os.path.basename(prefix) if page.terminal else prefix
-            page.line("would verify" if self.would else "verify", fmt.escape(name), _WHY)
-        if not plan.removed:
-            page.line("nothing to remove", fmt.escape(plan.directory))
-        else:
-            size = fmt.bytes_(plan.bytes_to_free) if page.terminal else str(plan.bytes_to_free)
-            page.line(verb, fmt.some(len(plan.removed), "item"), size, style="bold")
-
-
-_WHY = "all of it is read before anything goes that it stands in for"
-
-
-@dataclass(frozen=True)
-class _ResultView:
-    plan: PrunePlan
-    result: PruneResult
-
-    def document(self) -> Mapping[str, object]:
-        return {"result": self.result.to_json()}
-
-    def text(self, page: Page) -> None:
-        result = self.result
-        for outcome in result.outcomes:
-            if outcome.outcome not in ("removed", "trashed"):
-                page.line(outcome.outcome, fmt.escape(outcome.name), outcome.reason)
-        size = fmt.bytes_(result.bytes_freed) if page.terminal else str(result.bytes_freed)
-        page.line("freed", size, style="bold green")
-        if result.trash is not None:
-            trash, home = shlex.quote(result.trash), shlex.quote(self.plan.directory)
-            page.line("trash", fmt.escape(result.trash))
-            page.line("to empty it", f"rm -r {fmt.escape(trash)}")
-            page.line("to restore it", f"cp -aln {fmt.escape(trash)}/. {fmt.escape(home)}/")

@@ -16,7 +16,14 @@ from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 
-__all__ = ["Found", "choose_destination", "look_at_destination", "own_files", "own_temporaries"]
+__all__ = [
+    "Found",
+    "choose_destination",
+    "look_at_destination",
+    "own_files",
+    "own_temporaries",
+    "read_mark",
+]
 
 _MAX_MARK_BYTES = 64 << 20
 
@@ -78,7 +85,7 @@ def look_at_destination(
             "the output's directory does not exist", file=directory, remedy="make it first"
         ) from None
     own = grouped.names.get(name) or FileGroup(name)
-    mark = _read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
+    mark = read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
     inner = _own_temporaries(directory, name, grouped, mark, storage)
     files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
     if own.index is not None:
@@ -124,7 +131,7 @@ def look_at_destination(
 def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
     """Return the names of the temporaries that merges to `prefix` left behind."""
     directory, name = os.path.split(prefix)
-    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    mark = read_mark(prefix + MARK_SUFFIX, storage)
     grouped = group_files(storage.listdir(directory or "."))
     return tuple(_own_temporaries(directory, name, grouped, mark, storage))
 
@@ -135,7 +142,7 @@ def own_files(prefix: str, storage: Storage) -> frozenset[str]:
     For a name without an index: what a killed merge had renamed by then, known by size and
     mtime, or the mark alone that is left of a merged full which someone else deleted.
     """
-    mark = _read_mark(prefix + MARK_SUFFIX, storage)
+    mark = read_mark(prefix + MARK_SUFFIX, storage)
     if not str(mark.get("schema")).startswith("ckptctl.merged/"):
         return frozenset()
     found = {prefix + MARK_SUFFIX}
@@ -163,7 +170,7 @@ def _own_temporaries(
             path = os.path.join(directory, info.name)
             marked = any(each.name.startswith(INNER_MARK) for each in storage.listdir(path))
             if marked or mark.get("temporary") == info.name:
-                found[info.name] = _read_mark(os.path.join(path, INNER_MARK), storage)
+                found[info.name] = read_mark(os.path.join(path, INNER_MARK), storage)
     return found
 
 
@@ -172,7 +179,7 @@ def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileI
     return {os.path.join(info.name, each.name): each for each in entries}
 
 
-def _read_mark(path: str, storage: Storage) -> dict[str, Any]:
+def read_mark(path: str, storage: Storage) -> dict[str, Any]:
     """Return a mark, or {} where there is none that could be one of ours."""
     try:
         facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))

@@ -212,6 +212,10 @@ def _provenance(plan: MergePlan) -> dict[str, Any]:
         "base": _source_facts(plan, plan.base),
         "increments": [_source_facts(plan, source) for source in plan.increments],
         "options": plan.overrides,
+        # What a trainer's Saver drops from the state file later is put back (`settle`).
+        "listed": plan.update_state,
+        # Seconds since 1970: the files are of today, what they hold is not.
+        "saved": _saved_s(plan),
     }
 
 
@@ -332,14 +336,19 @@ def _side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
     return found
 
 
+def _saved_s(plan: MergePlan) -> float:
+    """Return when the newest source was saved, in seconds since 1970."""
+    last = plan.increments[-1] if plan.increments else plan.base
+    return max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
+
+
 def _update_state(plan: MergePlan, outcome: Outcome) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     if plan.relocate:
         relocate_state_files(plan.directory, plan.storage)
     if not plan.update_state:
         return False
-    last = plan.increments[-1] if plan.increments else plan.base
-    when = max(info.mtime_ns for path, info in last.files if path.endswith(".index")) / 1e9
+    when = _saved_s(plan)
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order
     listed = update_state_file(directory, name, when, plan.storage, order)

@@ -177,7 +177,7 @@ def _plan(
         untouchable,
         own_leftovers(scan, found.files, storage),
         newest_sound(chains, storage),
-        save_times(chains),
+        save_times(chains, storage),
     )
     verdicts = judge(chains, look)
     checkpoints = (*scan.fulls, *scan.increments, *scan.others)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from ckptctl.bundle.commit import INNER_MARK
+from ckptctl.bundle.commit import INNER_MARK, MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Leftover, ProvenPairs, Scan, find_chains
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UnprovenError
-from ckptctl.merge.destination import own_files, own_temporaries
+from ckptctl.merge.destination import own_files, own_temporaries, read_mark
 from ckptctl.merge.prune_plan import PruneFile
 from ckptctl.merge.removed_log import read_identities
 from ckptctl.progress import Progress
@@ -223,11 +223,11 @@ def own_leftovers(
 # --- times, and all of it in one number ------------------------------------------------
 
 
-def save_times(chains: Chains) -> Callable[[Checkpoint], float | None]:
+def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float | None]:
     """Return a function that says when a checkpoint was saved, in seconds since 1970.
 
-    The state file says so where it keeps times; else mtimes, where they are not those of a
-    copy; else nothing does.
+    The state file says so where it keeps times; of what ckptctl merged its mark says when the
+    newest source was saved; else mtimes, where they are not those of a copy; else nothing does.
     """
     scan = chains.scan
     usable = (
@@ -245,6 +245,13 @@ def save_times(chains: Chains) -> Callable[[Checkpoint], float | None]:
 
     def when(checkpoint: Checkpoint) -> float | None:
         stamp = stamps.get((checkpoint.kind, checkpoint.name))
+        if stamp is None and checkpoint.merged is not None:
+            saved = read_mark(checkpoint.prefix + MARK_SUFFIX, storage).get("saved")
+            stamp = (
+                saved
+                if isinstance(saved, float) and 0 < saved <= checkpoint.mtime_ns / 1e9
+                else None
+            )
         return stamp if stamp is not None else checkpoint.mtime_ns / 1e9 if usable else None
 
     return when

@@ -1,0 +1,229 @@
+"""`ckptctl compact`: merges and prunes in one go, for cron."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptctl.commands import options
+from ckptctl.commands.compact_views import (
+    CompactPlanView,
+    CompactResultView,
+    Done,
+    FailureView,
+    ReportView,
+)
+from ckptctl.commands.params import DURATION, SIZE
+from ckptctl.errors import CkptctlError, DamageError, PartialFailure, RefusedError
+from ckptctl.output import Output
+from ckptctl.output import format as fmt
+from ckptctl.progress import Deadline, Progress
+
+if TYPE_CHECKING:
+    from ckptctl.merge import CompactOptions, CompactPlan
+    from ckptctl.restore import RestoreOptions
+
+__all__ = ["command"]
+
+
+@click.command("compact", epilog=options.epilog(3, 4, 10, 11, 12))
+@options.directories
+@options.state
+@options.policy
+@click.option(
+    "--min-increments",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Merge only once so many increments lie above the newest full; default: 1.",
+)
+@click.option(
+    "--min-bytes", metavar="SIZE", type=SIZE, help="Merge only once these have so many bytes."
+)
+@click.option(
+    "--min-ratio",
+    metavar="R",
+    type=click.FloatRange(min=0),
+    help="Merge only once their bytes are R of those of the newest full, such as 0.2.",
+)
+@click.option(
+    "--min-interval", metavar="D", type=DURATION, help="Merge only D after the last merge."
+)
+@options.min_age
+@options.relocate
+@options.lock_wait
+@click.option(
+    "--max-duration",
+    metavar="D",
+    type=DURATION,
+    help="Stop after D; what was not finished is removed, and the next run begins it again.",
+)
+@click.option(
+    "--nice",
+    metavar="N",
+    type=click.IntRange(0, 19),
+    help="Run at a lower priority, from 0 to 19, beside a parameter server.",
+)
+@options.jobs
+@options.bwlimit
+@options.dry_run
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Do it without a question; off a terminal, what cannot be had back needs it.",
+)
+@options.output
+def command(
+    directories: tuple[str, ...],
+    out: Output,
+    nice: int | None,
+    max_duration: float | None,
+    dry_run: bool,
+    **given: Any,
+) -> None:
+    """Merge and prune in one go, for cron.
+
+    Under one lock: looks whether a merge is worth it (every --min that is given has to be
+    reached), merges to the newest restore point, checks what it reads and reads the result
+    back, updates the state file, and prunes as `ckptctl prune` does: by default only what a
+    newer full covers and is older than --min-age; old fulls go by keep rules alone, so
+    without one every merge leaves a full more. Nothing to do is one line and exit code 0.
+
+    Killed at any point nothing is lost, and the next run finishes or cleans up. Several
+    directories are done one after the other; one that fails does not stop the others.
+
+    \b
+    Example:
+      ckptctl compact /models/ctr --keep-last 3 --dry-run
+      ckptctl compact /models/ctr /models/cvr --min-ratio 0.2 --keep-last 3 --yes
+    """  # noqa: D301 (click leaves lines after this mark as they are)
+    if nice:
+        os.nice(nice)
+    began = time.monotonic()
+
+    def watched() -> Progress:
+        progress = out.progress()
+        return progress if max_duration is None else Deadline(max_duration, progress, began)
+
+    done = [Done(directory) for directory in directories]
+    for each in done:
+        _one(each, out, watched, dry_run, given)
+        if each.error is not None and len(done) > 1:
+            out.show(FailureView(each))
+    if any(each.plan is not None or each.result is not None for each in done):
+        out.show(ReportView(dry_run, done))
+        out.close()  # the answer stands, also where the exit code says that some of it failed
+    _raise(done)
+
+
+def _one(
+    each: Done,
+    out: Output,
+    watched: Callable[[], Progress],
+    dry_run: bool,
+    given: Mapping[str, Any],
+) -> None:
+    """Compact one directory; what is wrong with it must not stop the others."""
+    try:
+        _compact(each, out, watched, dry_run, given)
+        each.raise_for_code()
+    except (CkptctlError, OSError) as error:
+        each.error = error
+
+
+def _compact(
+    each: Done,
+    out: Output,
+    watched: Callable[[], Progress],
+    dry_run: bool,
+    given: Mapping[str, Any],
+) -> None:
+    from ckptctl.merge import plan_compact, run_compact
+
+    asked = _options(**given)
+    progress = watched()
+    try:
+        if dry_run:
+            # A dry run writes nothing, not even into the user's cache.
+            each.plan = plan_compact(
+                each.directory, asked, jobs=given["jobs"], remember=False, progress=progress
+            )
+        else:
+            each.result = run_compact(
+                each.directory,
+                asked,
+                agree=lambda plan: _agree(plan, out, given["yes"]),
+                jobs=given["jobs"],
+                progress=progress,
+                bwlimit=given["bwlimit"],
+                lock_wait_s=given["lock_wait"] or 0.0,
+            )
+            each.plan = each.result.plan
+    finally:
+        progress.finish()
+    for warning in each.warnings:
+        out.warn(warning)
+    if each.result is not None:
+        out.show(CompactResultView(each.result))
+    elif each.plan is not None:
+        out.show(CompactPlanView(each.plan, True))
+
+
+def _options(
+    *,
+    restore: RestoreOptions,
+    policy: Mapping[str, Any],
+    min_increments: int,
+    min_bytes: int | None,
+    min_ratio: float | None,
+    min_interval: float | None,
+    min_age: float,
+    relocate: bool,
+    **others: object,
+) -> CompactOptions:
+    from ckptctl.merge import CompactOptions, Gate, PruneOptions
+    from ckptctl.merge.policy import policy_of
+
+    return CompactOptions(
+        Gate(min_increments, min_bytes or 0, min_ratio or 0.0, min_interval or 0.0),
+        restore,
+        PruneOptions(
+            policy_of(policy),
+            min_age_s=min_age,
+            assume_order=restore.assume_order,
+            relocate=relocate,
+        ),
+    )
+
+
+def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
+    """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
+    if yes or not (plan.merge is not None or plan.prune.removed):
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            "would remove what is no longer needed for good, and nobody is here to ask",
+            file=plan.directory,
+            remedy="--yes says that you mean it, --dry-run only shows it",
+        )
+    out.show(CompactPlanView(plan, False))
+    if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
+        raise RefusedError("not confirmed: nothing was done", file=plan.directory)
+
+
+def _raise(done: list[Done]) -> None:
+    failed = [each for each in done if each.error is not None]
+    if not failed:
+        return
+    if len(done) == 1 and failed[0].error is not None:
+        raise failed[0].error
+    damaged = [each for each in failed if isinstance(each.error, DamageError)]
+    first = (damaged or failed)[0]
+    kind = DamageError if damaged else PartialFailure
+    what = f"{len(failed)} of {len(done)} directories failed, {fmt.escape(first.directory)} first"
+    raise kind(f"{what}: {first.facts['message']}", remedy="each one's error stands above")

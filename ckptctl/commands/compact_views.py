@@ -1,0 +1,175 @@
+"""What `compact` shows: a plan, a result, a failure, and the report of all directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptctl.commands.failures import describe
+from ckptctl.commands.merge_views import MergePlanView
+from ckptctl.commands.prune_views import PrunePlanView, raise_for
+from ckptctl.output import Page
+from ckptctl.output import format as fmt
+
+if TYPE_CHECKING:
+    from ckptctl.merge import CompactPlan, CompactResult
+
+__all__ = ["CompactPlanView", "CompactResultView", "Done", "FailureView", "ReportView"]
+
+
+@dataclass
+class Done:
+    """What became of one directory: a plan, its result, and what was raised."""
+
+    directory: str
+    plan: CompactPlan | None = None
+    result: CompactResult | None = None
+    error: Exception | None = None
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What was raised, as JSON; {} where nothing was."""
+        return describe(self.error).facts if self.error is not None else {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know although all went well."""
+        merged = self.result.merge if self.result is not None else None
+        plan = self.plan
+        found = merged.warnings if merged is not None else ()
+        if merged is None and plan is not None and plan.merge is not None:
+            found = plan.merge.warnings
+        pruned = plan.prune.warnings if plan is not None else ()
+        return tuple(dict.fromkeys((*found, *pruned)))
+
+    def raise_for_code(self) -> None:
+        """Raise what the exit code says of a compaction that was finished."""
+        result = self.result
+        if result is not None and result.prune_plan is not None and result.prune is not None:
+            raise_for(result.prune_plan, result.prune)
+
+    def to_json(self) -> dict[str, object]:
+        """Return all of it."""
+        plan: dict[str, object] = {"directory": self.directory}
+        if self.plan is not None:
+            plan = self.plan.to_json()
+        elif self.result is not None:  # as an earlier run found it
+            plan |= {"holds": self.result.holdings.to_json(), "waits": self.result.waits}
+            plan |= {"state_file": {"list": [], "unlist": []}, "merge": None, "prune": None}
+        result = self.result.to_json() if self.result is not None else None
+        return {**plan, "result": result, "error": self.facts or None}
+
+
+class _TextOnly:
+    """Shown while the work goes on; the document comes at the end, of all directories."""
+
+    def document(self) -> Mapping[str, object]:
+        """Return nothing."""
+        return {}
+
+
+@dataclass(frozen=True)
+class CompactPlanView(_TextOnly):
+    """What would be done to one directory."""
+
+    plan: CompactPlan
+    would: bool
+
+    def text(self, page: Page) -> None:
+        """Draw it."""
+        plan = self.plan
+        if plan.nothing_to_do:
+            page.line("nothing to do", fmt.escape(plan.directory), plan.waits or "")
+            return
+        if plan.merge is not None:
+            MergePlanView(plan.merge, self.would).text(page)
+            page.gap()
+        else:
+            page.line("no merge", fmt.escape(plan.directory), plan.waits or "")
+        verb = "would be" if self.would else "is"
+        for name in plan.unsettled.unlisted:
+            page.line("state file", fmt.escape(name), f"{verb} listed again")
+        for _, name in plan.unsettled.gone:
+            page.line("state file", fmt.escape(name), f"{verb} left out: it was removed")
+        PrunePlanView(plan.prune, self.would).text(page)
+        if plan.merge is not None and plan.merge.nothing_to_do is None:
+            page.line("then", _THEN)
+
+
+_THEN = "all of it is judged anew under the new full, and what it covers goes too"
+
+
+@dataclass(frozen=True)
+class CompactResultView(_TextOnly):
+    """What was done to one directory: a line, and one for each thing that changed."""
+
+    result: CompactResult
+
+    def text(self, page: Page) -> None:
+        """Draw it."""
+        result = self.result
+        where = fmt.escape(result.directory)
+        if result.outcome == "nothing":
+            page.line("nothing to do", where, result.waits or "")
+            return
+        page.line(result.outcome, where, *self._numbers(page.terminal), style="bold green")
+        if not result.merged:
+            page.line("no merge", result.waits or "", indent=2)
+        elif result.merge is not None:
+            listed = "in the state file" if result.merge.state_file_updated else "not listed"
+            page.line("new full", fmt.escape(result.merge.prefix), listed, indent=2)
+        for item in result.prune.outcomes if result.prune is not None else ():
+            name = fmt.escape(os.path.basename(item.path))
+            page.line(item.outcome, name, item.reason or self._reason(item.path), indent=2)
+
+    def _numbers(self, terminal: bool) -> tuple[str, ...]:
+        result = self.result
+        written = result.merge.bytes if result.merge is not None else 0
+        freed = result.prune.bytes_freed if result.prune is not None else 0
+        step = result.holdings.latest
+        if not terminal:
+            seconds = round(result.seconds, 3)
+            facts = {"step": step, "written": written, "freed": freed, "seconds": seconds}
+            return tuple(f"{key}={value}" for key, value in facts.items())
+        sizes = f"{fmt.bytes_(written)} written, {fmt.bytes_(freed)} freed"
+        return f"to step {step}", sizes, fmt.duration(result.seconds)
+
+    def _reason(self, path: str) -> str:
+        items = self.result.prune_plan.items if self.result.prune_plan is not None else ()
+        return next((item.reason for item in items if item.path == path), "")
+
+
+@dataclass(frozen=True)
+class FailureView(_TextOnly):
+    """That a directory failed, where others follow."""
+
+    done: Done
+
+    def text(self, page: Page) -> None:
+        """Draw it."""
+        words = " ".join(
+            f"{key}: {value}" for key, value in self.done.facts.items() if key in _SAID
+        )
+        code = self.done.facts.get("exit_code")
+        where = fmt.escape(self.done.directory)
+        page.line("failed", where, f"exit code {code}", fmt.escape(words), style="bold red")
+
+
+_SAID = ("message", "file", "tensor", "expected", "found", "remedy")
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """The document of all directories; as text each was shown when it was done."""
+
+    dry_run: bool
+    done: Sequence[Done]
+
+    def document(self) -> Mapping[str, object]:
+        """Return it as JSON."""
+        return {"dry_run": self.dry_run, "directories": [each.to_json() for each in self.done]}
+
+    def text(self, page: Page) -> None:
+        """Draw nothing more."""

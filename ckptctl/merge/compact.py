@@ -1,0 +1,325 @@
+"""Merging and pruning in one go, for cron: `plan_compact`, and `run_compact`.
+
+Under one lock: look whether a merge is worth it, merge to the newest restore point beside its
+base (every byte that is read is checked, the result is read back before it exists), put the
+state files right, and prune by the policy. Each step is one that can be killed at any point,
+and the next run goes on from what it finds: nothing is remembered between runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckptctl.chain import Chains, find_chains, scan_directory
+from ckptctl.errors import NotFoundError
+from ckptctl.merge.execute import MergeResult, execute_merge
+from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
+from ckptctl.merge.plan import MergePlan, plan_merge
+from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
+from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
+from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
+from ckptctl.merge.settle import Unsettled, find_unsettled, settle
+from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.restore import RestoreOptions
+from ckptctl.storage import LOCAL, Storage
+from ckptctl.storage.lock import DirectoryLock, directory_lock
+
+__all__ = ["CompactOptions", "CompactPlan", "CompactResult", "plan_compact", "run_compact"]
+
+
+@dataclass(frozen=True)
+class CompactOptions:
+    """What `compact` does.
+
+    Attributes
+    ----------
+    gate
+        What has to have piled up before it merges.
+    restore
+        Overrides of the restore rules, for the merge.
+    prune
+        What goes afterwards; its `assume_order` and `relocate` hold for the merge too.
+    """
+
+    gate: Gate = field(default_factory=Gate)
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    prune: PruneOptions = field(default_factory=PruneOptions)
+
+
+@dataclass(frozen=True)
+class CompactPlan:
+    """What a compaction would do.
+
+    Attributes
+    ----------
+    directory, options
+        Of which directory, and what was asked for.
+    holdings
+        What the directory holds.
+    waits
+        Why there is no merge, or None.
+    merge
+        The merge, if there is one, or what an earlier one that was killed left to do.
+    prune
+        What goes already now; after a merge it is judged anew.
+    unsettled
+        What a trainer's Saver made of the state files.
+    """
+
+    directory: str
+    options: CompactOptions
+    holdings: Holdings
+    waits: str | None
+    merge: MergePlan | None
+    prune: PrunePlan
+    unsettled: Unsettled
+    chains: Chains = field(repr=False, compare=False)
+    storage: Storage = field(default=LOCAL, repr=False, compare=False)
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether it would do nothing at all."""
+        return (
+            self.merge is None
+            and not self.prune.removed
+            and not self.unsettled
+            and not self.relocates
+        )
+
+    @property
+    def relocates(self) -> bool:
+        """Whether paths in state files become relative."""
+        return self.options.prune.relocate and bool(self.chains.scan.copied)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as one JSON object."""
+        return {
+            "directory": self.directory,
+            "holds": self.holdings.to_json(),
+            "waits": self.waits,
+            "state_file": self.unsettled.to_json(),
+            "merge": self.merge.to_json() if self.merge is not None else None,
+            "prune": self.prune.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """What a compaction did.
+
+    Attributes
+    ----------
+    directory, waits
+        Of which directory, and why there was no merge, or None.
+    plan
+        What it set out to do; None where an earlier run found nothing to do and nothing has
+        changed since.
+    merge
+        The merge, or None.
+    prune_plan, prune
+        What was judged to go after the merge, and what became of it; None where nothing was
+        done at all.
+    holdings
+        What the directory holds now.
+    seconds
+        How long it took.
+    """
+
+    directory: str
+    waits: str | None
+    plan: CompactPlan | None
+    holdings: Holdings
+    seconds: float
+    merge: MergeResult | None = None
+    prune_plan: PrunePlan | None = None
+    prune: PruneResult | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether a new full was written."""
+        plan = self.plan.merge if self.plan is not None else None
+        return self.merge is not None and plan is not None and plan.nothing_to_do is None
+
+    @property
+    def outcome(self) -> str:
+        """One of `nothing`, `merged`, `pruned`, `merged and pruned`, `put right`."""
+        went = self.prune is not None and any(
+            each.outcome == "removed" for each in self.prune.outcomes
+        )
+        words = [word for word, so in (("merged", self.merged), ("pruned", went)) if so]
+        if words:
+            return " and ".join(words)
+        return "nothing" if self.plan is None or self.plan.nothing_to_do else "put right"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as one JSON object."""
+        return {
+            "outcome": self.outcome,
+            "merge": self.merge.to_json() if self.merge is not None else None,
+            "prune": self.prune.to_json() if self.prune is not None else None,
+            "holds": self.holdings.to_json(),
+            "seconds": self.seconds,
+        }
+
+
+def plan_compact(
+    directory: str,
+    options: CompactOptions | None = None,
+    *,
+    jobs: int | None = None,
+    remember: bool = True,
+    progress: Progress = NO_PROGRESS,
+    storage: Storage = LOCAL,
+) -> CompactPlan:
+    """Plan one compaction of a directory.
+
+    Parameters
+    ----------
+    directory
+        The checkpoint directory.
+    options
+        What to do; default: merge whatever there is, and keep every full.
+    jobs
+        Tasks at a time of the merge; None for one a core.
+    remember
+        Note proven pairs of increments in the user's cache directory.
+    progress
+        Told of the comparison of keys.
+
+    Raises
+    ------
+    NotFoundError
+        No such directory, or nothing in it can be restored.
+    UnprovenError, RefusedError, DamageError
+        As for `plan_merge` and `plan_prune`.
+    """
+    options = options or CompactOptions()
+    order = options.restore.assume_order
+    chains = find_chains(scan_directory(directory, storage), order)
+    found = look_at_holdings(chains, storage)
+    if found.latest is None:
+        raise NotFoundError(
+            "no restore point: there is nothing that could be kept",
+            file=directory,
+            expected="a complete full",
+            found=f"{found.fulls} fulls, {found.increments} increments",
+            remedy="ckptctl ls shows what is there and what is wrong with it",
+        )
+    waits = options.gate.why_not(found, time.time())
+    merge = None
+    # Where the newest point is a full, an earlier run may have been killed right behind it.
+    if waits is None or found.pending == 0:
+        merge = plan_merge(
+            directory,
+            None,
+            None,
+            options.restore,
+            relocate=options.prune.relocate,
+            jobs=jobs,
+            remember=remember,
+            progress=progress,
+            storage=storage,
+        )
+        if merge.nothing_to_do is not None and not merge.unfinished:
+            merge = None
+    return CompactPlan(
+        directory,
+        options,
+        found,
+        waits,
+        merge,
+        plan_prune(directory, options.prune, remember=remember, progress=progress, storage=storage),
+        find_unsettled(chains, storage),
+        chains,
+        storage,
+    )
+
+
+def run_compact(
+    directory: str,
+    options: CompactOptions | None = None,
+    *,
+    agree: Callable[[CompactPlan], None] = lambda plan: None,
+    jobs: int | None = None,
+    progress: Progress = NO_PROGRESS,
+    bwlimit: int | None = None,
+    lock_wait_s: float = 0.0,
+    storage: Storage = LOCAL,
+) -> CompactResult:
+    """Compact a directory: merge if it is worth it, and prune by the policy.
+
+    Parameters
+    ----------
+    directory, options
+        As for `plan_compact`.
+    agree
+        Shown the plan, under the lock and before anything is done; may raise to give up.
+    jobs
+        Tasks at a time; None for one a core.
+    progress
+        Told of phases and bytes; a `Deadline` ends it in time.
+    bwlimit
+        Bytes a second that may be moved, or None.
+    lock_wait_s
+        Seconds to wait for another ckptctl on the directory.
+
+    Raises
+    ------
+    LockedError
+        Another ckptctl works on the directory.
+    TimeUpError
+        The time that a `Deadline` gave is over.
+    UnprovenError, RefusedError, DamageError, NotFoundError
+        As for `plan_merge`, `execute_merge`, `plan_prune` and `execute_prune`. What was
+        refused was not begun; a merge that was done stays.
+    """
+    began = time.monotonic()
+    if storage.stat(directory) is None:  # before `.ckptctl` is made in it
+        raise NotFoundError("no such directory", file=directory)
+    options = options or CompactOptions()
+    with directory_lock(os.path.realpath(directory), lock_wait_s) as lock:
+        note = quiet_note(scan_directory(directory, storage), options, storage)
+        known = recall_quiet(note, time.time())
+        if known is not None:
+            seconds = time.monotonic() - began
+            return CompactResult(directory, known[0], None, known[1], seconds)
+        plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
+        agree(plan)
+        if plan.nothing_to_do:
+            if not plan.prune.damage:
+                scan = plan.chains.scan
+                least = options.prune.min_age_s, options.gate.min_interval_s
+                # Of the directory as it was judged, not as it was before.
+                note = quiet_note(scan, options, storage)
+                remember_quiet(note, scan, plan.waits, plan.holdings, *least)
+            seconds = time.monotonic() - began
+            return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
+        return _execute(plan, lock, jobs, progress, bwlimit, began)
+
+
+def _execute(
+    plan: CompactPlan,
+    lock: DirectoryLock,
+    jobs: int | None,
+    progress: Progress,
+    bwlimit: int | None,
+    began: float,
+) -> CompactResult:
+    directory, options, storage = plan.directory, plan.options, plan.storage
+    merged = None
+    if plan.merge is not None:
+        merged = execute_merge(plan.merge, jobs=jobs, progress=progress, bwlimit=bwlimit, lock=lock)
+    order = options.restore.assume_order
+    chains = find_chains(scan_directory(directory, storage), order)
+    settle(directory, find_unsettled(chains, storage), chains, storage, order)
+    prune = plan.prune
+    if merged is not None or plan.unsettled:
+        prune = plan_prune(directory, options.prune, progress=progress, storage=storage)
+    pruned = execute_prune(prune, jobs=jobs, progress=progress, lock=lock)
+    now = look_at_holdings(find_chains(scan_directory(directory, storage), order), storage)
+    seconds = time.monotonic() - began
+    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, pruned)

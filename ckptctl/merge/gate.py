@@ -1,0 +1,132 @@
+"""Whether a merge is worth it by now: what a directory holds, and the gate of `compact`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ckptctl.chain import Chains
+from ckptctl.merge.prune_look import save_times
+from ckptctl.storage import Storage
+
+__all__ = ["Gate", "Holdings", "look_at_holdings"]
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What a directory holds, in numbers.
+
+    Attributes
+    ----------
+    fulls, full_bytes
+        Full checkpoints and the bytes of all their files, whatever their status.
+    increments, increment_bytes
+        The same of increments.
+    pending, pending_bytes
+        Live increments above the newest live full: the length of the chain that a restore
+        has to look at, and what a merge would take in.
+    newest_full_step, newest_full_bytes
+        The newest live full, None and 0 without one.
+    latest, latest_time_s
+        Step of the newest restore point, and when it was saved, in seconds since 1970; None
+        where there is none, and where nothing tells.
+    last_merge_s
+        When ckptctl last merged here, as far as the result is still there.
+    """
+
+    fulls: int
+    full_bytes: int
+    increments: int
+    increment_bytes: int
+    pending: int
+    pending_bytes: int
+    newest_full_step: int | None
+    newest_full_bytes: int
+    latest: int | None
+    latest_time_s: float | None
+    last_merge_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return dict(self.__dict__)
+
+
+def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
+    """Return what a directory holds; reads names, state files and indexes."""
+    scan, latest = chains.scan, chains.latest
+    fulls = [full for full in scan.fulls if chains.is_restore_point(full)]
+    newest = fulls[-1] if fulls else None
+    pending = [
+        item
+        for item in scan.increments
+        if latest is not None
+        and (newest is None or item.step > newest.step)
+        and item.step <= latest
+        and chains.is_live(item)
+        and item.complete
+    ]
+    saved = save_times(chains, storage)
+    times = [
+        saved(item)
+        for item in (*scan.fulls, *scan.increments)
+        if item.step == latest and chains.is_restore_point(item)
+    ]
+    merged = [full.index.mtime_ns / 1e9 for full in scan.fulls if full.merged is not None]
+    return Holdings(
+        fulls=len(scan.fulls),
+        full_bytes=sum(full.bytes for full in scan.fulls),
+        increments=len(scan.increments),
+        increment_bytes=sum(item.bytes for item in scan.increments),
+        pending=len(pending),
+        pending_bytes=sum(item.bytes for item in pending),
+        newest_full_step=newest.step if newest is not None else None,
+        newest_full_bytes=newest.bytes if newest is not None else 0,
+        latest=latest,
+        latest_time_s=min((time for time in times if time is not None), default=None),
+        last_merge_s=max(merged, default=None),
+    )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What has to have piled up before `compact` merges; all of it, where several are given.
+
+    Attributes
+    ----------
+    min_increments
+        Increments above the newest full.
+    min_bytes
+        Bytes of these.
+    min_ratio
+        Their bytes to those of the newest full.
+    min_interval_s
+        Seconds since the last merge whose result is still there.
+    """
+
+    min_increments: int = 1
+    min_bytes: int = 0
+    min_ratio: float = 0.0
+    min_interval_s: float = 0.0
+
+    def why_not(self, found: Holdings, now_s: float) -> str | None:
+        """Return why a merge is not worth it yet, or None if it is."""
+        if found.pending == 0:
+            return "nothing to merge: the newest restore point is a full"
+        if found.pending < self.min_increments:
+            return _below("increments", found.pending, "min-increments", self.min_increments)
+        if found.pending_bytes < self.min_bytes:
+            return _below("bytes of increments", found.pending_bytes, "min-bytes", self.min_bytes)
+        ratio = found.pending_bytes / max(found.newest_full_bytes, 1)
+        if ratio < self.min_ratio:
+            return _below("of the full's bytes", round(ratio, 4), "min-ratio", self.min_ratio)
+        if found.last_merge_s is not None:
+            since = now_s - found.last_merge_s
+            # A clock that was set back must not stop every merge until it has caught up.
+            if 0 <= since < self.min_interval_s:
+                what = "seconds since the last merge"
+                return _below(what, int(since), "min-interval", self.min_interval_s)
+        return None
+
+
+def _below(what: str, found: float, option: str, least: float) -> str:
+    return f"not yet: {found:g} {what}, below --{option} {least:g}"

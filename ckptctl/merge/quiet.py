@@ -1,0 +1,74 @@
+"""That a directory had nothing to do for `compact`, remembered until something changes.
+
+Cron asks every few minutes, mostly in vain, and to judge a directory anew every index in it has
+to be read. What is remembered is a no, known by device, inode, size and mtime of every file that
+counts, and by the options: at worst something that could go stays until the memory is out of
+date. Nothing is ever removed by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+
+import ckptctl
+from ckptctl.chain import Scan
+from ckptctl.chain.memory import cache_path, remember
+from ckptctl.chain.scan import REMOVED_LOG
+from ckptctl.merge.gate import Holdings
+from ckptctl.merge.prune_look import fingerprint, owned
+from ckptctl.storage import Storage
+
+__all__ = ["quiet_note", "recall_quiet", "remember_quiet"]
+
+#: Seconds after which everything is looked at again, whatever the files say.
+_MOST_S = 86400.0
+_MAX_BYTES = 1 << 16
+
+
+def quiet_note(scan: Scan, options: object, storage: Storage) -> str:
+    """Return the path of the note about a directory as it is; `options` by their `repr`."""
+    files = owned(scan, storage).files
+    log = storage.stat(os.path.join(scan.directory, REMOVED_LOG))
+    facts = (
+        ckptctl.__version__,
+        scan.directory,
+        fingerprint(scan, files, storage),
+        None if log is None else log.identity,
+        options,
+    )
+    return cache_path("quiet", facts)
+
+
+def recall_quiet(path: str, now_s: float) -> tuple[str | None, Holdings] | None:
+    """Return why there was no merge and what the directory holds; None where nothing is known."""
+    try:
+        with open(path, "rb") as file:
+            facts = json.loads(file.read(_MAX_BYTES))
+        if not 0 < float(facts["until"]) - now_s <= _MOST_S:
+            return None
+        holds = Holdings(**{each.name: facts["holds"][each.name] for each in fields(Holdings)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return facts["waits"], holds
+
+
+def remember_quiet(
+    path: str, scan: Scan, waits: str | None, holds: Holdings, min_age_s: float, interval_s: float
+) -> None:
+    """Remember that there is nothing to do, until something is old enough to be judged anew."""
+    now_s = scan.taken_ns / 1e9
+    items = [item.mtime_ns for item in scan.leftovers]
+    for checkpoint in (*scan.fulls, *scan.increments):
+        items += [info.mtime_ns for _, info in checkpoint.files]
+    ages = [mtime_ns / 1e9 + min_age_s for mtime_ns in items]
+    if holds.last_merge_s is not None:
+        ages.append(holds.last_merge_s + interval_s)
+    until = min((when for when in ages if when > now_s), default=now_s + _MOST_S)
+    facts = {
+        "until": min(until, now_s + _MOST_S),
+        "waits": waits,
+        "holds": holds.to_json(),
+    }
+    remember(path, json.dumps(facts).encode())

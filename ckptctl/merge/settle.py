@@ -1,0 +1,95 @@
+"""State files that a live trainer rewrote from its own memory, put right.
+
+A Saver knows neither what ckptctl merged nor what it removed: its next save drops the one
+from the state file and lists the other again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.chain import Chains, Checkpoint
+from ckptctl.merge.destination import read_mark
+from ckptctl.merge.state_file import unlist_checkpoints, update_state_file
+from ckptctl.storage import Storage
+
+__all__ = ["Unsettled", "find_unsettled", "settle"]
+
+
+@dataclass(frozen=True)
+class Unsettled:
+    """What state files say that is not so.
+
+    Attributes
+    ----------
+    unlisted
+        Names of merged fulls that were listed once and are no more, by step.
+    gone
+        (kind, name) of what ckptctl removed and a state file lists.
+    """
+
+    unlisted: tuple[str, ...] = ()
+    gone: tuple[tuple[Literal["full", "increment"], str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.unlisted or self.gone)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the names."""
+        return {"list": list(self.unlisted), "unlist": [name for _, name in self.gone]}
+
+
+def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
+    """Return what a trainer's Saver undid of what ckptctl did to the state files."""
+    scan = chains.scan
+    unlisted = [
+        full.name
+        for full in scan.fulls
+        if scan.full_state.state is not None
+        and not scan.in_state_file(full)
+        and full.merged is not None
+        and chains.is_restore_point(full)
+        and _was_listed(full, storage)
+    ]
+    here = {(item.kind, item.name) for item in (*scan.fulls, *scan.increments, *scan.others)}
+    gone: list[tuple[Literal["full", "increment"], str]] = []
+    for item in scan.removed:
+        state = scan.full_state if item.kind == "full" else scan.increment_state
+        if item.name in state.order and (item.kind, item.name) not in here:
+            gone.append(("full" if item.kind == "full" else "increment", item.name))
+    return Unsettled(tuple(unlisted), tuple(gone))
+
+
+def settle(
+    directory: str, found: Unsettled, chains: Chains, storage: Storage, assume_order: str | None
+) -> None:
+    """Put right what `find_unsettled` found, under the directory's lock.
+
+    Raises
+    ------
+    ChangedError
+        A trainer kept rewriting a state file.
+    """
+    when = {full.name: full.mtime_ns / 1e9 for full in chains.scan.fulls}
+    for name in found.unlisted:
+        update_state_file(directory, name, when[name], storage, assume_order)
+    for kind in ("increment", "full"):
+        names = {name for each, name in found.gone if each == kind}
+        if names:
+            items = chains.scan.fulls if kind == "full" else chains.scan.increments
+            here = {item.name for item in items if item.complete and chains.is_live(item)}
+            unlist_checkpoints(
+                directory,
+                "full" if kind == "full" else "increment",
+                names,
+                here - names,
+                storage,
+                assume_order,
+            )
+
+
+def _was_listed(full: Checkpoint, storage: Storage) -> bool:
+    """Return whether the merge that made it put it into the state file."""
+    return read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True

@@ -1,0 +1,172 @@
+"""`ckptctl compact`: one line for cron, many directories, questions, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ckptctl.chain import find_chains, scan_directory
+from ckptctl.storage.lock import directory_lock
+from tests.oracle.chain import flip
+
+
+@pytest.fixture
+def old(sharded: Path) -> Path:
+    """The chain of `sharded`, all of it written an hour ago."""
+    then = time.time() - 3600
+    for path in sharded.rglob("*"):
+        os.utime(path, (then, then))
+    return sharded
+
+
+@pytest.fixture
+def two(old: Path, tmp_path: Path) -> tuple[Path, Path]:
+    shutil.copytree(old, tmp_path / "other")
+    return old, tmp_path / "other"
+
+
+def points(directory: Path) -> set[int]:
+    return set(find_chains(scan_directory(str(directory))).restore_points)
+
+
+def test_it_merges_and_prunes_and_then_has_nothing_to_do(run, old: Path) -> None:
+    done = run("compact", old, "--yes", "--keep-last", 1)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0][:3] == ["merged and pruned", str(old), "step=180"]
+    assert lines[1] == ["new full", str(old / "model.ckpt-180"), "in the state file"]
+    assert {tuple(line[:2]) for line in lines[2:]} == {
+        ("removed", f"incremental_model.ckpt-{step}") for step in (120, 140, 180)
+    } | {("removed", f"model.ckpt-{step}") for step in (100, 160)}
+    assert all(len(line) == 3 and line[2] for line in lines[2:])
+    assert points(old) == {180}
+    again = run("compact", old, "--keep-last", 1)  # nothing that --yes would have to say
+    assert (again.returncode, again.stderr) == (0, "")
+    assert again.stdout.count("\n") == 1
+    assert again.stdout.startswith(f"nothing to do\t{old}\tnothing to merge")
+
+
+def test_a_dry_run_shows_it_all_and_writes_nothing(run, old: Path, untouched) -> None:
+    with untouched(old):
+        done = run("compact", old, "-n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("would merge\t")
+    assert "would remove\t2 items" in done.stdout
+    assert "would verify\t" in done.stdout
+    assert not (old / ".ckptctl").exists()
+
+
+def test_the_document_has_each_directory(run, two: tuple[Path, Path]) -> None:
+    done = run("compact", *two, "--json", "--yes", "--min-increments", 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["schema"], found["dry_run"]) == ("ckptctl.compact/1", False)
+    assert [each["directory"] for each in found["directories"]] == [str(path) for path in two]
+    for each in found["directories"]:
+        assert each["waits"] == "not yet: 1 increments, below --min-increments 2"
+        assert each["merge"] is None
+        assert each["error"] is None
+        assert each["result"]["outcome"] == "pruned"
+        assert each["result"]["holds"]["pending"] == 1
+    plan = json.loads(run("compact", two[0], "--json", "-n").stdout)["directories"][0]
+    assert plan["merge"]["step"] == 180
+    assert plan["result"] is None
+
+
+def test_one_that_fails_does_not_stop_the_others(run, two: tuple[Path, Path]) -> None:
+    first, second = two
+    flip(first / "model.ckpt-160.data-00000-of-00002", 100)
+    done = run("compact", first, second, second / "nowhere", "--yes")
+    assert done.returncode == 4
+    assert "2 of 3 directories failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[0].startswith(f"failed\t{first}\texit code 4\t")
+    assert f"merged and pruned\t{second}\t" in done.stdout
+    assert f"failed\t{second / 'nowhere'}\texit code 10\t" in done.stdout
+    assert points(second) == {100, 160, 180}
+    found = json.loads(run("compact", second, second / "nowhere", "--json").stdout)
+    assert [(each["error"] or {}).get("exit_code") for each in found["directories"]] == [None, 10]
+
+
+def test_alone_it_fails_with_its_own_code(run, old: Path, tmp_path: Path) -> None:
+    assert run("compact", tmp_path / "nowhere", "--yes").returncode == 10
+    with directory_lock(str(old)):
+        done = run("compact", old, "--yes", "--json")
+        assert (done.returncode, done.stdout) == (11, "")
+        assert json.loads(done.stderr)["exit_code"] == 11
+    flip(old / "model.ckpt-160.data-00000-of-00002", 100)
+    done = run("compact", old, "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert points(old) == {100, 120, 140, 160, 180}
+
+
+def test_off_a_terminal_it_needs_yes(run, old: Path, untouched) -> None:
+    run("compact", old, "-n")
+    done = run("compact", old)
+    assert (done.returncode, done.stdout) == (12, "")
+    assert "--yes" in done.stderr
+    assert points(old) == {100, 120, 140, 160, 180}
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 12)])
+def test_on_a_terminal_it_asks(bare_env, old: Path, answer: bytes, code: int) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ckptctl", "compact", str(old)],
+        env=bare_env,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    said = b""
+    while b"[y/N]" not in said:
+        said += os.read(ours, 4096)
+    os.write(ours, answer)
+    text, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == code
+    assert b"removed" in text if code == 0 else b"would" not in text
+    assert (points(old) == {100, 160, 180}) == (code == 0)
+
+
+def test_its_time_is_up(run, two: tuple[Path, Path]) -> None:
+    done = run("compact", *two, "--yes", "--max-duration", "0s")
+    assert done.returncode == 3
+    assert done.stdout.count("exit code 3") == 2
+    assert "0 seconds were given" in done.stdout
+    assert points(two[0]) == {100, 120, 140, 160, 180}
+    assert run("compact", two[0], "--yes", "--max-duration", "0s").returncode == 3
+    assert run("compact", two[0], "--yes", "--max-duration", "1h", "--nice", 5).returncode == 0
+
+
+def test_the_directory_is_given_once(run, old: Path) -> None:
+    assert run("compact", old, "-C", old).returncode == 2
+    assert run("compact", "").returncode == 2
+    assert run("compact", "-n", cwd=old).returncode == 0
+    assert run("compact", "-n", env={"CKPTCTL_DIR": str(old)}).returncode == 0
+    assert run("compact", "-n", "-C", old).returncode == 0
+
+
+def test_on_a_terminal_a_line_says_what_was_done(bare_env, old: Path) -> None:
+    done = subprocess.run(
+        ["script", "-qec", f"{sys.executable} -m ckptctl compact {old} --yes", "/dev/null"],
+        env=bare_env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    said = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout).split())
+    assert "to step 180" in said
+    assert "freed" in said

@@ -1,0 +1,402 @@
+"""Compacting: when it merges, what it removes, and what it puts right."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ckptctl.chain import scan_directory
+from ckptctl.errors import (
+    LockedError,
+    NotFoundError,
+    RefusedError,
+    TensorChecksumError,
+    TimeUpError,
+    UnprovenError,
+)
+from ckptctl.merge import (
+    CompactOptions,
+    CompactResult,
+    Gate,
+    Policy,
+    PruneOptions,
+    plan_compact,
+    run_compact,
+)
+from ckptctl.merge.policy import KeepLast, KeepWithin
+from ckptctl.merge.quiet import quiet_note, recall_quiet
+from ckptctl.progress import Deadline, Progress
+from ckptctl.restore import RestoreOptions
+from ckptctl.storage import LOCAL
+from ckptctl.storage.lock import directory_lock
+from tests.merge.prunes import THEN, age, chain_of, here, listed, points
+from tests.merge.storages import Hooked
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    flip,
+    full,
+    increment,
+    listing,
+    rows_of,
+    table,
+    write_state,
+)
+
+AT_ONCE = PruneOptions(min_age_s=0.0)
+#: What a run may leave behind.
+OWN = {".ckptctl", ".ckptctl/lock"}
+
+
+def compact(chain: Chain, gate: Gate | None = None, **more: Any) -> CompactResult:
+    prune = PruneOptions(Policy(tuple(more.pop("keep", ()))), min_age_s=more.pop("min_age_s", 0.0))
+    restore = RestoreOptions(**more.pop("restore", {}))
+    options = CompactOptions(gate or Gate(), restore, prune)
+    return run_compact(str(chain.directory), options, jobs=1, **more)
+
+
+def grown(tmp_path: Path) -> Chain:
+    return chain_of(tmp_path, "F10", "I20", "I30")
+
+
+# --- what it does ---------------------------------------------------------------------
+
+
+def test_it_merges_to_the_newest_point_and_removes_what_that_covers(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    was = rows_of(chain.increment_prefix(30), "emb")
+    result = compact(chain)
+    assert result.outcome == "merged and pruned"
+    assert here(chain) == {"F10", "F30"}
+    assert rows_of(chain.full_prefix(30), "emb").items() >= was.items()
+    assert (listed(chain), listed(chain, INCREMENTS)) == ([10, 30], None)
+    assert points(chain) == {10, 30}
+    assert result.merge is not None
+    assert result.merge.verified
+    assert (result.plan.holdings.pending, result.holdings.pending) == (2, 0)
+    assert (result.holdings.fulls, result.holdings.latest) == (2, 30)
+
+
+def test_a_second_run_has_nothing_to_do_and_changes_nothing(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    before = listing(chain.directory)
+    result = compact(chain)
+    assert (result.outcome, result.plan.nothing_to_do) == ("nothing", True)
+    assert "is a full" in (result.waits or "")
+    assert {**listing(chain.directory), ".ckptctl/lock": 0} == {**before, ".ckptctl/lock": 0}
+
+
+def test_old_fulls_go_by_keep_rules(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "F20", "I30")
+    result = compact(chain, keep=[KeepLast(1)])
+    assert here(chain) == {"F30"}
+    assert result.prune is not None
+    assert result.prune.verified == ()  # the merge has read it back
+    assert listed(chain) == [30]
+
+
+def test_what_is_young_stays(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    os.utime(f"{chain.increment_prefix(30)}.index")
+    compact(chain, min_age_s=600.0)
+    assert here(chain) == {"F10", "F30", "I30"}
+
+
+def test_the_time_of_a_merged_full_is_that_of_its_newest_source(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path, full(10, table("emb", [1])), increment(20, changes("emb", [1])), listed=False
+    )
+    age(chain)
+    write_state(chain.directory, ["model.ckpt-10"])  # as TensorFlow 1.12 did, without times
+    result = compact(chain, keep=[KeepWithin(3600)])
+    assert result.holdings.latest_time_s == THEN + 60 * 20
+    # Merged today, yet all of them hold what was trained within minutes.
+    assert here(chain) == {"F10", "F20", "I20"}
+
+
+# --- the gate -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate", "why"),
+    [
+        (Gate(min_increments=3), "2 increments, below --min-increments 3"),
+        (Gate(min_bytes=10**9), "below --min-bytes 1e+09"),
+        (Gate(min_ratio=50.0), "below --min-ratio 50"),
+    ],
+)
+def test_a_gate_that_is_not_reached_says_so(tmp_path: Path, gate: Gate, why: str) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30")
+    result = compact(chain, gate)
+    assert why in (result.waits or "")
+    # Its keys are proven to be in the later one: pruned, also where nothing is merged.
+    assert (result.outcome, here(chain)) == ("pruned", {"F10", "I30"})
+
+
+def test_every_gate_has_to_be_reached(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    reached = Gate(2, 1, 0.001, 10.0)
+    plan = plan_compact(str(chain.directory), CompactOptions(reached, prune=AT_ONCE))
+    assert plan.waits is None
+    assert plan.merge is not None
+
+
+def test_the_interval_counts_from_the_last_merge(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain, Gate(min_interval_s=3600))  # the first one has nothing to wait for
+    assert "F30" in here(chain)
+    chain.add(increment(40, changes("emb", [1, 2, 3, 9])))
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-40"])
+    later = Gate(min_interval_s=3600)
+    restore = {"base": 30}
+    assert "seconds since the last merge" in (compact(chain, later).waits or "")
+    ago = time.time() - 4000
+    os.utime(f"{chain.full_prefix(30)}.index", (ago, ago))
+    assert compact(chain, later, restore=restore).merged
+    # A clock that was set back stops nothing.
+    ahead = time.time() + 10**6
+    assert later.why_not(plan_holdings(chain, ahead), time.time()) is None
+
+
+def plan_holdings(chain: Chain, last_merge_s: float) -> Any:
+    from dataclasses import replace
+
+    found = plan_compact(str(chain.directory)).holdings
+    return replace(found, pending=1, last_merge_s=last_merge_s)
+
+
+def test_increments_at_or_below_the_newest_full_do_not_count(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    plan = plan_compact(str(chain.directory))
+    assert plan.holdings.pending == 1
+    assert plan.holdings.newest_full_step == 30
+
+
+# --- what stops it --------------------------------------------------------------------
+
+
+def test_what_is_refused_removes_nothing(tmp_path: Path) -> None:
+    chain = age(
+        build_chain(
+            tmp_path,
+            full(10, table("emb", [1])),
+            increment(20, changes("emb", [1, 2])),
+            increment(30, changes("emb", [3])),
+        )
+    )
+    before = listing(chain.directory)
+    with pytest.raises(UnprovenError):
+        compact(chain)
+    assert set(listing(chain.directory)) - set(before) <= OWN
+
+
+def test_damage_in_a_source_stops_it_before_anything_goes(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    flip(Path(f"{chain.full_prefix(30)}.data-00000-of-00001"), 3)
+    age(chain)
+    with pytest.raises(TensorChecksumError):
+        compact(chain)
+    assert here(chain) == {"F10", "I20", "F30", "I40"}
+
+
+def test_a_directory_without_a_restore_point_is_refused(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, increment(20, changes("emb", [1])), listed=False)
+    with pytest.raises(NotFoundError, match="nothing that could be kept"):
+        compact(chain)
+    with pytest.raises(NotFoundError, match="no such directory"):
+        run_compact(str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_lock_is_held_from_the_plan_to_the_end(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+
+    def taken() -> None:
+        with pytest.raises(LockedError), directory_lock(str(chain.directory)):
+            pass
+
+    storage = Hooked("model.ckpt-30.index", before=taken, always=True)
+    options = CompactOptions(prune=AT_ONCE)
+    run_compact(str(chain.directory), options, agree=lambda _: taken(), jobs=1, storage=storage)
+    assert storage.called
+    with directory_lock(str(chain.directory)), pytest.raises(LockedError):
+        compact(chain)
+
+
+def test_whoever_does_not_agree_changes_nothing(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+
+    def no(plan: object) -> None:
+        raise RefusedError("no")
+
+    with pytest.raises(RefusedError):
+        compact(chain, agree=no)
+    assert here(chain) == {"F10", "I20", "I30"}
+
+
+@pytest.mark.parametrize("phase", ["comparing increments", "reading keys", "writing", "verifying"])
+def test_when_the_time_is_up_nothing_is_half_done(tmp_path: Path, phase: str) -> None:
+    chain = grown(tmp_path)
+
+    class UpIn(Deadline):
+        def start(self, name: str, total: int | None = None) -> None:
+            if name.startswith(phase):
+                self._until = 0.0
+            super().start(name, total)
+
+    before = set(listing(chain.directory))
+    with pytest.raises(TimeUpError, match="100 seconds"):
+        compact(chain, progress=UpIn(100))
+    assert set(listing(chain.directory)) - before <= OWN
+    assert compact(chain).outcome == "merged and pruned"
+
+
+def test_a_deadline_passes_on_what_it_is_told() -> None:
+    told: list[object] = []
+
+    class Told(Progress):
+        def start(self, phase: str, total: int | None = None) -> None:
+            told.append((phase, total))
+
+        def advance(self, done: int) -> None:
+            told.append(done)
+
+        def finish(self) -> None:
+            told.append("end")
+
+    deadline = Deadline(1000, Told())
+    deadline.start("writing", 5)
+    deadline.advance(5)
+    deadline.finish()
+    assert told == [("writing", 5), 5, "end"]
+    late = Deadline(5, Told(), began=time.monotonic() - 6)
+    with pytest.raises(TimeUpError):
+        late.advance(1)
+
+
+# --- what a trainer's Saver undid -----------------------------------------------------
+
+
+def test_a_merged_full_that_a_saver_dropped_is_listed_again(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    write_state(chain.directory, ["model.ckpt-10"])  # as its memory has it
+    assert plan_compact(str(chain.directory)).unsettled.unlisted == ("model.ckpt-30",)
+    assert compact(chain).outcome == "put right"
+    assert listed(chain) == [10, 30]
+    assert (
+        (chain.directory / "checkpoint")
+        .read_text()
+        .startswith('model_checkpoint_path: "model.ckpt-30"')
+    )
+    assert compact(chain).outcome == "nothing"
+
+
+def test_one_that_was_never_listed_stays_unlisted(tmp_path: Path) -> None:
+    from ckptctl.merge import execute_merge, plan_merge
+
+    chain = grown(tmp_path)
+    execute_merge(plan_merge(str(chain.directory), update_state=False), jobs=1)
+    assert plan_compact(str(chain.directory)).unsettled.unlisted == ()
+
+
+def test_what_was_removed_and_is_listed_again_is_left_out(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain, keep=[KeepLast(1)])
+    assert here(chain) == {"F30"}
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-30"])
+    found = plan_compact(str(chain.directory))
+    assert found.unsettled.gone == (("full", "model.ckpt-10"),)
+    assert compact(chain).outcome == "put right"
+    assert listed(chain) == [30]
+
+
+def test_killed_behind_the_commit_the_next_run_lists_it(tmp_path: Path) -> None:
+    """The merged full is there, the state file does not know it yet."""
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    chain = grown(tmp_path)
+    storage = Hooked(f"write_atomic {chain.directory}/checkpoint", before=die)
+    with pytest.raises(Killed):
+        compact(chain, storage=storage)
+    assert (here(chain), listed(chain)) == ({"F10", "F30", "I20", "I30"}, [10])
+    assert compact(chain).outcome == "pruned"
+    assert (here(chain), listed(chain)) == ({"F10", "F30"}, [10, 30])
+
+
+# --- what is remembered ---------------------------------------------------------------
+
+
+def quiet(chain: Chain, **more: Any) -> bool:
+    """Whether a run knew without a look at the indexes that there is nothing to do."""
+    result = compact(chain, **more)
+    assert result.outcome == "nothing"
+    return result.plan is None
+
+
+def test_that_there_is_nothing_to_do_is_remembered(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    assert [quiet(chain) for _ in range(3)] == [False, True, True]
+    first, second = compact(chain, keep=[KeepLast(5)]), compact(chain, keep=[KeepLast(5)])
+    assert (second.plan, second.waits) == (None, first.waits)
+    assert second.holdings == first.holdings
+    assert second.to_json()["outcome"] == "nothing"
+
+
+@pytest.mark.parametrize("what", ["full", "state file", "leftover", "log", "options", "age"])
+def test_whatever_changes_is_looked_at_again(tmp_path: Path, what: str) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    assert [quiet(chain), quiet(chain)] == [False, True]
+    if what == "full":
+        os.utime(f"{chain.full_prefix(10)}.index")
+    elif what == "state file":
+        (chain.directory / "checkpoint").write_bytes((chain.directory / "checkpoint").read_bytes())
+    elif what == "leftover":
+        (chain.directory / "model.ckpt-30_temp_00").mkdir()
+    elif what == "log":
+        os.utime(chain.directory / ".ckptctl" / "removed.jsonl")
+    more: dict[str, Any] = {}
+    if what == "options":
+        more["gate"] = Gate(min_increments=2)
+    elif what == "age":
+        more["min_age_s"] = 0.5
+        os.utime(f"{chain.full_prefix(10)}.index", (time.time() + 5000,) * 2)
+        assert not quiet(chain, **more)
+        # In the future, so it is never old enough: what is young is asked about again.
+        os.utime(f"{chain.full_prefix(10)}.index", (time.time() - 1,) * 2)
+    assert not quiet(chain, **more)
+
+
+def test_what_is_young_is_looked_at_when_it_is_old_enough(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30")
+    index = Path(f"{chain.increment_prefix(20)}.index")
+    os.utime(index)
+    assert [quiet(chain, min_age_s=600.0), quiet(chain, min_age_s=600.0)] == [False, True]
+    now = index.stat().st_mtime
+    scan = scan_directory(str(chain.directory))
+    options = CompactOptions(prune=PruneOptions(min_age_s=600.0))
+    note = quiet_note(scan, options, LOCAL)
+    assert recall_quiet(note, now + 599) is not None
+    assert recall_quiet(note, now + 601) is None
+    assert recall_quiet(note, now - 90_000) is None  # a clock that was set back
+
+
+def test_a_note_that_does_not_parse_is_no_note(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    for text in ("", "[", "[]", "{}", '{"until": "x"}', '{"until": 1e999, "holds": 1}', "[" * 9999):
+        note.write_text(text)
+        assert recall_quiet(str(note), 0.0) is None
