@@ -19,6 +19,7 @@ from ckptctl.chain import MERGED_TENSOR, find_chains, scan_directory
 from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
+from ckptctl.merge.sweep import sweep_temporaries
 from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -106,6 +107,8 @@ def execute_merge(
     outcome = Outcome()
     try:
         with lock_directories(_locked(plan), lock_wait_s, lock), _sources(plan):
+            for directory in _locked(plan):
+                sweep_temporaries(directory, plan.storage)
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 return _nothing_done(plan, _update_state(plan, outcome))
