@@ -121,7 +121,9 @@ class Report:
 
     def end(self) -> None:
         print(f"{self.stage.scenario}: {self.cases} cases")
-        assert not self.failed, f"{len(self.failed)} of {self.cases}:\n\n" + "\n\n".join(self.failed)
+        assert not self.failed, f"{len(self.failed)} of {self.cases}:\n\n" + "\n\n".join(
+            self.failed
+        )
 
 
 def claims_of(stage: Stage, resident: object) -> Claims:

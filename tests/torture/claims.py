@@ -12,7 +12,7 @@ from ckptctl.chain import find_chains, scan_directory
 from ckptctl.inspect.listing import list_directory
 from tests.inspect.model import assert_view, look
 from tests.oracle.chain import INCREMENTS
-from tests.oracle.images import Image, assert_bundle, contents
+from tests.oracle.images import assert_bundle, contents
 from tests.torture.resident import Resident, digests
 from tests.torture.scenarios import Stage
 
@@ -142,7 +142,7 @@ class Claims:
             return
         found = _files(chain)
         trashed = {
-            str(Path(name).relative_to(*[Path(name).parents[-4]])): data
+            os.path.join(*Path(name).parts[2:]): data
             for name, data in found.items()
             if name.startswith(".ckptctl-trash/")
         }
@@ -204,5 +204,3 @@ def _ours(directory: Path) -> set[str]:
 
 def _tree(directory: Path) -> list[str]:
     return [str(path.relative_to(directory)) for path in sorted(directory.rglob("*"))]
-
-

@@ -1,4 +1,4 @@
-"""TensorFlow that was imported once and then answers: what does it restore from there?
+"""TensorFlow that was imported once and then answers what it restores from a directory.
 
 As a program: each line of stdin names a checkpoint directory, each line of stdout says
 what `tf.train.latest_checkpoint` finds, and for each prefix asked for every tensor's digest.

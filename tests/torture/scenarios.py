@@ -80,7 +80,8 @@ class Stage:
         shutil.copytree(self.home, room, symlinks=True)
         if PLAN in self.scenario.args:  # it knows the files by inode
             options = PruneOptions(Policy((KeepLast(1),)), min_age_s=0)
-            save_plan_to(plan_prune(str(room / "chain"), options, remember=False), str(room / "plan"))
+            plan = plan_prune(str(room / "chain"), options, remember=False)
+            save_plan_to(plan, str(room / "plan"))
 
     def states(self) -> dict[int, Image]:
         """Step to the model there, of every checkpoint that the directory began with."""
@@ -142,7 +143,7 @@ def _leftovers(home: Path, chain: Chain) -> None:
     (room / "model.ckpt-60.index.tempstate1234").write_bytes(b"123")
     (room / ".incremental_checkpoint" / "incremental_model.ckpt-60.meta").write_bytes(b"123")
     for path in room.rglob("*"):
-        if "_temp_" in str(path) or path.read_bytes() == b"123":
+        if "_temp_" in str(path) or (path.is_file() and path.read_bytes() == b"123"):
             os.utime(path, (THEN, THEN))
 
 
@@ -207,5 +208,13 @@ SCENARIOS = (
         frozenset({10, 20, 30, 40}),
         again=(*PRUNE, "--keep-last", "1"),
         refused=True,
+    ),
+    Scenario(
+        "compact",
+        _small,
+        ("compact", CHAIN, "--yes", "--min-age", "0s", "--keep-last", "1"),
+        (40, 50),
+        frozenset({10, 20, 30, 40}),
+        merged={50: (40, 50)},
     ),
 )

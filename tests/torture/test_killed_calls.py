@@ -10,7 +10,7 @@ import pytest
 from tests.torture.cases import Case, Report, again, recorded, spoilt, spread
 from tests.torture.claims import Claims
 from tests.torture.resident import Resident
-from tests.torture.scenarios import SCENARIOS, Scenario, Stage, stage
+from tests.torture.scenarios import SCENARIOS, Scenario, stage
 from tests.torture.tracing import Server
 
 FAULT = "signal=KILL"
