@@ -188,14 +188,18 @@ class PendingBundle:
                     file=path,
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
-        self.storage.mkdir(os.path.dirname(self.trash))
-        self.storage.mkdir(self.trash)
+        home = os.path.dirname(self.trash)
+        for path in (home, self.trash):
+            self.storage.mkdir(path)
+        # A power cut must not leave what moves in a directory that never came to be.
+        for path in (self._directory, home):
+            self.storage.fsync_dir(path)
         for info in self.replaces:
             path = os.path.join(self._directory, info.name)
             place = os.path.join(self.trash, info.name)
             self._moved.append((path, place))
             self.storage.rename(path, place)
-        for directory in (self.trash, os.path.dirname(self.trash), self._directory):
+        for directory in (self.trash, self._directory):
             self.storage.fsync_dir(directory)
 
     def _make_directory(self, path: str) -> None:

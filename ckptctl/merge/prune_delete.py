@@ -205,4 +205,5 @@ class Remover:
         parent = os.path.dirname(path)
         self._make(parent)
         self.storage.mkdir(path)
-        self._rooms.add(parent)
+        # A power cut must not leave what moves in a directory that never came to be.
+        self.storage.fsync_dir(parent)
