@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from tests.torture.claims import Claims
 from tests.torture.scenarios import Stage, command
-from tests.torture.tracing import CHANGING, Call, Ended, Server, changes
+from tests.torture.tracing import CHANGING, READING, Call, Ended, Server, changes
 
 #: `CKPTCTL_TORTURE=57 pytest ...` looks at one case again, and leaves its room behind.
 ONLY = os.environ.get("CKPTCTL_TORTURE", "")
+#: A file to which failures are written when they are met.
+LOG = os.environ.get("CKPTCTL_TORTURE_LOG", "")
+#: Where the room of a case that failed is kept.
+KEEP = os.environ.get("CKPTCTL_TORTURE_KEEP", "")
+#: Of one scenario; the rest would say the same.
+MOST_FAILURES = 20
 #: Calls around which something could be lost.
+T = TypeVar("T")
 DANGEROUS = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir")
 
 
@@ -34,13 +42,19 @@ class Case:
         return f"{self.call.name}:{self.fault}:when={self.call.when}"
 
 
-def recorded(server: Server, stage: Stage, room: Path) -> list[Call]:
-    """Run a scenario once, whole, and return the calls that change something in its room."""
+def recorded(server: Server, stage: Stage, room: Path, *, reading: bool = False) -> list[Call]:
+    """Run a scenario once, whole, and return the calls that change something in its room.
+
+    Or those that read something there.
+    """
     stage.copy(room)
-    names = [f"?{name}" for name in CHANGING]
+    names = [f"?{name}" for name in (READING if reading else CHANGING)]
     ended = server.run(room, command(stage.scenario.args, room), trace=names)
     assert ended.code == 0, ended.stderr
-    return changes(ended.calls)
+    made = changes(ended.calls)
+    if not reading:
+        return made
+    return [call for call in ended.calls if call not in made]
 
 
 def spoilt(server: Server, stage: Stage, room: Path, case: Case) -> Ended:
@@ -79,14 +93,24 @@ def again(server: Server, stage: Stage, room: Path) -> Ended:
 def spread(items: Sequence[Case], most: int) -> list[Case]:
     """Return about so many cases, half of them dangerous, both halves spread evenly."""
     risky = [case for case in items if case.call.name in DANGEROUS and ".ckptctl/" not in str(case)]
-    chosen = {case.number: case for case in (*_evenly(risky, most // 2), *_evenly(items, most))}
+    chosen = {case.number: case for case in (*evenly(risky, most // 2), *evenly(items, most))}
     return [chosen[number] for number in sorted(chosen)][: most + most // 2]
 
 
-def _evenly(items: Sequence[Case], most: int) -> list[Case]:
+def evenly(items: Sequence[T], most: int) -> list[T]:
     if len(items) <= most:
         return list(items)
     return [items[at * (len(items) - 1) // max(1, most - 1)] for at in range(most)]
+
+
+class Spoil(Protocol):
+    """A case, or a power cut: what is done to a command, by number."""
+
+    @property
+    def number(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=Spoil)
 
 
 class Report:
@@ -98,33 +122,47 @@ class Report:
         self.failed: list[str] = []
         self.cases = 0
 
-    def run(self, cases: Iterable[Case], one: object, room: Path) -> None:
+    def run(self, cases: Iterable[_S], one: Callable[[_S, Path], None], room: Path) -> None:
+        """Run `one` for each case; go on after failures, but not for ever."""
         for case in cases:
             if ONLY and str(case.number) != ONLY:
                 continue
             self.cases += 1
             try:
-                one(case, room)  # type: ignore[operator]
+                one(case, room)
             except Exception:  # noqa: BLE001 (all are told at the end)
-                self.failed.append(f"{case}\n{self._how(case, room)}\n{traceback.format_exc()}")
-                if len(self.failed) >= 20:
+                self._tell(f"{case}\n{self._how(case, room)}\n{traceback.format_exc()}")
+                if KEEP:
+                    shutil.copytree(room, KEEP, symlinks=True)
+                if len(self.failed) >= MOST_FAILURES:
                     break
 
-    def _how(self, case: Case, room: Path) -> str:
-        words = " ".join(command(self.stage.scenario.args, room))
-        return (
-            f"  again:  CKPTCTL_TORTURE={case.number} pytest -m '' {self.test}"
-            f" -k '{self.stage.scenario.name}'\n"
-            f"  strace: strace -f -y -e trace={case.call.name} -e inject={case.injection}"
-            f" -p PID, of `ckptctl {words}` that waits (see README.md)"
+    def _tell(self, failure: str) -> None:
+        self.failed.append(failure)
+        if LOG:
+            with open(LOG, "a") as file:
+                file.write(f"{self.stage.scenario}: {failure}\n\n")
+
+    def _how(self, case: Spoil, room: Path) -> str:
+        scenario = self.stage.scenario
+        told = (
+            f"  again: CKPTCTL_TORTURE={case.number} CKPTCTL_TORTURE_KEEP=/tmp/room "
+            f"pytest -m torture -k {scenario.name} {self.test}"
         )
+        if isinstance(case, Case):
+            words = " ".join(command(scenario.args, room))
+            told += (
+                f"\n  strace: strace -f -y -e trace={case.call.name} -e inject={case.injection} "
+                f"-p PID, where PID is about to be `ckptctl {words}`"
+            )
+        return told
 
     def end(self) -> None:
-        print(f"{self.stage.scenario}: {self.cases} cases")
-        assert not self.failed, f"{len(self.failed)} of {self.cases}:\n\n" + "\n\n".join(
-            self.failed
-        )
-
-
-def claims_of(stage: Stage, resident: object) -> Claims:
-    return Claims(stage, resident)  # type: ignore[arg-type]
+        """Fail if any case did."""
+        summary = f"{self.stage.scenario}: {self.cases} cases, {len(self.failed)} failed"
+        print(summary)
+        if LOG:
+            with open(LOG, "a") as file:
+                file.write(f"{self.test} {summary}\n")
+        told = "\n\n".join(self.failed)
+        assert not self.failed, f"{summary}:\n\n{told}"

@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import importlib
+import gc
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
 
 import ckptctl.running
-from ckptctl.commands.main import COMMANDS, cli, console
+from ckptctl.commands.main import console
+from ckptctl.commands.main import main as run
+from tests.merge.model import small_chain
 
 _PR_SET_PTRACER = 0x59616D61
 _ANYONE = ctypes.c_ulong(-1)
@@ -57,6 +60,7 @@ def become(request: dict[str, Any]) -> None:
         fd = os.open(name, flags, 0o644)
         os.dup2(fd, number)
         os.close(fd)
+    os.closerange(3, 64)
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     os.setpgid(0, 0)
@@ -116,19 +120,41 @@ def ended_within(child: int, seconds: float) -> bool:
         os.close(fd)
 
 
+def warm_up() -> None:
+    """Import whatever the commands do, and have it compiled.
+
+    A child that still had modules to find would open more files or fewer, as others change
+    the directories on its path, and the nth open would be another one.
+    """
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["XDG_CACHE_HOME"] = home
+        chain = small_chain(Path(home)).directory
+        age = ("--min-age", "0s")
+        for args in (
+            ("merge", chain, "-o", f"{home}/out-50", "-j", "1"),
+            ("prune", chain, *age, "--keep-last", "9", "--trash"),
+            ("compact", chain, *age, "--yes", "--keep-last", "1"),
+            ("prune", chain, "--plan", f"{home}/none"),
+            ("verify", chain, "--data"),
+            ("ls", chain, "--json"),
+        ):
+            run([str(arg) for arg in args])
+    gc.freeze()
+
+
 def main() -> None:
-    ckptctl.running.ThreadPoolExecutor = Inline  # type: ignore[attr-defined,assignment,misc]
-    for name in COMMANDS:
-        cli.get_command(None, name)  # type: ignore[arg-type]
-    for name in ("merge", "merge.prune", "inspect.verify"):  # what commands import when called
-        importlib.import_module(f"ckptctl.{name}")
-    time.tzset()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    ckptctl.running.ThreadPoolExecutor = Inline  # type: ignore[misc,assignment]
+    answers = os.fdopen(os.dup(1), "w")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
+    warm_up()
+    answers.write("ready\n")
+    answers.flush()
     for line in sys.stdin:
-        answer = json.dumps(serve(json.loads(line)))
-        sys.stdout.write(answer + "\n")
-        sys.stdout.flush()
+        answers.write(json.dumps(serve(json.loads(line))) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
