@@ -440,7 +440,7 @@ def test_an_error_of_an_open_file_names_it(tmp_path: Path) -> None:
 
 def test_an_error_while_a_file_is_made_names_it(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
-    with pytest.raises(OSError, match="large|space") as caught:
+    with pytest.raises(OSError, match=r"large|space") as caught:
         LOCAL.create(path, 1 << 62)
     assert caught.value.filename == path
     assert not os.path.exists(path)

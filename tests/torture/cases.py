@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tests.torture.scenarios import Stage, command
-from tests.torture.tracing import CHANGING, READING, Call, Ended, Server, changes
+from tests.torture.tracing import Call
 
 #: `CKPTCTL_TORTURE=57 pytest ...` looks at one case again, and leaves its room behind.
 ONLY = os.environ.get("CKPTCTL_TORTURE", "")
@@ -22,8 +22,9 @@ KEEP = os.environ.get("CKPTCTL_TORTURE_KEEP", "")
 #: Of one scenario; the rest would say the same.
 MOST_FAILURES = 20
 #: Calls around which something could be lost.
-T = TypeVar("T")
 DANGEROUS = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "rmdir")
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -42,54 +43,6 @@ class Case:
         return f"{self.call.name}:{self.fault}:when={self.call.when}"
 
 
-def recorded(server: Server, stage: Stage, room: Path, *, reading: bool = False) -> list[Call]:
-    """Run a scenario once, whole, and return the calls that change something in its room.
-
-    Or those that read something there.
-    """
-    stage.copy(room)
-    names = [f"?{name}" for name in (READING if reading else CHANGING)]
-    ended = server.run(room, command(stage.scenario.args, room), trace=names)
-    assert ended.code == 0, ended.stderr
-    made = changes(ended.calls)
-    if not reading:
-        return made
-    return [call for call in ended.calls if call not in made]
-
-
-def spoilt(server: Server, stage: Stage, room: Path, case: Case) -> Ended:
-    """Run a scenario with one call spoilt."""
-    stage.copy(room)
-    ended = server.run(
-        room,
-        command(stage.scenario.args, room),
-        trace=[case.call.name],
-        inject=case.injection,
-        timeout=60,
-    )
-    assert not ended.hung, f"it hangs:\n{ended.stderr[-4000:]}"
-    hit = [call for call in ended.calls if call.when == case.call.when]
-    assert [(c.name, c.about) for c in hit] == [(case.call.name, case.call.about)], (
-        f"another call was hit: {hit}"
-    )
-    return ended
-
-
-def again(server: Server, stage: Stage, room: Path) -> Ended:
-    """Run the command once more; where that is refused, what a user would do then."""
-    scenario = stage.scenario
-    ended = server.run(room, command(scenario.args, room))
-    assert not ended.hung
-    if scenario.refused and ended.code == 12:
-        if scenario.again is None:  # the destination exists: all was done but the clean-up
-            rest = ("prune", str(room / "out"), "--yes", "--min-age", "0s")
-            ended = server.run(room, rest)
-        else:
-            ended = server.run(room, command(scenario.again, room))
-    assert ended.code == 0, f"the second run ends with {ended.code}: {ended.stderr}"
-    return ended
-
-
 def spread(items: Sequence[Case], most: int) -> list[Case]:
     """Return about so many cases, half of them dangerous, both halves spread evenly."""
     risky = [case for case in items if case.call.name in DANGEROUS and ".ckptctl/" not in str(case)]
@@ -97,7 +50,7 @@ def spread(items: Sequence[Case], most: int) -> list[Case]:
     return [chosen[number] for number in sorted(chosen)][: most + most // 2]
 
 
-def evenly(items: Sequence[T], most: int) -> list[T]:
+def evenly(items: Sequence[_T], most: int) -> list[_T]:
     if len(items) <= most:
         return list(items)
     return [items[at * (len(items) - 1) // max(1, most - 1)] for at in range(most)]
@@ -122,14 +75,14 @@ class Report:
         self.failed: list[str] = []
         self.cases = 0
 
-    def run(self, cases: Iterable[_S], one: Callable[[_S, Path], None], room: Path) -> None:
+    def run(self, cases: Iterable[_S], one: Callable[[_S], None], room: Path) -> None:
         """Run `one` for each case; go on after failures, but not for ever."""
         for case in cases:
             if ONLY and str(case.number) != ONLY:
                 continue
             self.cases += 1
             try:
-                one(case, room)
+                one(case)
             except Exception:  # noqa: BLE001 (all are told at the end)
                 self._tell(f"{case}\n{self._how(case, room)}\n{traceback.format_exc()}")
                 if KEEP:

@@ -32,21 +32,22 @@ class Scenario:
         Makes the chain in a directory.
     args
         The command.
-    goes
-        Labels of prune: steps that it may take away, fulls and increments apart.
     latest
         Step that the state file names before, and after.
+    goes
+        Steps that may be no restore points any more.
     before
         What else is laid out in a room.
     again
-        Command of the second run, where it is not the first one.
-    refused
-        What the first command may say (12) when it is run again, since part of its work is
-        done: a destination that exists, a saved plan of a directory that changed.
+        What ends the work where the command itself may be refused (12) when it is run again,
+        since some of its work is done: a destination that exists, a saved plan of a directory
+        that changed.
     kept
         Whether what goes must be found in the trash.
     merged
         Steps at which a merged full may stand, made of (base, increment).
+    outputs
+        Names of fulls beside the directory, made of the same.
     """
 
     name: str
@@ -55,8 +56,7 @@ class Scenario:
     latest: tuple[int, int]
     goes: frozenset[int] = frozenset()
     before: Callable[[Path, Chain], None] | None = None
-    again: tuple[str, ...] | None = None
-    refused: bool = False
+    again: tuple[str, ...] = ()
     kept: bool = False
     merged: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -157,7 +157,7 @@ SCENARIOS = (
         _small,
         ("merge", CHAIN, "-o", f"{OUT}/model.ckpt-50", "-j", "1"),
         (40, 40),
-        refused=True,
+        again=("prune", OUT, "--yes", "--min-age", "0s"),  # there but for the clean-up
         outputs={"model.ckpt-50": (40, 50)},
     ),
     Scenario(
@@ -207,7 +207,6 @@ SCENARIOS = (
         (50, 50),
         frozenset({10, 20, 30, 40}),
         again=(*PRUNE, "--keep-last", "1"),
-        refused=True,
     ),
     Scenario(
         "compact",
