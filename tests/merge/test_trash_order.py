@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ckptctl.merge import execute_merge, execute_prune
 from ckptctl.merge.policy import KeepLast
+from ckptctl.storage import FileInfo
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, plan
 from tests.merge.storages import Watched
@@ -19,10 +20,10 @@ class Noting(Watched):
         self.unflushed: dict[str, set[str]] = {}
         self.moved: list[str] = []
 
-    def mkdir(self, path: str) -> None:
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
         if not os.path.exists(path):
             self.unflushed.setdefault(os.path.dirname(path), set()).add(path)
-        super().mkdir(path)
+        super().mkdir(path, like)
 
     def fsync_dir(self, directory: str) -> None:
         super().fsync_dir(directory)
