@@ -26,6 +26,7 @@ from ckptctl.chain import (
 from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
+from ckptctl.merge.sweep import sweep_temporaries
 from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -121,6 +122,8 @@ def execute_merge(
         held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
         with held as locks, _sources(plan, locks):
             locks.check()
+            for directory in _locked(plan):
+                sweep_temporaries(directory, plan.storage)
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 listed = _update_state(plan, outcome, locks, writer_wait_s, progress)

@@ -304,7 +304,8 @@ class Remover:
         parent = os.path.dirname(path)
         self._make(parent)
         self.storage.mkdir(path, self.storage.stat(self.directory))
-        self._rooms.add(parent)
+        # A power cut must not leave what moves in a directory that never came to be.
+        self.storage.fsync_dir(parent)
 
 
 def _no_room(directory: str) -> NoSpaceError:
