@@ -26,7 +26,7 @@ from ckptctl.running import Runner
 from ckptctl.storage import FileInfo
 from ckptctl.storage.local import LocalFile, LocalStorage
 from tests.merge.model import small_chain
-from tests.merge.prunes import age
+from tests.merge.prunes import age, chain_of
 from tests.oracle.chain import Chain, changes, full, increment, table
 from tests.oracle.images import Rows, write_image
 
@@ -256,3 +256,15 @@ def test_what_vanishes_is_never_called_damage(
     for answer, error in at_moments(chain, work, trainer, moments):
         assert not (work is verified and answer), answer
         assert error is None or isinstance(error, (ChangedError, NotFoundError)), repr(error)
+
+
+def test_increments_that_vanish_while_they_are_compared_are_not_damaged(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30")
+
+    def planned(chain: Chain, storage: Reading) -> tuple[str, ...]:
+        return plan_prune(str(chain.directory), remember=False, storage=storage).damage
+
+    def rotated(chain: Chain) -> None:
+        deleted(chain, chain.increment_prefix(20))
+
+    assert {answer for answer, _ in at_moments(chain, planned, rotated, 1 << 30)} == {()}
