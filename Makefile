@@ -4,6 +4,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# atheris is not for every Python and machine: it has an environment of its own.
+FUZZ := .venv-fuzz
+FUZZ_SECONDS ?= 120
 # Networks are slow where this runs first.
 export UV_HTTP_TIMEOUT ?= 600
 export PIP_DEFAULT_TIMEOUT ?= 120
@@ -12,12 +15,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: help test lint demo bench golden completions reference clean
+.PHONY: help test lint demo bench fuzz golden completions reference clean
 
 help:
 	@echo 'make test         lint, types and the whole suite'
 	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
 	@echo 'make bench        merge and questions against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
+	@echo 'make fuzz         coverage-guided fuzzing of every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) in all'
 	@echo 'make lint         ruff and mypy alone'
 	@echo 'make golden       write the golden bundles of tests/golden/tf anew'
 	@echo 'make completions  write completions/ anew'
@@ -48,6 +52,18 @@ bench: $(READY)
 	@$(BIN)/python -m bench.questions $(BENCH)
 	@$(BIN)/python -m bench.cron $(BENCH_CRON)
 	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
+
+$(FUZZ)/.ready: pyproject.toml
+	@python=$$(./.ci/find-python $(PYTHON)) || exit 1; \
+	echo "set-up: $(FUZZ) with $$python, once"; \
+	test -x $(FUZZ)/bin/python || $$python -m venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install --quiet --retries 10 'uv>=0.7'
+	@$(FUZZ)/bin/uv pip install --quiet --compile-bytecode --python $(FUZZ)/bin/python \
+		--group fuzz --editable '.[snappy]'
+	@touch $@
+
+fuzz: $(FUZZ)/.ready
+	@$(FUZZ)/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 golden: $(READY)
 	$(BIN)/python tests/golden/make_tf.py

@@ -10,6 +10,15 @@ def _number(name: str, default: int) -> int:
     return int(text) if text and text.isdigit() and int(text) > 0 else default
 
 
+def _seconds(name: str, default: float) -> float:
+    text = os.environ.get(f"CKPTCTL_KNOB_{name}")
+    try:
+        value = float(text or default)
+    except ValueError:
+        return default
+    return value if 0 < value < 1e6 else default
+
+
 #: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
 PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
 #: Keys that one step of a join looks at together.
@@ -22,3 +31,9 @@ PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)
 MAX_OPEN_FILES = _number("MAX_OPEN_FILES", 256)
 #: Incoming keys of a whole merge up to which what the survey found is kept for the writing.
 KEPT_KEYS = _number("KEPT_KEYS", 1 << 22)
+#: Seconds after its last write during which a temporary counts as a save that is under way.
+WRITER_SECONDS = _number("WRITER_SECONDS", 10)
+#: Seconds between two renewals of a lease.
+LEASE_RENEW_SECONDS = _seconds("LEASE_RENEW_SECONDS", 30)
+#: Seconds without a renewal after which a lease is taken over.
+LEASE_DEAD_SECONDS = _seconds("LEASE_DEAD_SECONDS", 600)

@@ -21,6 +21,9 @@ class Progress:
     def advance(self, done: int) -> None:
         """Add `done` bytes to the present phase."""
 
+    def warn(self, message: str) -> None:
+        """Hear what the user should know at once; no part of what is measured."""
+
     def finish(self) -> None:
         """End the operation, whether it succeeded or not."""
 
@@ -67,6 +70,10 @@ class Deadline(Progress):
         """Add bytes; raise `TimeUpError` when the time is up."""
         self.check()
         self._inner.advance(done)
+
+    def warn(self, message: str) -> None:
+        """Pass it on: what is to be known is never late."""
+        self._inner.warn(message)
 
     def finish(self) -> None:
         """End the operation."""

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from ckptctl.bundle.data import shard_path
 from ckptctl.bundle.reader import index_path
 from ckptctl.bundle.table import IndexTable
-from ckptctl.errors import ChangedError
+from ckptctl.errors import ChangedError, CkptctlError
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["INNER_MARK", "MARK_SUFFIX", "Mark", "PendingBundle", "file_identity"]
 
@@ -28,6 +30,7 @@ MARK_SUFFIX = ".ckptctl.json"
 #: The mark inside a temporary, where an older bundle stands at the prefix.
 INNER_MARK = "ckptctl.json"
 
+_MAX_MARK_BYTES = 64 << 20
 #: What a mark says beside the names of files: JSON.
 Mark = Mapping[str, Any]
 
@@ -50,6 +53,9 @@ class PendingBundle:
         Where the files lie.
     like
         A file whose mode, owner and group the result takes.
+    like_files
+        Suffix behind the prefix to path of the file whose attributes that file of the result
+        takes, its access control list too: parameter servers may save as different users.
     mark
         Facts for the mark; None leaves none (a trainer's own saves).
     replaces
@@ -67,6 +73,7 @@ class PendingBundle:
         like: FileInfo | None = None,
         mark: Mark | None = None,
         *,
+        like_files: Mapping[str, str] = MappingProxyType({}),
         replaces: Sequence[FileInfo] = (),
         trash: str = "",
     ) -> None:
@@ -74,6 +81,7 @@ class PendingBundle:
         self.num_shards = num_shards
         self.storage = storage
         self.like = like
+        self.like_files = like_files
         self.mark = mark
         self.replaces = replaces
         self.trash = trash
@@ -93,7 +101,7 @@ class PendingBundle:
         if self.mark is not None and not self.replaces:
             self._marked = True
             self._write_mark(self.prefix + MARK_SUFFIX, {})
-        self.storage.mkdir(self.temporary)
+        self.storage.mkdir(self.temporary, self._home())
         if self.mark is not None and self.replaces:
             older = {info.name: file_identity(info) for info in self.replaces}
             self._write_mark(os.path.join(self.temporary, INNER_MARK), {"replaces": older})
@@ -122,11 +130,18 @@ class PendingBundle:
         self._extra.append((path, suffix))
         return path
 
-    def commit(self, index: bytes) -> None:
+    def commit(self, index: bytes, still_ours: Callable[[], None] = lambda: None) -> None:
         """Rename everything into place, the index last. Data must be fsynced before.
 
         Once the index is in place nothing raises any more: the bundle exists, and a
         temporary that does not go is a leftover.
+
+        Parameters
+        ----------
+        index
+            The index.
+        still_ours
+            Called right before the index is renamed; may raise to give up.
 
         Raises
         ------
@@ -144,8 +159,8 @@ class PendingBundle:
             for shard in range(self.num_shards)
         ]
         moves += [(path, self.prefix + suffix) for path, suffix in self._extra]
-        for path in (*(path for path, _ in moves), self.index_temporary):
-            self._attributes(path)
+        for path, final in (*moves, (self.index_temporary, index_path(self.prefix))):
+            self._attributes(path, final)
         storage.fsync_dir(self.temporary)
         self._make_way()
         if self.mark is not None:
@@ -159,6 +174,7 @@ class PendingBundle:
         for parent in self._directories:
             storage.fsync_dir(parent)
         storage.fsync_dir(self._directory)
+        still_ours()
         self._place(self.index_temporary, index_path(self.prefix))
         storage.fsync_dir(self._directory)
         with suppress(OSError):
@@ -188,8 +204,9 @@ class PendingBundle:
                     file=path,
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
-        self.storage.mkdir(os.path.dirname(self.trash))
-        self.storage.mkdir(self.trash)
+        check_no_link(os.path.dirname(self.trash), self.storage)
+        for directory in (os.path.dirname(self.trash), self.trash):
+            self.storage.mkdir(directory, self._home())
         for info in self.replaces:
             path = os.path.join(self._directory, info.name)
             place = os.path.join(self.trash, info.name)
@@ -200,8 +217,8 @@ class PendingBundle:
 
     def _make_directory(self, path: str) -> None:
         if self.storage.stat(path, follow=False) is None:
-            self.storage.mkdir(path)
-            self._directories.append(path)
+            self._directories.append(path)  # first: it may be made and not get its owner
+            self.storage.mkdir(path, self._home())
 
     def _place(self, path: str, final: str) -> None:
         self._placed.append((final, self.storage.stat(path, follow=False)))
@@ -221,9 +238,17 @@ class PendingBundle:
                 storage.rmdir(directory)
         self._remove_temporary()
         if self._marked:
-            storage.remove(self.prefix + MARK_SUFFIX)
+            self._remove_mark()
             self._marked = False
         self._move_back()
+
+    def _remove_mark(self) -> None:
+        """Remove our mark, not that of a run that took our lease over and began anew."""
+        path = self.prefix + MARK_SUFFIX
+        with suppress(CkptctlError, ValueError, KeyError, TypeError):
+            facts = json.loads(self.storage.read_small(path, _MAX_MARK_BYTES))
+            if facts["temporary"] == os.path.basename(self.temporary):
+                self.storage.remove(path)
 
     def _move_back(self) -> None:
         storage = self.storage
@@ -243,7 +268,8 @@ class PendingBundle:
         storage = self.storage
         if storage.stat(self.temporary, follow=False) is not None:
             for info in storage.listdir(self.temporary):
-                storage.remove(os.path.join(self.temporary, info.name))
+                path = os.path.join(self.temporary, info.name)
+                storage.remove(path, within=self._directory)
             storage.rmdir(self.temporary)
 
     def _in_place(self) -> Iterator[str]:
@@ -253,6 +279,17 @@ class PendingBundle:
             if ours and now and (now.device, now.inode) == (ours.device, ours.inode):
                 yield final
 
-    def _attributes(self, path: str) -> None:
-        if self.like is not None:
+    def _attributes(self, path: str, final: str) -> None:
+        source = self.like_files.get(final[len(self.prefix) :])
+        like = self.storage.stat(source) if source is not None else None
+        if like is not None:
+            self.storage.copy_attributes(path, like, source)
+        elif self.like is not None:
             self.storage.copy_attributes(path, self.like)
+
+    def _home(self) -> FileInfo | None:
+        """Return what directories of ours are like: that of the bundle.
+
+        Where nothing is to be like anything else (a save), what is usual for the process.
+        """
+        return None if self.like is None else self.storage.stat(self._directory or ".")

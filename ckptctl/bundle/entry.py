@@ -287,8 +287,8 @@ def _decode_slice(message: Any) -> TensorSlice:
 def _encode_slice(slice_: TensorSlice, message: Any) -> None:
     for start, length in slice_.extents:
         extent = message.extent.add()
+        extent.start = start
         if length != -1:  # TensorSlice::AsProto leaves whole dimensions unset
-            extent.start = start
             extent.length = length
     begin, length, size = slice_.hash_slice
     message.hash_slice_begin, message.hash_slice_length = begin, length

@@ -45,10 +45,14 @@ class TensorSlice:
         )
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Return whether the slice lies inside a tensor of this shape."""
+        """Return whether the slice lies inside a tensor of this shape.
+
+        A whole dimension that does not start at 0 is none that TensorFlow builds
+        (tensor_slice.cc, BuildTensorSlice).
+        """
         return len(self.extents) == len(shape) and all(
-            start >= 0 and length >= 0 and start + length <= size
-            for (start, length), size in zip(self.resolve(shape), shape, strict=True)
+            start == 0 if length == FULL else start >= 0 and length >= 0 and start + length <= size
+            for (start, length), size in zip(self.extents, shape, strict=True)
         )
 
     def shape(self, full: tuple[int, ...]) -> tuple[int, ...]:
@@ -56,7 +60,9 @@ class TensorSlice:
         return tuple(length for _, length in self.resolve(full))
 
     def __str__(self) -> str:
-        return ":".join("-" if ln == FULL else f"{st},{ln}" for st, ln in self.extents)
+        return ":".join(
+            "-" if each == (0, FULL) else f"{each[0]},{each[1]}" for each in self.extents
+        )
 
 
 def encode_slice_key(name: bytes, slice_: TensorSlice) -> bytes:

@@ -19,6 +19,7 @@ from ckptctl.chain.model import (
 from ckptctl.chain.names import MAX_STEP, split_step
 from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
 from ckptctl.chain.timelines import WriteOrder
+from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
 
 __all__ = [
     "INCREMENT_DIRECTORY",
@@ -28,6 +29,7 @@ __all__ = [
     "NO_STEP",
     "REMOVED_LOG",
     "STATUSES",
+    "WRITER_WAIT_S",
     "BaseChoice",
     "Chain",
     "Chains",
@@ -47,7 +49,10 @@ __all__ = [
     "StateFile",
     "VerifiedFulls",
     "WriteOrder",
+    "Writer",
     "find_chains",
+    "find_writer",
     "scan_directory",
     "split_step",
+    "wait_for_writer",
 ]

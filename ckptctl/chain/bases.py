@@ -20,6 +20,10 @@ Where the rules leave a choice, it is made so that what is not proven is refused
 * Check 4, "both state files list one checkpoint while more lie there": more in each of the
   two directories, merged fulls not counted.
 * A state file that does not parse is not "no state file".
+* An increment that the state file names counts as live, also where a rollback has saved a full
+  below it since, or that very full anew: what is shown to be written before its base was not
+  recorded against it, or is of a way that was left. A trainer that starts again from that full
+  goes on without it, and to merge it would put dead rows under what is saved next.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ckptctl.chain.model import Checkpoint, Scan
@@ -52,7 +56,7 @@ class BaseChoice:
         The same for scripts. Proven: `lineage`, `no-state-file`, `listed`, `above-oldest`,
         `nothing-rotates`. Not: `no-base`, `base-gone`, `base-incomplete`, `base-abandoned`,
         `ambiguous`, `full-gone`, `set-back`, `rotated`, `abandoned-between`, `delta-hole`,
-        `abandoned`, `damaged`.
+        `abandoned`, `damaged`, `older-than-base`.
     check
         Number of the check of "The state at step S" that fails: 3 or 4.
     files
@@ -191,10 +195,28 @@ class Bases:
             return _refuse("abandoned", f"abandoned: {dead}", None)
         lineage = increment.lineage
         if lineage is None:
-            return self._by_steps(increment)
-        if lineage.mode == "delta":
-            return self._delta(increment, lineage.base_step)
-        return self._by_lineage(increment, lineage.base_step)
+            choice = self._by_steps(increment)
+        elif lineage.mode == "delta":
+            choice = self._delta(increment, lineage.base_step)
+        else:
+            choice = self._by_lineage(increment, lineage.base_step)
+        base = choice.base
+        if choice.proven and base is not None and not is_ours(base):
+            first = choice.series[0]
+            if self.timelines.order.before(first, base):
+                reason = (
+                    f"{first.name} was written before {base.name}: the run was rolled back since"
+                )
+                files = (base.name, first.name)
+                return replace(
+                    choice,
+                    proven=False,
+                    reason=reason,
+                    code="older-than-base",
+                    check=4,
+                    files=files,
+                )
+        return choice
 
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
         for full in self._stand_ins.get(base_step, ()):

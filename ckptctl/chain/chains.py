@@ -5,8 +5,8 @@ The rules are `shared/spec/restore.md`; the words of `status` are those of
 members of the first chain can be shown before the indexes of the last one were parsed.
 
 Codes of problems: `damaged`, `incomplete`, `abandoned`, `orphan`, `unproven`, `idle`,
-`not-nested`, `zero-rows` (a warning), `misnamed`, `ambiguous`, `listed-gone`, `copied`, and
-those of the scan (`state-file`, `misfit`, `removed-log`, `increment-directory`).
+`not-nested`, `zero-rows` (a warning), `misnamed`, `ambiguous`, `listed-gone`, `copied`,
+`moved`, and those of the scan (`state-file`, `misfit`, `removed-log`, `increment-directory`).
 
 Decisions where the rules leave a choice:
 

@@ -252,6 +252,8 @@ class StateFile:
         Name of the checkpoint that it names, None without a readable file.
     copied
         Paths in it that exist but lie in another directory, by device and inode.
+    moved
+        The path that it names, where nothing lies there although its name is here.
     state
         The file as read; None if it is not there or does not parse.
     error
@@ -264,6 +266,7 @@ class StateFile:
     listed: tuple[str, ...] = ()
     latest: str | None = None
     copied: tuple[str, ...] = ()
+    moved: str | None = None
     state: CheckpointState | None = None
     error: StateFileError | None = None
 

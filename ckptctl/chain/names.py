@@ -35,6 +35,8 @@ MAX_STEP = (1 << 63) - 1
 _TEMPSTATE = re.compile(r"(?P<stem>.+)\.(?:index|data-\d{5}-of-\d{5})\.tempstate\d+", re.DOTALL)
 # A sharded Saver (TensorFlow 2 adds no hex), and our own PendingBundle.
 _TEMP_DIR = re.compile(r"(?P<stem>.+)_temp(?:_[0-9a-f]+)?", re.DOTALL)
+# file_io.atomic_write_string_to_file: the state file and the graph.
+_TF_ATOMIC = re.compile(r"(?P<stem>checkpoint|.+(?=\.meta))(?:\.meta)?\.tmp[0-9a-f]{32}", re.DOTALL)
 # LocalStorage.write_atomic.
 _OUR_TEMP = re.compile(r"(?P<stem>.+)\.ckptctl-[0-9a-f]{16}\.tmp", re.DOTALL)
 _DATA = re.compile(r"(?P<stem>.+)\.data-\d{5}-of-\d{5}", re.DOTALL)
@@ -127,7 +129,7 @@ def _sort_directory(info: FileInfo, found: Grouped, side: list[tuple[str, FileIn
 
 def _sort_file(info: FileInfo, found: Grouped, side: list[tuple[str, FileInfo]]) -> None:
     name = info.name
-    for pattern, ours in ((_OUR_TEMP, True), (_TEMPSTATE, False)):
+    for pattern, ours in ((_OUR_TEMP, True), (_TEMPSTATE, False), (_TF_ATOMIC, False)):
         if match := pattern.fullmatch(name):
             found.temporaries.append((match["stem"], info, ours))
             return

@@ -34,6 +34,13 @@ def state_problems(scan: Scan) -> Iterator[Problem]:
     for state, path in scan.copied:
         message = f"{state} names {path}, which lies in another directory: use --relocate"
         yield Problem("copied", message)
+    for state_file in (scan.full_state, scan.increment_state):
+        if state_file.moved is not None:
+            yield Problem(
+                "moved",
+                f"{state_file.path} names {state_file.moved}, where nothing is: "
+                "TensorFlow finds no checkpoint; use --relocate",
+            )
     silent = {(item.kind, item.name) for item in scan.removed}
     for kind, state_file, found in (
         ("full", scan.full_state, scan.fulls),

@@ -34,6 +34,7 @@ from ckptctl.chain.names import (
 from ckptctl.chain.source import IndexSource
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_directory"]
 
@@ -259,8 +260,20 @@ class _Room:
             listed=tuple(os.path.basename(item) for item in state.all_paths),
             latest=os.path.basename(state.latest),
             copied=tuple(self._elsewhere({state.latest: None, **dict.fromkeys(state.all_paths)})),
+            moved=state.latest if self._moved(state.latest) else None,
             state=state,
         )
+
+    def _moved(self, path: str) -> bool:
+        """Return whether a path leads nowhere, and its last name to a checkpoint here."""
+        if not os.path.dirname(path) or not os.path.basename(path):
+            return False
+        try:
+            there = self.storage.stat(os.path.join(self.directory, f"{path}.index"))
+            here = self.storage.stat(self._path(f"{os.path.basename(path)}.index"))
+        except OSError:  # a place that we may not look into is not shown to lack it
+            return False
+        return there is None and here is not None
 
     def _elsewhere(self, paths: Iterable[str]) -> list[str]:
         """Return the paths that lead to a checkpoint in another directory.
@@ -288,9 +301,11 @@ class _Room:
 
 
 def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], list[Problem]]:
-    if storage.stat(path) is None:
-        return (), []
     try:
+        for own in (os.path.dirname(path), path):
+            check_no_link(own, storage)
+        if storage.stat(path) is None:
+            return (), []
         raw = storage.read_small(path, _MAX_LOG_BYTES)
     except (DamageError, RefusedError, NotFoundError, OSError) as error:
         return (), [Problem("removed-log", f"{path} cannot be read: {error}")]
@@ -308,7 +323,7 @@ def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], lis
 def _removed(line: bytes) -> Removed | None:
     try:
         item = json.loads(line)
-        name = str(item["name"])
+        name = item["name"]
         parts = split_step(name)
         step = item.get("step", parts[1] if parts else None)
         merged = item.get("merged") is True

@@ -17,24 +17,26 @@ from ckptctl.commands.compact_views import (
     Done,
     FailureView,
     ReportView,
+    raise_first,
+    tell_metrics,
 )
 from ckptctl.commands.params import DURATION, SIZE
-from ckptctl.errors import CkptctlError, DamageError, PartialFailure, RefusedError
+from ckptctl.commands.settings import Settings, configured
+from ckptctl.errors import CkptctlError, RefusedError
 from ckptctl.output import Output
-from ckptctl.output import format as fmt
 from ckptctl.progress import Deadline, Progress
 
 if TYPE_CHECKING:
     from ckptctl.merge import CompactOptions, CompactPlan
-    from ckptctl.restore import RestoreOptions
 
 __all__ = ["command"]
 
 
 @click.command("compact", epilog=options.epilog(3, 4, 10, 11, 12))
+@configured
 @options.directories
-@options.state
-@options.policy
+@options.state_options
+@options.policy_options
 @click.option(
     "--min-increments",
     metavar="N",
@@ -56,7 +58,14 @@ __all__ = ["command"]
 )
 @options.min_age
 @options.relocate
+@click.option(
+    "--metrics",
+    metavar="F",
+    help="Write what was done and what is there for Prometheus, into a file F.prom that "
+    "node_exporter reads; it is replaced as a whole.",
+)
 @options.lock_wait
+@options.writer_wait
 @click.option(
     "--max-duration",
     metavar="D",
@@ -81,10 +90,12 @@ __all__ = ["command"]
 def command(
     directories: tuple[str, ...],
     out: Output,
+    settings: Settings,
+    metrics: str | None,
     nice: int | None,
     max_duration: float | None,
     dry_run: bool,
-    **given: Any,
+    **others: object,
 ) -> None:
     """Merge and prune in one go, for cron.
 
@@ -95,13 +106,18 @@ def command(
     without one every merge leaves a full more. Nothing to do is one line and exit code 0.
 
     Killed at any point nothing is lost, and the next run finishes or cleans up. Several
-    directories are done one after the other; one that fails does not stop the others.
+    directories are done one after the other; one that fails does not stop the others. Each
+    is treated as its DIR/ckptctl.toml says, or all as --config does: see `ckptctl config`.
 
     \b
     Example:
       ckptctl compact /models/ctr --keep-last 3 --dry-run
       ckptctl compact /models/ctr /models/cvr --min-ratio 0.2 --keep-last 3 --yes
     """  # noqa: D301 (click leaves lines after this mark as they are)
+    if metrics is not None:
+        from ckptctl.merge.metrics import check_metrics
+
+        check_metrics(metrics)
     if nice:
         os.nice(nice)
     began = time.monotonic()
@@ -111,14 +127,21 @@ def command(
         return progress if max_duration is None else Deadline(max_duration, progress, began)
 
     done = [Done(directory) for directory in directories]
-    for each in done:
-        _one(each, out, watched, dry_run, given)
-        if each.error is not None and len(done) > 1:
-            out.show(FailureView(each))
+    unwritten = None
+    try:
+        for each in done:
+            _one(each, out, watched, dry_run, settings)
+            if each.error is not None and len(done) > 1:
+                out.show(FailureView(each))
+    finally:
+        if metrics is not None and not dry_run:
+            unwritten = tell_metrics(metrics, done, out)
     if any(each.plan is not None or each.result is not None for each in done):
         out.show(ReportView(dry_run, done))
         out.close()  # the answer stands, also where the exit code says that some of it failed
-    _raise(done)
+    raise_first(done)
+    if unwritten is not None:
+        raise unwritten
 
 
 def _one(
@@ -126,14 +149,21 @@ def _one(
     out: Output,
     watched: Callable[[], Progress],
     dry_run: bool,
-    given: Mapping[str, Any],
+    settings: Settings,
 ) -> None:
     """Compact one directory; what is wrong with it must not stop the others."""
+    began = time.monotonic()
     try:
+        given, each.settings = settings.of(each.directory)
         _compact(each, out, watched, dry_run, given)
         each.raise_for_code()
     except (CkptctlError, OSError) as error:
         each.error = error
+    except BaseException as error:
+        each.error = error
+        raise
+    finally:
+        each.seconds = time.monotonic() - began
 
 
 def _compact(
@@ -145,7 +175,7 @@ def _compact(
 ) -> None:
     from ckptctl.merge import plan_compact, run_compact
 
-    asked = _options(**given)
+    asked = _options(given)
     progress = watched()
     try:
         if dry_run:
@@ -161,7 +191,7 @@ def _compact(
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
-                lock_wait_s=given["lock_wait"] or 0.0,
+                **options.waits_of(given),
             )
             each.plan = each.result.plan
     finally:
@@ -174,29 +204,20 @@ def _compact(
         out.show(CompactPlanView(each.plan, True))
 
 
-def _options(
-    *,
-    restore: RestoreOptions,
-    policy: Mapping[str, Any],
-    min_increments: int,
-    min_bytes: int | None,
-    min_ratio: float | None,
-    min_interval: float | None,
-    min_age: float,
-    relocate: bool,
-    **others: object,
-) -> CompactOptions:
+def _options(given: Mapping[str, Any]) -> CompactOptions:
     from ckptctl.merge import CompactOptions, Gate, PruneOptions
     from ckptctl.merge.policy import policy_of
 
+    restore = options.restore_of(given)
+    gate = (given[name] or 0 for name in ("min_bytes", "min_ratio", "min_interval"))
     return CompactOptions(
-        Gate(min_increments, min_bytes or 0, min_ratio or 0.0, min_interval or 0.0),
+        Gate(given["min_increments"], *gate),
         restore,
         PruneOptions(
-            policy_of(policy),
-            min_age_s=min_age,
+            policy_of(options.rules_of(given)),
+            min_age_s=given["min_age"],
             assume_order=restore.assume_order,
-            relocate=relocate,
+            relocate=given["relocate"],
         ),
     )
 
@@ -214,16 +235,3 @@ def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
     out.show(CompactPlanView(plan, False))
     if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
         raise RefusedError("not confirmed: nothing was done", file=plan.directory)
-
-
-def _raise(done: list[Done]) -> None:
-    failed = [each for each in done if each.error is not None]
-    if not failed:
-        return
-    if len(done) == 1 and failed[0].error is not None:
-        raise failed[0].error
-    damaged = [each for each in failed if isinstance(each.error, DamageError)]
-    first = (damaged or failed)[0]
-    kind = DamageError if damaged else PartialFailure
-    what = f"{len(failed)} of {len(done)} directories failed, {fmt.escape(first.directory)} first"
-    raise kind(f"{what}: {first.facts['message']}", remedy="each one's error stands above")

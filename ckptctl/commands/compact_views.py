@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,23 +11,37 @@ from typing import TYPE_CHECKING
 from ckptctl.commands.failures import describe
 from ckptctl.commands.merge_views import MergePlanView
 from ckptctl.commands.prune_views import PrunePlanView, raise_for
-from ckptctl.output import Page
+from ckptctl.errors import CkptctlError, DamageError, PartialFailure
+from ckptctl.output import Output, Page
 from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
     from ckptctl.merge import CompactPlan, CompactResult
 
-__all__ = ["CompactPlanView", "CompactResultView", "Done", "FailureView", "ReportView"]
+__all__ = [
+    "CompactPlanView",
+    "CompactResultView",
+    "Done",
+    "FailureView",
+    "ReportView",
+    "raise_first",
+    "tell_metrics",
+]
 
 
 @dataclass
 class Done:
-    """What became of one directory: a plan, its result, and what was raised."""
+    """What became of one directory: its plan and result, what was raised, how long it took.
+
+    `settings` is the file that its settings come from.
+    """
 
     directory: str
     plan: CompactPlan | None = None
     result: CompactResult | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    seconds: float | None = None
+    settings: str | None = None
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -59,7 +74,48 @@ class Done:
             plan |= {"holds": self.result.holdings.to_json(), "waits": self.result.waits}
             plan |= {"state_file": {"list": [], "unlist": []}, "merge": None, "prune": None}
         result = self.result.to_json() if self.result is not None else None
-        return {**plan, "result": result, "error": self.facts or None}
+        report = {"result": result, "error": self.facts or None}
+        return {**plan, "settings_file": self.settings, **report}
+
+
+def tell_metrics(path: str, done: Sequence[Done], out: Output) -> CkptctlError | None:
+    """Write the metrics of the directories that were begun; return what to raise at the end."""
+    from ckptctl.merge.metrics import Measures, write_metrics
+
+    found = [
+        Measures.of(
+            each.directory,
+            each.result,
+            exit_code=describe(each.error).code if each.error is not None else 0,
+            ended_s=time.time(),
+            seconds=each.seconds,
+        )
+        for each in done
+        if each.seconds is not None
+    ]
+    try:
+        write_metrics(path, found)
+    except (CkptctlError, OSError) as error:
+        why = describe(error).facts.get("message", "")
+        out.warn(f"metrics not written: {why}")
+        return PartialFailure(
+            "the work is done, but metrics were not written", file=path, found=why
+        )
+    return None
+
+
+def raise_first(done: Sequence[Done]) -> None:
+    """Raise what the exit code says of all directories together; damage outranks the rest."""
+    failed = [each for each in done if each.error is not None]
+    if not failed:
+        return
+    if len(done) == 1 and failed[0].error is not None:
+        raise failed[0].error
+    damaged = [each for each in failed if isinstance(each.error, DamageError)]
+    first = (damaged or failed)[0]
+    kind = DamageError if damaged else PartialFailure
+    what = f"{len(failed)} of {len(done)} directories failed, {fmt.escape(first.directory)} first"
+    raise kind(f"{what}: {first.facts['message']}", remedy="each one's error stands above")
 
 
 class _TextOnly:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -58,7 +59,7 @@ __all__ = ["command"]
     help="Memory to stay below, by fewer tasks at a time; refused where that cannot be done.",
 )
 @options.bwlimit
-@options.lock_wait
+@options.waits
 @options.dry_run
 @click.option(
     "--yes",
@@ -79,7 +80,7 @@ def command(
     jobs: int | None,
     memory: int | None,
     bwlimit: int | None,
-    lock_wait: float | None,
+    waits: Mapping[str, Any],
     dry_run: bool,
     yes: bool,
 ) -> None:
@@ -130,9 +131,7 @@ def command(
         return
     progress = out.progress()
     try:
-        result = execute_merge(
-            plan, jobs=jobs, progress=progress, bwlimit=bwlimit, lock_wait_s=lock_wait or 0.0
-        )
+        result = execute_merge(plan, jobs=jobs, progress=progress, bwlimit=bwlimit, **waits)
     finally:
         progress.finish()
     for warning in result.warnings[len(plan.warnings) :]:

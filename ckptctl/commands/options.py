@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from click.core import ParameterSource
@@ -31,8 +31,15 @@ __all__ = [
     "min_age",
     "output",
     "policy",
+    "policy_options",
     "relocate",
+    "restore_of",
+    "rules_of",
     "state",
+    "state_options",
+    "waits",
+    "waits_of",
+    "writer_wait",
 ]
 
 #: What click decorates: a command's function, called with keywords only.
@@ -181,6 +188,13 @@ lock_wait = click.option(
     type=DURATION,
     help="Wait so long for another ckptctl to release the directory; default: do not wait.",
 )
+writer_wait = click.option(
+    "--writer-wait",
+    metavar="D",
+    type=DURATION,
+    default="2m",
+    help="Wait so long for the end of a trainer's save, then refuse; default: 2m.",
+)
 min_age = click.option(
     "--min-age",
     metavar="D",
@@ -196,19 +210,53 @@ dry_run = click.option(
 )
 
 
+def waits(function: Callback) -> Callback:
+    """Add `--lock-wait` and `--writer-wait`; the command receives `waits` for `execute_x`."""
+
+    @functools.wraps(function)
+    def waiting(*, lock_wait: float | None, writer_wait: float, **values: object) -> None:
+        function(waits=waits_of({"lock_wait": lock_wait, "writer_wait": writer_wait}), **values)
+
+    return lock_wait(writer_wait(waiting))
+
+
+def waits_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `--lock-wait` and `--writer-wait` as `execute_x` takes them."""
+    return {
+        "lock_wait_s": values["lock_wait"] or 0.0,
+        "writer_wait_s": values["writer_wait"],
+    }
+
+
 def policy(function: Callback) -> Callback:
     """Add the POLICY options; the command receives `policy`, option name to value."""
 
     @functools.wraps(function)
     def composed(**values: object) -> None:
-        names = [name for name in values if name.startswith("keep_")]
-        rules = {name.replace("_", "-"): values.pop(name) for name in names}
-        function(policy=rules, **values)
+        others = {name: value for name, value in values.items() if not _of_policy(name)}
+        function(policy=rules_of(values), **others)
 
-    decorated: Callback = composed
-    for option in reversed(_POLICY):
-        decorated = option(decorated)
-    return decorated
+    return policy_options(composed)
+
+
+def policy_options(function: Callback) -> Callback:
+    """Add the POLICY options, each for itself; `rules_of` puts them together."""
+    return _with(_POLICY, function)
+
+
+def rules_of(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the POLICY options among values by parameter: option name to value."""
+    return {name.replace("_", "-"): value for name, value in values.items() if _of_policy(name)}
+
+
+def _of_policy(name: str) -> bool:
+    return name.startswith("keep_") and name not in _OF_STATE
+
+
+def _with(parameters: Sequence[Callable[[Callback], Callback]], function: Callback) -> Callback:
+    for parameter in reversed(parameters):
+        function = parameter(function)
+    return function
 
 
 _COUNT = click.IntRange(min=1)
@@ -258,32 +306,25 @@ def state(function: Callback) -> Callback:
     """Add the STATE options; the command receives them as `restore: RestoreOptions`."""
 
     @functools.wraps(function)
-    def composed(
-        *,
-        increments: str,
-        base: int | None,
-        assume_order: str | None,
-        keep_missing: bool,
-        add_new: bool,
-        drop_unpaired: bool,
-        **others: object,
-    ) -> None:
-        function(
-            restore=_restore_options(
-                increments=increments,
-                base=base,
-                assume_order=assume_order,
-                keep_missing=keep_missing,
-                add_new=add_new,
-                drop_unpaired=drop_unpaired,
-            ),
-            **others,
-        )
+    def composed(**values: object) -> None:
+        others = {name: value for name, value in values.items() if name not in _OF_STATE}
+        function(restore=restore_of(values), **others)
 
-    decorated: Callback = composed
-    for option in reversed(_STATE):
-        decorated = option(decorated)
-    return decorated
+    return state_options(composed)
+
+
+def state_options(function: Callback) -> Callback:
+    """Add the STATE options, each for itself; `restore_of` puts them together."""
+    return _with(_STATE, function)
+
+
+def restore_of(values: Mapping[str, object]) -> RestoreOptions:
+    """Return the STATE options among values by parameter."""
+    # Only the commands that read rows pay for NumPy.
+    from ckptctl.restore import RestoreOptions
+
+    chosen = {name: values[name] for name in _OF_STATE}
+    return RestoreOptions(**chosen)  # type: ignore[arg-type]  # click has checked them
 
 
 def html(function: Callback) -> Callback:
@@ -312,13 +353,8 @@ def html(function: Callback) -> Callback:
     )(checked)
 
 
-def _restore_options(**values: object) -> RestoreOptions:
-    # Only the commands that read rows pay for NumPy.
-    from ckptctl.restore import RestoreOptions
-
-    return RestoreOptions(**values)  # type: ignore[arg-type]  # click has checked them
-
-
+#: Parameters of the STATE options.
+_OF_STATE = ("increments", "base", "assume_order", "keep_missing", "add_new", "drop_unpaired")
 _STATE = (
     click.option(
         "--increments",

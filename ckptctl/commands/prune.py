@@ -48,7 +48,8 @@ __all__ = ["command"]
     metavar="FILE",
     help="Do what a saved plan says; refused if the directory changed since.",
 )
-@options.lock_wait
+@options.bwlimit
+@options.waits
 @options.dry_run
 @click.option(
     "--yes",
@@ -60,7 +61,8 @@ def command(
     directory: str,
     out: Output,
     policy: Mapping[str, Any],
-    lock_wait: float | None,
+    bwlimit: int | None,
+    waits: Mapping[str, Any],
     dry_run: bool,
     yes: bool,
     save_plan: str | None,
@@ -118,10 +120,13 @@ def command(
             todo,
             unchanged=plan is not None,
             progress=progress,
-            lock_wait_s=lock_wait or 0.0,
+            bwlimit=bwlimit,
+            **waits,
         )
     finally:
         progress.finish()
+    for warning in result.warnings:
+        out.warn(warning)
     out.show(PruneResultView(todo, result))
     out.close()  # the answer stands, also where the exit code says that some of it failed
     raise_for(todo, result)
@@ -130,7 +135,8 @@ def command(
 def _refuse_options() -> None:
     """Refuse what would make another plan of a saved one; the environment only gives defaults."""
     context = click.get_current_context()
-    kept = {"dir", "directory", "plan", "lock_wait", "dry_run", "yes", "json", "quiet"}
+    kept = {"dir", "directory", "plan", "bwlimit", "lock_wait", "writer_wait", "dry_run"}
+    kept |= {"yes", "json", "quiet"}
     for param in context.command.params:
         source = context.get_parameter_source(param.name or "")
         if param.name not in kept and source is ParameterSource.COMMANDLINE:

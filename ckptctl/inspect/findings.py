@@ -115,6 +115,10 @@ CATALOGUE: dict[str, Kind] = {
         Kind("CK035", "note", "data shard of another save",
              "Its name tells another number of shards than the index: nothing reads it.",
              "remove it if no save is under way"),
+        Kind("CK036", "warning", "moved directory",
+             "A state file names a path where nothing is: TensorFlow's latest_checkpoint finds "
+             "nothing, and a trainer begins anew.",
+             "`ckptctl merge --relocate` or `prune --relocate` makes paths relative"),
         Kind("CK050", "damage", "tensor fails its checksum",
              "Bytes were changed after they were written.", _RESTORE),
         Kind("CK051", "damage", "string tensor makes no sense",

@@ -30,7 +30,12 @@ _PROBLEMS = {
 _OFFSETS = ("partition_offset", "incr_partition_offset", "partition_filter_offset")
 #: More parts than any table has: `part_999999999` is a scope.
 _MOST_PARTS = 1 << 16
-_DIRECTORY = {"copied": "CK022", "listed-gone": "CK021", "state-file": "CK011"}
+_DIRECTORY = {
+    "copied": "CK022",
+    "moved": "CK036",
+    "listed-gone": "CK021",
+    "state-file": "CK011",
+}
 
 
 def check_directory(chains: Chains) -> Iterator[Finding]:

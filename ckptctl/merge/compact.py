@@ -14,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptctl.chain import Chains, find_chains, scan_directory
+from ckptctl.chain import (
+    WRITER_WAIT_S,
+    Chains,
+    find_chains,
+    scan_directory,
+    wait_for_writer,
+)
 from ckptctl.errors import NotFoundError
 from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
@@ -93,7 +99,9 @@ class CompactPlan:
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        return self.options.prune.relocate and bool(self.chains.scan.copied)
+        scan = self.chains.scan
+        moved = scan.full_state.moved or scan.increment_state.moved
+        return self.options.prune.relocate and bool(scan.copied or moved)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -252,6 +260,7 @@ def run_compact(
     progress: Progress = NO_PROGRESS,
     bwlimit: int | None = None,
     lock_wait_s: float = 0.0,
+    writer_wait_s: float = WRITER_WAIT_S,
     storage: Storage = LOCAL,
 ) -> CompactResult:
     """Compact a directory: merge if it is worth it, and prune by the policy.
@@ -270,6 +279,9 @@ def run_compact(
         Bytes a second that may be moved, or None.
     lock_wait_s
         Seconds to wait for another ckptctl on the directory.
+    writer_wait_s
+        Seconds to wait for the end of a trainer's save before a state file is changed or
+        anything is removed.
 
     Raises
     ------
@@ -286,7 +298,7 @@ def run_compact(
     scan = scan_directory(directory, storage)
     if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
         raise _no_restore_point(directory, 0, len(scan.increments))
-    with directory_lock(os.path.realpath(directory), lock_wait_s) as lock:
+    with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
         if known is not None:
@@ -302,7 +314,7 @@ def run_compact(
                     remember_quiet(note, plan.chains.scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
             return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
-        return _execute(plan, lock, jobs, progress, bwlimit, began)
+        return _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
 
 
 def _execute(
@@ -311,19 +323,26 @@ def _execute(
     jobs: int | None,
     progress: Progress,
     bwlimit: int | None,
+    writer_wait_s: float,
     began: float,
 ) -> CompactResult:
     directory, options, storage = plan.directory, plan.options, plan.storage
     merged = None
+    common: dict[str, Any] = {"jobs": jobs, "progress": progress, "bwlimit": bwlimit, "lock": lock}
+    common["writer_wait_s"] = writer_wait_s
     if plan.merge is not None:
-        merged = execute_merge(plan.merge, jobs=jobs, progress=progress, bwlimit=bwlimit, lock=lock)
+        merged = execute_merge(plan.merge, **common)
     order = options.restore.assume_order
     chains = find_chains(scan_directory(directory, storage), order)
-    settle(directory, find_unsettled(chains, storage), chains, storage, order)
+    unsettled = find_unsettled(chains, storage)
+    if unsettled:
+        wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
+        lock.check()
+        settle(directory, unsettled, chains, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:
         prune = plan_prune(directory, options.prune, progress=progress, storage=storage)
-    pruned = execute_prune(prune, jobs=jobs, progress=progress, lock=lock)
+    pruned = execute_prune(prune, **common)
     now = look_at_holdings(find_chains(scan_directory(directory, storage), order), storage)
     seconds = time.monotonic() - began
     return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, pruned)

@@ -15,6 +15,7 @@ from ckptctl.chain.names import FileGroup, Grouped, group_files
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = [
     "Found",
@@ -169,7 +170,13 @@ def _own_temporaries(
             found[info.name] = {}
         elif info.is_dir and pattern.fullmatch(info.name):
             path = os.path.join(directory, info.name)
-            marked = any(each.name.startswith(INNER_MARK) for each in storage.listdir(path))
+            try:
+                inside = storage.listdir(path)
+            except (NotFoundError, RefusedError):  # gone meanwhile, or somebody else's
+                continue
+            if any(each.is_dir or each.is_symlink for each in inside):
+                continue  # whatever a mark says: we put only files there
+            marked = any(each.name.startswith(INNER_MARK) for each in inside)
             if marked or mark.get("temporary") == info.name:
                 found[info.name] = read_mark(os.path.join(path, INNER_MARK), storage)
     return found
@@ -183,8 +190,9 @@ def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileI
 def read_mark(path: str, storage: Storage) -> dict[str, Any]:
     """Return a mark, or {} where there is none that could be one of ours."""
     try:
+        check_no_link(path, storage)
         facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))
-    except (NotFoundError, RefusedError, DamageError, ValueError):
+    except (NotFoundError, RefusedError, DamageError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

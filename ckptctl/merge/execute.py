@@ -15,7 +15,13 @@ import ckptctl
 from ckptctl.bundle import BundleReader, index_path
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.bundle.commit import MARK_SUFFIX, PendingBundle
-from ckptctl.chain import MERGED_TENSOR, find_chains, scan_directory
+from ckptctl.chain import (
+    MERGED_TENSOR,
+    WRITER_WAIT_S,
+    find_chains,
+    scan_directory,
+    wait_for_writer,
+)
 from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
@@ -25,7 +31,8 @@ from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import State, open_state
 from ckptctl.restore.survey import CheckTask, survey_state
 from ckptctl.running import Runner
-from ckptctl.storage.lock import DirectoryLock, lock_directories
+from ckptctl.storage.lock import DirectoryLock, HeldLocks, lock_directories
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 
@@ -67,6 +74,7 @@ def execute_merge(
     bwlimit: int | None = None,
     lock_wait_s: float = 0.0,
     lock: DirectoryLock | None = None,
+    writer_wait_s: float = WRITER_WAIT_S,
 ) -> MergeResult:
     """Write the full that a plan describes; nothing exists of it until all is verified.
 
@@ -86,6 +94,8 @@ def execute_merge(
         Seconds to wait for another ckptctl on the destination's directory.
     lock
         The lock that the caller holds already, if any.
+    writer_wait_s
+        Seconds to wait for the end of a trainer's save before a state file is changed.
 
     Raises
     ------
@@ -93,6 +103,8 @@ def execute_merge(
         Another ckptctl works on the directory.
     ChangedError
         A source changed or went since the plan was made; nothing was written.
+    RefusedError
+        A trainer kept writing; the new full is complete, and no state file was changed.
     DamageError
         A source does not match its checksums, or the result could not be read back.
     UnprovenError
@@ -105,10 +117,13 @@ def execute_merge(
     runner = Runner(min(limit, plan.jobs or limit), executor, progress, bwlimit)
     outcome = Outcome()
     try:
-        with lock_directories(_locked(plan), lock_wait_s, lock), _sources(plan):
+        held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
+        with held as locks, _sources(plan, locks):
+            locks.check()
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
-                return _nothing_done(plan, _update_state(plan, outcome))
+                listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
+                return _nothing_done(plan, listed)
             _check_still_so(plan)
             state = open_state(
                 plan.base.prefix,
@@ -117,12 +132,12 @@ def execute_merge(
                 plan.storage,
             )
             try:
-                size = _write(plan, state, runner, outcome)
+                size = _write(plan, state, runner, outcome, locks)
             finally:
                 state.close()
             if plan.verify:  # so that `prune` need not read it once more
                 remember_verified(plan.destination, plan.storage)
-            listed = _update_state(plan, outcome)
+            listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
     finally:
         progress.finish()
     return MergeResult(
@@ -155,7 +170,9 @@ def _locked(plan: MergePlan) -> set[str]:
     return directories
 
 
-def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> int:
+def _write(
+    plan: MergePlan, state: State, runner: Runner, outcome: Outcome, locks: HeldLocks
+) -> int:
     surveyed = survey_state(state, runner, plan.options)
     outcome.count(surveyed)
     surveys = surveyed.parts
@@ -163,16 +180,18 @@ def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> i
     storage = plan.storage
     name = os.path.basename(plan.destination)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    trash = os.path.join(os.path.dirname(plan.destination), TRASH_DIRECTORY)
+    if plan.replaces:  # not only once everything is written
+        check_no_link(trash, storage)
     pending = PendingBundle(
         plan.destination,
         len(layout.sizes),
         storage,
         storage.stat(index_path(plan.base.prefix)),
         _provenance(plan),
+        like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
         replaces=plan.replaces,
-        trash=os.path.join(
-            os.path.dirname(plan.destination), TRASH_DIRECTORY, f"{name}.{stamp}.{os.getpid()}"
-        ),
+        trash=os.path.join(trash, f"{name}.{stamp}.{os.getpid()}"),
     )
     try:
         return write_state(
@@ -186,6 +205,7 @@ def _write(plan: MergePlan, state: State, runner: Runner, outcome: Outcome) -> i
             verify=plan.verify,
             side=_side_files(plan, runner),
             before_commit=lambda: _check_still_so(plan),
+            still_ours=locks.check,
         )
     except BaseException:
         pending.abort()
@@ -234,11 +254,12 @@ def _source_facts(plan: MergePlan, source: Source) -> dict[str, Any]:
 
 
 @contextmanager
-def _sources(plan: MergePlan) -> Iterator[None]:
+def _sources(plan: MergePlan, locks: HeldLocks) -> Iterator[None]:
     """Tell a file that vanished under us from one that was never there."""
     try:
         yield
-    except (MissingShardError, NotFoundError):
+    except (MissingShardError, NotFoundError, OSError):
+        locks.check()  # whoever took our lease removes what we wrote
         _check_sources(plan)
         raise
 
@@ -307,11 +328,11 @@ def _remove_leftovers(plan: MergePlan) -> None:
         if info is None:
             continue
         if not info.is_dir:
-            storage.remove(path)
+            storage.remove(path, within=directory)
             continue
         if "_temp_" in name:
             for inner in storage.listdir(path):
-                storage.remove(os.path.join(path, inner.name))
+                storage.remove(os.path.join(path, inner.name), within=directory)
         storage.rmdir(path)
 
 
@@ -336,12 +357,20 @@ def _side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
     return found
 
 
-def _update_state(plan: MergePlan, outcome: Outcome) -> bool:
+def _update_state(
+    plan: MergePlan, outcome: Outcome, locks: HeldLocks, wait_s: float, progress: Progress
+) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     if plan.relocate:
+        wait_for_writer(plan.directory, wait_s, progress=progress, storage=plan.storage)
+        locks.check()
         relocate_state_files(plan.directory, plan.storage)
     if not plan.update_state:
         return False
+    # What a Saver does when its save ends is to rewrite the state file without the new full.
+    remedy = "the new full is complete; run the merge again to list it, or with --writer-wait"
+    wait_for_writer(directory, wait_s, progress=progress, storage=plan.storage, remedy=remedy)
+    locks.check()
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order
     listed = update_state_file(directory, name, plan.saved_s, plan.storage, order)

@@ -15,6 +15,7 @@ Decisions where the words leave a choice, all on the side of keeping:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -291,11 +292,21 @@ class Policy:
         known = {kind.name: kind for kind in _RULES}
         found = []
         for rule in rules:
-            kind, value = known.get(str(rule.get("rule"))), rule.get("value")
-            if kind is None or not isinstance(value, (int, float)):
+            kind = value = None
+            if isinstance(rule, dict):
+                kind, value = known.get(str(rule.get("rule"))), rule.get("value")
+            if kind is None or not _is_given(kind, value):
                 raise UsageError("no keep rule of ckptctl", found=repr(rule)[:80])
             found.append(kind(value))
         return cls(tuple(found))
+
+
+def _is_given(kind: type[Any], value: object) -> bool:
+    """Whether the option of a rule would take this value: a saved plan may come from anyone."""
+    if kind is KeepWithin:
+        return isinstance(value, (int, float)) and 0 <= value < math.inf
+    least = 0 if kind is KeepStep else 1
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
 
 
 def policy_of(given: Mapping[str, Any]) -> Policy:

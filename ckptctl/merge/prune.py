@@ -13,7 +13,14 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckptctl.chain import Checkpoint, VerifiedFulls, find_chains, scan_directory
+from ckptctl.chain import (
+    WRITER_WAIT_S,
+    Checkpoint,
+    VerifiedFulls,
+    find_chains,
+    scan_directory,
+    wait_for_writer,
+)
 from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError
 from ckptctl.merge.plan import check_copied
 from ckptctl.merge.prune_delete import Remover
@@ -77,6 +84,8 @@ class PruneResult:
         Directory that everything was moved to, or None.
     seconds
         How long it took.
+    warnings
+        What a user should know.
     """
 
     outcomes: tuple[PruneOutcome, ...] = ()
@@ -85,6 +94,7 @@ class PruneResult:
     damage: tuple[str, ...] = ()
     trash: str | None = None
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> tuple[PruneOutcome, ...]:
@@ -98,6 +108,7 @@ class PruneResult:
             "outcomes": [dict(outcome.__dict__) for outcome in self.outcomes],
             "verified": list(self.verified),
             "damage": list(self.damage),
+            "warnings": list(self.warnings),
         }
 
 
@@ -228,8 +239,10 @@ def execute_prune(
     unchanged: bool = False,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
+    bwlimit: int | None = None,
     lock_wait_s: float = 0.0,
     lock: DirectoryLock | None = None,
+    writer_wait_s: float = WRITER_WAIT_S,
 ) -> PruneResult:
     """Remove what a plan says, as far as it would still go.
 
@@ -243,11 +256,15 @@ def execute_prune(
     jobs
         Tasks at a time while fulls are verified; None for one a core.
     progress
-        Told of the verification.
+        Told of the verification, and of waiting for the lock.
+    bwlimit
+        Bytes a second that the verification may read, or None.
     lock_wait_s
         Seconds to wait for another ckptctl on the directory.
     lock
         The lock that the caller holds already, if any.
+    writer_wait_s
+        Seconds to wait for the end of a trainer's save before anything is changed.
 
     Raises
     ------
@@ -255,30 +272,41 @@ def execute_prune(
         Another ckptctl works on the directory.
     ChangedError
         The directory changed since the plan was made, or a state file keeps changing.
+    RefusedError
+        A trainer kept writing; nothing was removed.
     """
     began = time.monotonic()
     storage, options, directory = plan.storage, plan.options, plan.directory
     if not plan.removed and not options.relocate and not unchanged:
         return PruneResult()
     check_own_room(directory, storage)
-    with lock_directories([directory], lock_wait_s, lock):
+    with lock_directories([directory], lock_wait_s, lock, progress) as locks:
+        locks.check()
         if unchanged:
             _check_unchanged(plan)
+        verified = _Verified()
+        read, damage = _verify(plan, verified, Runner(jobs, None, progress, bwlimit))
+        wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
+        locks.check()
         if options.relocate:
             relocate_state_files(directory, storage)
-        verified = _Verified()
-        read, damage = _verify(plan, verified, Runner(jobs, None, progress))
         agreed = {item.path: item.files for item in plan.removed}
         fresh = _plan(directory, options, verified, agreed, True, progress, storage)
         outcomes, ready = _sort_out(plan, fresh)
-        remover = Remover(fresh, ready)
+        remover = Remover(fresh, ready, locks.check)
         outcomes += [
             PruneOutcome(item.path, item.name, item.bytes, outcome, reason)
             for item, outcome, reason in remover.run()
         ]
     freed = sum(item.bytes for item in outcomes if item.outcome == "removed")
     return PruneResult(
-        tuple(outcomes), freed, read, damage, remover.trash, time.monotonic() - began
+        tuple(outcomes),
+        freed,
+        read,
+        damage,
+        remover.trash,
+        time.monotonic() - began,
+        tuple(remover.warnings),
     )
 
 

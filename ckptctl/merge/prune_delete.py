@@ -4,26 +4,34 @@ Abandoned checkpoints go first, since one that stays may be what shows that they
 other increments, the other fulls, and leftovers. In each pass the state file no longer lists
 what goes before the first file does; an index goes, and is flushed, before its data. Each
 file is looked at once more right before: what is not what the plan says stays.
+
+A full disk is when people prune. To log and to rewrite a state file takes a block and an inode;
+where there is none, as few items as it takes go before their state file is rewritten.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 from ckptctl.bundle.commit import MARK_SUFFIX
-from ckptctl.errors import RefusedError
+from ckptctl.errors import NoSpaceError, RefusedError
 from ckptctl.merge.execute import TRASH_DIRECTORY
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan
 from ckptctl.merge.removed_log import Logged, log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
+from ckptctl.storage import is_no_room
 
 __all__ = ["Remover"]
 
 #: Items whose indexes go together, before one flush.
 _BATCH = 64
+
+#: Items that may go to make room on a full disk: should they free nothing, someone else takes
+#: it at once, and a state file would come to list much that is gone.
+_MOST_FOR_ROOM = 8
 
 #: Status of what no state file may come to name.
 _NOT_NAMED = ("damaged", "incomplete", "abandoned")
@@ -40,30 +48,67 @@ class Remover:
         A plan that was made under the lock.
     items
         What goes of it.
+    still_ours
+        Called right before anything is changed; raises when the lock is lost.
     """
 
-    def __init__(self, plan: PrunePlan, items: Sequence[PruneItem]) -> None:
+    def __init__(
+        self,
+        plan: PrunePlan,
+        items: Sequence[PruneItem],
+        still_ours: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.storage = plan.storage
         self.directory = plan.directory
         self.items = items
+        self._still_ours = still_ours
         self.trash: str | None = None
+        self.warnings: list[str] = []
         self._word = "removed"
         self._rooms: set[str] = set()
+        self._unlogged = False
 
     def run(self) -> list[Ended]:
         """Remove everything and return what became of each item."""
         if not self.items:
             return []
+        self._still_ours()
         if self.plan.options.trash:
-            self._open_trash()
-        log_removed(self.directory, self._lines(files=True), self.storage)
+            try:
+                self._open_trash()
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                raise _no_room(self.directory) from error
+        self._log(files=True)
         ended: list[Ended] = []
         for kind, items in self._passes():
-            ended += self._pass(kind, items)
+            # What made room in an earlier pass is gone by now.
+            done = {item.path for item, _, _ in ended}
+            ended += self._pass(kind, [item for item in items if item.path not in done])
         stayed = {(item.kind, item.name) for item, word, _ in ended if word == "changed"}
-        log_removed(self.directory, self._lines(files=False), self.storage, stayed)
+        self._log(files=False, stayed=stayed)
+        if self._unlogged:
+            self.warnings.append("the disk is full: what was removed could not be noted")
         return ended
+
+    def _log(self, *, files: bool, stayed: Collection[tuple[str, str]] = ()) -> None:
+        """Note what goes, where there is room for it.
+
+        Without it what a killed run leaves is listed like any leftover, and nothing is lost.
+        """
+        lines = list(self._lines(files=files))
+        if not lines:
+            return
+        try:
+            log_removed(self.directory, lines, self.storage, stayed)
+        except OSError as error:
+            if not is_no_room(error):
+                raise
+            self._unlogged = True
+        else:
+            self._unlogged = False
 
     def _lines(self, *, files: bool) -> Iterator[Logged]:
         for item in self.items:
@@ -107,19 +152,66 @@ class Remover:
             else:
                 yield (item, *why)
         if kind is not None and ready:
-            names = frozenset(item.name for item in ready)
-            order = self.plan.options.assume_order
-            here = {
-                item.name
-                for item in self.plan.items
-                if item.kind == kind and item.status not in _NOT_NAMED
-            }
-            unlist_checkpoints(self.directory, kind, names, here - names, self.storage, order)
+            went = list(self._unlist(kind, ready))
+            yield from went
+            done = {item.path for item, _, _ in went}
+            ready = [item for item in ready if item.path not in done]
+            if self._unlogged:
+                self._log(files=True)
         for at in range(0, len(ready), _BATCH):
             yield from self._batch(ready[at : at + _BATCH])
 
+    def _unlist(
+        self, kind: Literal["full", "increment"], items: Sequence[PruneItem]
+    ) -> Iterator[Ended]:
+        """Leave items out of their state file; on a full disk some of them go first.
+
+        Leftovers are in no state file, so they make room at no risk. An item that its state
+        file still lists for a moment is one that a restore needs no more: who comes in
+        between finds the newest one all the same.
+        """
+        names = frozenset(item.name for item in items)
+        order = self.plan.options.assume_order
+        here = {
+            item.name
+            for item in self.plan.items
+            if item.kind == kind and item.status not in _NOT_NAMED
+        }
+        room: list[PruneItem] | None = None
+        while True:
+            self._still_ours()
+            try:
+                unlist_checkpoints(self.directory, kind, names, here - names, self.storage, order)
+                return
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                if room is None:
+                    room = self._makes_room(items)
+                if not room:
+                    raise _no_room(self.directory) from error
+            yield from self._batch([room.pop(0)])
+
+    def _makes_room(self, items: Sequence[PruneItem]) -> list[PruneItem]:
+        """Return what frees something when it goes, what harms least first."""
+        if self.trash is not None:
+            return []
+        leftovers = [
+            item
+            for item in self.items
+            if item.kind == "leftover" and not item.path.endswith(MARK_SUFFIX)
+        ]
+        found = []
+        for item in (*leftovers, *items):
+            infos = [self.storage.stat(file.path, follow=False) for file in item.files]
+            # A file that has another name, in a backup of links say, frees nothing.
+            if self._differs(item.files) is None and all(i and i.links == 1 for i in infos):
+                found.append(item)
+        return found[:_MOST_FOR_ROOM]
+
     def _batch(self, items: Sequence[PruneItem]) -> Iterator[Ended]:
         failed: dict[str, tuple[str, str]] = {}
+        self._still_ours()
         for item in items:
             why = self._differs(item.files[:1])
             if why is not None:
@@ -146,7 +238,7 @@ class Remover:
             self._away([file])
         for path in item.directories:
             try:
-                self.storage.rmdir(path)
+                self.storage.rmdir(path, within=self.directory)
             except OSError as error:
                 return "changed", f"{os.path.basename(path)}: {error.strerror}"
             self._rooms.add(os.path.dirname(path))
@@ -166,11 +258,11 @@ class Remover:
     def _away(self, files: Sequence[PruneFile]) -> None:
         for file in files:
             if self.trash is None:
-                self.storage.remove(file.path)
+                self.storage.remove(file.path, within=self.directory)
             else:
                 place = os.path.join(self.trash, os.path.relpath(file.path, self.directory))
                 self._make(os.path.dirname(place))
-                self.storage.rename(file.path, place)
+                self.storage.rename(file.path, place, within=self.directory)
                 self._rooms.add(os.path.dirname(place))
             self._rooms.add(os.path.dirname(file.path))
 
@@ -204,5 +296,14 @@ class Remover:
             return
         parent = os.path.dirname(path)
         self._make(parent)
-        self.storage.mkdir(path)
+        self.storage.mkdir(path, self.storage.stat(self.directory))
         self._rooms.add(parent)
+
+
+def _no_room(directory: str) -> NoSpaceError:
+    return NoSpaceError(
+        "the disk is full, and nothing that may go makes room to rewrite the state file",
+        file=directory,
+        remedy="free a few blocks or inodes by hand (df, df -i), and run it again; --trash and "
+        "hard links free nothing",
+    )

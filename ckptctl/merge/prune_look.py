@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -161,7 +162,11 @@ def _add_leftover(found: Owned, scan: Scan, leftover: Leftover, storage: Storage
     elif not info.is_dir:
         _add(found, scan, path, ((path, info),), (), None)
     else:
-        inside = _listed(path, storage)
+        try:
+            inside = _listed(path, storage)
+        except RefusedError:  # somebody else's
+            _add(found, scan, path, (), (path,), "it may not be looked into")
+            return
         why = _foreign_inside(path, {os.path.join(path, each.name) for each in inside}, storage)
         # The mark inside says whose the rest is: it goes last.
         inside.sort(key=lambda each: (each.name.startswith(INNER_MARK), each.name))
@@ -174,7 +179,11 @@ def _foreign_inside(path: str, known: set[str], storage: Storage) -> str | None:
     info = storage.stat(path, follow=False)
     if info is not None and info.is_symlink:
         return f"{os.path.basename(path)} is a symbolic link"
-    for each in _listed(path, storage):
+    try:
+        inside = _listed(path, storage)
+    except RefusedError:
+        return f"{os.path.basename(path)} may not be looked into"
+    for each in inside:
         if each.is_dir or os.path.join(path, each.name) not in known:
             return f"{os.path.basename(path)} holds {each.name}, which is no file of ours"
     return None
@@ -240,7 +249,7 @@ def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float
         for kind, file in (("full", scan.full_state), ("increment", scan.increment_state))
         if file.state is not None
         for path, when in zip(file.state.all_paths, file.state.timestamps, strict=False)
-        if when > 0
+        if 0 < when < math.inf  # what a text format calls a number may be none
     }
 
     def when(checkpoint: Checkpoint) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -76,8 +77,11 @@ class PruneOptions:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneOptions:
-        """Return the options that `to_json` described."""
-        return cls(**{**facts, "policy": Policy.from_json(facts["policy"])})
+        """Return the options that `to_json` described; raise `TypeError` for a wrong type."""
+        own = _fields(facts, _OPTION_TYPES)
+        if not 0 <= own["min_age_s"] < math.inf:
+            raise ValueError(f"min_age_s is {own['min_age_s']}")
+        return cls(**{**own, "policy": Policy.from_json(facts["policy"])})
 
 
 @dataclass(frozen=True)
@@ -132,18 +136,69 @@ class PruneItem:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> PruneItem:
-        """Return the item that `to_json(files=True)` described."""
-        rest = {key: facts[key] for key in facts if key not in ("action", "files", "directories")}
+        """Return the item that `to_json(files=True)` described; else raise `TypeError`."""
+        own = _fields(facts, _ITEM_TYPES)
+        if own["bytes"] < 0:
+            raise ValueError(f"bytes is {own['bytes']}")
+        del own["action"]
+        files = (PruneFile(_of(path, str), _identity(item)) for path, item in facts["files"])
         return cls(
-            **rest,
+            **{**own, "files": tuple(files), "directories": _texts(facts["directories"])},
             remove=facts["action"] == "remove",
-            files=tuple(PruneFile(path, _identity(item)) for path, item in facts["files"]),
-            directories=tuple(facts["directories"]),
         )
 
 
+# --- a saved plan may come from anyone ---------------------------------------------------
+
+_NONE = type(None)
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "policy": (list,),
+    "orphans": (bool,),
+    "abandoned": (bool,),
+    "leftovers": (bool,),
+    "min_age_s": (int, float),
+    "assume_order": (str, _NONE),
+    "relocate": (bool,),
+    "trash": (bool,),
+}
+_ITEM_TYPES: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "name": (str,),
+    "path": (str,),
+    "step": (int, _NONE),
+    "bytes": (int,),
+    "status": (str,),
+    "action": (str,),
+    "code": (str,),
+    "reason": (str,),
+    "under": (str, _NONE),
+    "merged": (bool,),
+    "files": (list,),
+    "directories": (list,),
+}
+
+
+def _fields(facts: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return the fields of an object that has these and no others, each of its type."""
+    if not isinstance(facts, dict) or facts.keys() != types.keys():
+        raise TypeError(f"expected an object of {', '.join(types)}")
+    return {name: _of(facts[name], *kinds) for name, kinds in types.items()}
+
+
+def _of(value: Any, *kinds: type) -> Any:
+    # bool is an int to Python and not to JSON, and no size or time needs more than 64 bits.
+    odd = isinstance(value, bool) and bool not in kinds
+    if odd or not isinstance(value, kinds) or (isinstance(value, int) and abs(value) >> 64):
+        raise TypeError(f"not of the right type: {value!r:.80}")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(_of(value, str) for value in _of(values, list))
+
+
 def _identity(numbers: Any) -> tuple[int, int, int, int]:
-    device, inode, size, mtime_ns = map(int, numbers)
+    device, inode, size, mtime_ns = (_of(number, int) for number in numbers)
     return device, inode, size, mtime_ns
 
 
@@ -225,13 +280,13 @@ class PrunePlan:
             raise UsageError("no saved plan of `ckptctl prune`", expected=_SCHEMA)
         try:
             return cls(
-                directory=str(facts["directory"]),
+                directory=_of(facts["directory"], str),
                 options=PruneOptions.from_json(facts["options"]),
                 items=tuple(PruneItem.from_json(item) for item in facts["items"]),
-                verify=tuple(facts["verify"]),
-                fingerprint=str(facts["fingerprint"]),
-                warnings=tuple(facts["warnings"]),
-                damage=tuple(facts["damage"]),
+                verify=_texts(facts["verify"]),
+                fingerprint=_of(facts["fingerprint"], str),
+                warnings=_texts(facts["warnings"]),
+                damage=_texts(facts["damage"]),
                 storage=storage,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -255,9 +310,10 @@ def load_plan(path: str, directory: str, storage: Storage = LOCAL) -> PrunePlan:
     """
     try:
         plan = PrunePlan.from_saved(json.loads(storage.read_small(path, _MAX_PLAN_BYTES)), storage)
+        there = os.path.realpath(plan.directory)  # a ValueError where no path can be called so
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the saved plan does not parse: {error}", file=path) from None
-    if os.path.realpath(plan.directory) != os.path.realpath(directory):
+    if there != os.path.realpath(directory):
         raise UsageError(
             "the plan is of another directory",
             file=path,

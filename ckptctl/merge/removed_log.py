@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 from ckptctl.chain import REMOVED_LOG
-from ckptctl.errors import RefusedError
-from ckptctl.storage import Storage
+from ckptctl.errors import DamageError
+from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.own import check_no_link
 
 __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
 
 _MAX_BYTES = 64 << 20
 #: Increments that are remembered; of fulls every one, since check 3 needs to know them.
 _MOST_INCREMENTS = 20_000
+
+_KEY = ("kind", "name")
 
 #: One line: kind, name, step, merged, and while the files are there `files`.
 Logged = dict[str, Any]
@@ -29,10 +33,7 @@ Logged = dict[str, Any]
 def check_own_room(directory: str, storage: Storage) -> None:
     """Refuse a `.ckptctl` that leads elsewhere: we write there, and believe what it says."""
     for name in (os.path.dirname(REMOVED_LOG), REMOVED_LOG):
-        path = os.path.join(directory, name)
-        info = storage.stat(path, follow=False)
-        if info is not None and info.is_symlink:
-            raise RefusedError("a symbolic link stands where ckptctl keeps its own", file=path)
+        check_no_link(os.path.join(directory, name), storage)
 
 
 def log_removed(
@@ -46,7 +47,7 @@ def log_removed(
     `forget` names (kind, name) of what stayed after all.
     """
     path = os.path.join(directory, REMOVED_LOG)
-    known = {(line.get("kind"), line.get("name")): line for line in _read(path, storage)}
+    known = {(line["kind"], line["name"]): line for line in _read(directory, storage)}
     for line in lines:
         known.pop((line["kind"], line["name"]), None)
         known[line["kind"], line["name"]] = line
@@ -59,7 +60,16 @@ def log_removed(
             continue
         out.append(json.dumps(line, sort_keys=True))
     data = "".join(f"{line}\n" for line in out).encode()
-    storage.write_atomic(path, data, storage.stat(path))
+    home = _shared(directory, storage)
+    if storage.stat(os.path.dirname(path)) is None:  # the lock had no room for it
+        storage.mkdir(os.path.dirname(path), storage.stat(directory))
+    storage.write_atomic(path, data, storage.stat(path) or home)
+
+
+def _shared(directory: str, storage: Storage) -> FileInfo | None:
+    """Return what a new log is like: open to whoever may write to the directory."""
+    home = storage.stat(directory)
+    return None if home is None else replace(home, mode=home.mode & 0o666)
 
 
 def read_identities(
@@ -71,7 +81,7 @@ def read_identities(
     """
     found: dict[str, tuple[int, int]] = {}
     rooms: set[str] = set()
-    for line in _read(os.path.join(directory, REMOVED_LOG), storage):
+    for line in _read(directory, storage):
         files, directories = line.get("files"), line.get("directories")
         if not isinstance(files, dict) or not isinstance(directories, list):
             continue
@@ -82,16 +92,24 @@ def read_identities(
     return found, frozenset(rooms)
 
 
-def _read(path: str, storage: Storage) -> list[Logged]:
+def _read(directory: str, storage: Storage) -> list[Logged]:
     """Return the lines that parse; the scan reports the others."""
+    path = os.path.join(directory, REMOVED_LOG)
+    check_own_room(directory, storage)
     if storage.stat(path) is None:
         return []
+    try:
+        raw = storage.read_small(path, _MAX_BYTES)
+    except DamageError as error:
+        error.remedy = "remove it: it only remembers what ckptctl removed"
+        raise
     found = []
-    for line in storage.read_small(path, _MAX_BYTES).splitlines():
+    for line in raw.splitlines():
         try:
             item = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(item, dict):
+        # Ours have both; anything else could not even be told from another line.
+        if isinstance(item, dict) and all(isinstance(item.get(key), str) for key in _KEY):
             found.append(item)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -17,8 +18,8 @@ from ckptctl.chain import (
     scan_directory,
     split_step,
 )
-from ckptctl.errors import ChangedError
-from ckptctl.storage import Storage
+from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.storage import FileInfo, Storage
 
 __all__ = [
     "drop_checkpoints",
@@ -75,11 +76,14 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
 
 
 def relocate_paths(state: CheckpointState) -> CheckpointState:
-    """Return the state with every path as its name alone: relative to the state file."""
+    """Return the state with every path as its name alone: relative to the state file.
+
+    A path that ends in a slash has no name and stays: TensorFlow raises on an empty one.
+    """
     return replace(
         state,
-        latest=os.path.basename(state.latest),
-        all_paths=tuple(map(os.path.basename, state.all_paths)),
+        latest=os.path.basename(state.latest) or state.latest,
+        all_paths=tuple(os.path.basename(path) or path for path in state.all_paths),
     )
 
 
@@ -90,14 +94,24 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
     ------
     ChangedError
         A trainer kept rewriting one of them.
+    RefusedError
+        The increments lie behind a link: their state file belongs to another directory.
     """
     for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
         path = os.path.join(home, "checkpoint")
         for _ in range(_ROUNDS):
+            info = storage.stat(path)
             state = read_state(path, storage)
             if state is None or relocate_paths(state) == state:
                 break
-            storage.write_atomic(path, state_bytes(relocate_paths(state)), storage.stat(path))
+            link = storage.stat(home, follow=False)
+            if home != directory and link is not None and link.is_symlink:
+                raise RefusedError(
+                    "nothing is rewritten through a symbolic link",
+                    file=home,
+                    remedy="relocate it where it lies: ckptctl merge --relocate there",
+                )
+            _replace(path, relocate_paths(state), info, storage)
         else:
             raise ChangedError("the state file kept changing under us", file=path)
 
@@ -107,10 +121,10 @@ def update_state_file(
 ) -> bool | None:
     """Put a new full into the state file of its directory.
 
-    A live trainer rewrites the file from its own memory, so it is read again right before
-    it is replaced, and the directory is scanned right after: a full that was committed
-    meanwhile is added, until nothing changes any more. Where there is no state file none is
-    made: it would hide the fulls that it does not list.
+    A live trainer rewrites the file from its own memory, so it is replaced only if it is
+    still the file that was read, and the directory is scanned right after: a full that was
+    committed meanwhile is added, until nothing changes any more. Where there is no state file
+    none is made: it would hide the fulls that it does not list.
 
     Parameters
     ----------
@@ -172,7 +186,7 @@ def update_state_file(
             after = insert_full(after, item, time_s, newest=item == newest)
         if after == before:
             return True
-        storage.write_atomic(path, state_bytes(after), info)
+        _replace(path, after, info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,
@@ -254,9 +268,9 @@ def unlist_checkpoints(
 
     `gone` and `here` are as for `drop_checkpoints`.
 
-    Read again right before it is replaced, and looked at again right after, until a live
-    trainer that rewrites it no longer lists them. Where nothing remains the file is
-    removed: TensorFlow raises on an empty one.
+    Replaced only if it is still the file that was read, and looked at again right after,
+    until a live trainer that rewrites it no longer lists them. Where nothing remains the file
+    is removed: TensorFlow raises on an empty one.
 
     Raises
     ------
@@ -293,17 +307,29 @@ def unlist_checkpoints(
             return
         untouched = False
         nameable = found_names & {*here, *fresh}
-        after = drop_checkpoints(before, gone, nameable, new)
-        if after is None:
-            storage.remove(path)
-            storage.fsync_dir(os.path.dirname(path))
-        else:
-            storage.write_atomic(path, state_bytes(after), info)
+        _replace(path, drop_checkpoints(before, gone, nameable, new), info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,
         remedy="nothing that it lists was removed: run it again when the trainer is idle",
     )
+
+
+def _replace(
+    path: str, state: CheckpointState | None, expect: FileInfo | None, storage: Storage
+) -> None:
+    """Replace a state file, or remove it where nothing is left to name.
+
+    Unless somebody has replaced it since it was looked at: the caller looks again anyway.
+    """
+    if expect is None:  # it came into being between our look and our reading
+        return
+    with suppress(ChangedError):
+        if state is None:
+            storage.remove(path, expect=expect)
+            storage.fsync_dir(os.path.dirname(path))
+        else:
+            storage.write_atomic(path, state_bytes(state), expect, expect=expect)
 
 
 def _room(scan: Scan, kind: Literal["full", "increment"]) -> StateFile:

@@ -121,6 +121,7 @@ def write_state(
     verify: bool,
     side: Sequence[tuple[str, int, str]] = (),
     before_commit: Callable[[], None] = lambda: None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a state under the temporaries of `pending` and commit it; return its bytes.
 
@@ -134,6 +135,8 @@ def write_state(
         Side files to copy: (path, bytes, what follows the prefix in their name).
     before_commit
         Called when all is written and nothing is renamed; may raise to give up.
+    still_ours
+        Called after that, and once more right before the index is renamed; may raise too.
     """
     num_shards = len(layout.sizes)
     entries = dict(state.whole_entries())
@@ -187,7 +190,8 @@ def write_state(
     index = index_bytes(state.full.header, entries)
     target.close()  # a file that is open keeps its directory alive on some filesystems
     before_commit()
-    pending.commit(index)
+    still_ours()
+    pending.commit(index, still_ours)
     return sum(sizes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TextIO
 
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
@@ -42,7 +43,8 @@ class AnimatedProgress(Progress):
     must not hang below half a bar.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, note: Callable[[str], None] | None = None) -> None:
+        self._note = note  # also told of warnings
         self._lock = threading.Lock()
         self._bars = Bars(
             SpinnerColumn(),
@@ -70,6 +72,14 @@ class AnimatedProgress(Progress):
         with self._lock:
             if self._task is not None:
                 self._bars.advance(self._task, done)
+
+    def warn(self, message: str) -> None:
+        """Write it above the bar, where it stays."""
+        with self._lock:
+            text = Text(f"ckptctl: warning: {fmt.safe_text(message)}")
+            self._bars.console.print(text, highlight=False)
+        if self._note is not None:
+            self._note(message)
 
     def finish(self) -> None:
         """Erase the bar and give the terminal back."""

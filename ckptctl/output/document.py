@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TextIO
 
 from ckptctl.output.base import Output, View
-from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.progress import Progress
 
 __all__ = ["JsonOutput", "dump"]
 
@@ -19,6 +20,17 @@ def dump(document: object, stream: TextIO) -> None:
     """
     text = json.dumps(document, indent=2 if stream.isatty() else None, allow_nan=False)
     stream.write(text + "\n")
+
+
+class _Notices(Progress):
+    """Progress that nobody sees, but for its warnings."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note
+
+    def warn(self, message: str) -> None:
+        """Keep it."""
+        self._note(message)
 
 
 class JsonOutput(Output):
@@ -39,12 +51,18 @@ class JsonOutput(Output):
         """Drop the warning: the document carries it."""
 
     def progress(self) -> Progress:
-        """Return progress for a person at a terminal, else none."""
+        """Return progress for a person at a terminal; warnings also go into the document."""
         if not self._animate:
-            return NO_PROGRESS
+            return _Notices(self._note)
         from ckptctl.output.animation import AnimatedProgress
 
-        return AnimatedProgress(self._stderr)
+        return AnimatedProgress(self._stderr, self._note)
+
+    def _note(self, message: str) -> None:
+        if self._document is not None:
+            notices = self._document.setdefault("notices", [])
+            assert isinstance(notices, list)
+            notices.append(message)
 
     def close(self) -> None:
         """Write the document."""

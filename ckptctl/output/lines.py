@@ -51,6 +51,12 @@ class LineProgress(Progress):
             self._done += done
             self._perhaps_say()
 
+    def warn(self, message: str) -> None:
+        """Write it at once."""
+        with suppress(OSError):
+            self._stream.write(f"ckptctl: warning: {fmt.safe_text(message)}\n")
+            self._stream.flush()
+
     def _perhaps_say(self) -> None:
         now = self._clock()
         if now - self._said < self._every:
@@ -62,6 +68,8 @@ class LineProgress(Progress):
             self._stream.flush()
 
     def _words(self, seconds: float) -> str:
+        if not self._done and not self._total:  # waiting for someone, or for the disk
+            return f"{self._phase}: {fmt.duration(seconds)}"
         speed = self._done / seconds if seconds > 0 else 0.0
         words = [f"{self._phase}: {fmt.bytes_(self._done)}"]
         if self._total:

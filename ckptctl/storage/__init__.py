@@ -2,7 +2,7 @@
 
 from ckptctl.storage.base import FileInfo, Readable, Storage, Writable
 from ckptctl.storage.local import LOCAL, LocalStorage
-from ckptctl.storage.space import check_space
+from ckptctl.storage.space import check_space, is_no_room
 
 __all__ = [
     "LOCAL",
@@ -12,4 +12,5 @@ __all__ = [
     "Storage",
     "Writable",
     "check_space",
+    "is_no_room",
 ]

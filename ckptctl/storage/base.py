@@ -25,6 +25,8 @@ class FileInfo:
     gid: int
     is_dir: bool
     is_symlink: bool
+    #: Names of the file: removing one of several frees nothing.
+    links: int = 1
 
     @property
     def identity(self) -> tuple[int, int, int, int]:
@@ -84,26 +86,48 @@ class Storage(Protocol):
     def write_new(self, path: str, data: bytes) -> None:
         """Create a file with this content and fsync it; raise `ExistsError` if there is one."""
 
-    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
-        """Replace a file: temporary, fsync, rename, fsync of the directory."""
+    def write_atomic(
+        self,
+        path: str,
+        data: bytes,
+        like: FileInfo | None = None,
+        *,
+        expect: FileInfo | None = None,
+    ) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory.
 
-    def copy_attributes(self, path: str, like: FileInfo) -> None:
-        """Give a file the mode of `like`, and its owner and group where we may."""
+        With `expect`, raise `ChangedError` where the file that would be replaced is no longer
+        that one: what somebody else has put there meanwhile stays.
+        """
 
-    def rename(self, source: str, destination: str) -> None:
-        """Rename within one filesystem, replacing the destination."""
+    def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may.
+
+        And the access control list of the file `source`, if it has one.
+        """
+
+    def rename(self, source: str, destination: str, *, within: str | None = None) -> None:
+        """Rename within one filesystem, replacing the destination; `within` as for `remove`."""
 
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
 
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing happens if there is none."""
+    def remove(
+        self, path: str, *, within: str | None = None, expect: FileInfo | None = None
+    ) -> None:
+        """Remove a file; nothing happens if there is none.
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+        With `within` raise `RefusedError` unless it lies below that directory, and no link is
+        on the way there, not even one that was put there a moment ago.
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; nothing happens if there is none."""
+        With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
+        """
+
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
+
+    def rmdir(self, path: str, *, within: str | None = None) -> None:
+        """Remove an empty directory; nothing happens if there is none. `within` as above."""
 
     def fsync_dir(self, directory: str) -> None:
         """Return when the names in a directory survive a power cut."""

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
+from ckptctl.storage.attributes import copy_acl, give
 from ckptctl.storage.base import FileInfo
+from ckptctl.storage.swap import remove_expected, replace_expected
 
 if TYPE_CHECKING:
     from ckptctl.storage.base import Buffer, Storage
@@ -158,30 +160,51 @@ class LocalStorage:
                 view = view[os.write(fd, view) :]
             os.fsync(fd)
 
-    def write_atomic(self, path: str, data: bytes, like: FileInfo | None = None) -> None:
-        """Replace a file: temporary, fsync, rename, fsync of the directory."""
-        temporary = f"{path}.ckptctl-{os.urandom(8).hex()}.tmp"
+    def write_atomic(
+        self,
+        path: str,
+        data: bytes,
+        like: FileInfo | None = None,
+        *,
+        expect: FileInfo | None = None,
+    ) -> None:
+        """Replace a file: temporary, fsync, rename, fsync of the directory.
+
+        With `expect`, raise `ChangedError` where the file that would be replaced is no longer
+        that one: what somebody else has put there meanwhile stays.
+        """
+        temporary = _temporary(path)
         try:
             self.write_new(temporary, data)
             if like is not None:
-                self.copy_attributes(temporary, like)
-            os.rename(temporary, path)
+                self.copy_attributes(temporary, like, path)
+            if expect is None:
+                os.rename(temporary, path)
+            else:
+                replace_expected(temporary, path, expect.identity)
         except BaseException:
             self.remove(temporary)
             raise
         self.fsync_dir(os.path.dirname(path))
 
-    def copy_attributes(self, path: str, like: FileInfo) -> None:
-        """Give a file the mode of `like`, and its owner and group where we may."""
-        # Only root gives files away, but anyone may give them to a group of his.
-        for uid, gid in ((-1, like.gid), (like.uid, -1)):
-            with suppress(PermissionError):
-                os.chown(path, uid, gid)
-        os.chmod(path, stat_module.S_IMODE(like.mode))
+    def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:
+        """Give a file the mode of `like`, and its owner and group where we may.
 
-    def rename(self, source: str, destination: str) -> None:
-        """Rename within one filesystem, replacing the destination."""
-        os.rename(source, destination)
+        And the access control list of the file `source`, if it has one.
+        """
+        # By descriptor: who owns the directory could put a link in the place of the name.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            give(fd, like.uid, like.gid, stat_module.S_IMODE(like.mode))
+            if source is not None:
+                copy_acl(source, fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: str, destination: str, *, within: str | None = None) -> None:
+        """Rename within one filesystem, replacing the destination; `within` as for `remove`."""
+        with _below(source, within) as (room, name), _below(destination, within) as (to, new):
+            os.rename(name, new, src_dir_fd=room, dst_dir_fd=to)
 
     def rename_new(self, source: str, destination: str) -> None:
         """Rename within one filesystem; raise `ExistsError` rather than replace."""
@@ -199,20 +222,32 @@ class LocalStorage:
         else:
             os.unlink(source)
 
-    def remove(self, path: str) -> None:
-        """Remove a file; nothing happens if there is none."""
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    def remove(
+        self, path: str, *, within: str | None = None, expect: FileInfo | None = None
+    ) -> None:
+        """Remove a file; nothing happens if there is none.
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory; nothing happens if there is one."""
+        With `within` raise `RefusedError` unless it lies below that directory, and no link is
+        on the way there, not even one that was put there a moment ago. With `expect`, raise
+        `ChangedError` where it is no longer that one, which then stays.
+        """
+        if expect is not None:
+            remove_expected(path, _temporary(path), expect.identity)
+            return
+        with suppress(FileNotFoundError), _below(path, within) as (room, name):
+            os.unlink(name, dir_fd=room)
+
+    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one."""
         with suppress(FileExistsError):
             os.mkdir(path)
+            if like is not None:
+                self.copy_attributes(path, like)
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; nothing happens if there is none."""
-        with suppress(FileNotFoundError):
-            os.rmdir(path)
+    def rmdir(self, path: str, *, within: str | None = None) -> None:
+        """Remove an empty directory; nothing happens if there is none. `within` as above."""
+        with suppress(FileNotFoundError), _below(path, within) as (room, name):
+            os.rmdir(name, dir_fd=room)
 
     def fsync_dir(self, directory: str) -> None:
         """Return when the names in a directory survive a power cut."""
@@ -228,6 +263,10 @@ class LocalStorage:
         return status.f_bavail * status.f_frsize
 
 
+def _temporary(path: str) -> str:
+    return f"{path}.ckptctl-{os.urandom(8).hex()}.tmp"
+
+
 #: There is no such file, whatever the path is made of.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
@@ -235,6 +274,35 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 def _is_nowhere(error: OSError | ValueError) -> bool:
     # ValueError: a NUL in a path from a state file.
     return isinstance(error, ValueError) or error.errno in _NOWHERE
+
+
+@contextmanager
+def _below(path: str, within: str | None) -> Iterator[tuple[int | None, str]]:
+    """Give what a call wants to find a file below a directory without following a link."""
+    if within is None:
+        yield None, path
+        return
+    *rooms, name = os.path.relpath(path, within or ".").split(os.sep)
+    if os.pardir in (*rooms, name):
+        raise RefusedError("lies outside the directory", file=path, expected=f"below {within}")
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    fd = os.open(within or ".", flags)
+    try:
+        for room in rooms:
+            try:
+                inner = os.open(room, flags | os.O_NOFOLLOW, dir_fd=fd)
+            except NotADirectoryError:
+                raise RefusedError(
+                    "a link, or no directory, stands on the way to the file",
+                    file=path,
+                    found=room,
+                    remedy="someone changes the directory while we work on it: look at it first",
+                ) from None
+            os.close(fd)
+            fd = inner
+        yield fd, name
+    finally:
+        os.close(fd)
 
 
 @contextmanager
@@ -265,6 +333,7 @@ def _info(name: str, status: os.stat_result) -> FileInfo:
         gid=status.st_gid,
         is_dir=stat_module.S_ISDIR(status.st_mode),
         is_symlink=stat_module.S_ISLNK(status.st_mode),
+        links=status.st_nlink,
     )
 
 

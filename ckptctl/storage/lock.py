@@ -1,23 +1,39 @@
-"""One advisory lock a directory, held by the kernel."""
+"""One advisory lock a directory: the kernel's, or a lease where the filesystem keeps none."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import socket
-import time
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from dataclasses import dataclass, field
 
-from ckptctl.errors import LockedError, RefusedError
+from ckptctl.errors import ChangedError, LockedError, NoSpaceError, RefusedError, UsageError
+from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.storage.attributes import share
+from ckptctl.storage.lease import acquire_lease
+from ckptctl.storage.mounts import mount_of
+from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
+from ckptctl.storage.owner import MOST_BYTES, Owner
+from ckptctl.storage.register import Register
+from ckptctl.storage.space import is_no_room
+from ckptctl.storage.waiting import Waiting
 
-__all__ = ["OWN_DIRECTORY", "DirectoryLock", "directory_lock", "lock_directories"]
+__all__ = [
+    "LOCK_VARIABLE",
+    "OWN_DIRECTORY",
+    "DirectoryLock",
+    "HeldLocks",
+    "directory_lock",
+    "flock_holder",
+    "lock_directories",
+    "lock_kinds",
+]
 
-#: What ckptctl keeps of its own in a checkpoint directory.
-OWN_DIRECTORY = ".ckptctl"
+#: Forces one kind of lock: `flock` or `lease`.
+LOCK_VARIABLE = "CKPTCTL_LOCK"
+_NAME = "lock"
 
 
 @dataclass(frozen=True)
@@ -28,65 +44,199 @@ class DirectoryLock:
     """
 
     directory: str
+    checks: tuple[Callable[[], None], ...] = field(default=(), repr=False, compare=False)
+
+    def check(self) -> None:
+        """Raise unless the lock is still ours; call it right before what cannot be undone.
+
+        Where the lock is a lease this renews it: for as long as it takes until a lease counts
+        as dead (10 min) nobody else takes it.
+
+        Raises
+        ------
+        LockedError
+            Someone took it over: this process did not renew it for too long.
+        ChangedError
+            Someone removed it.
+        """
+        for check in self.checks:
+            check()
+
+
+@dataclass(frozen=True)
+class HeldLocks:
+    """The locks of several directories."""
+
+    locks: tuple[DirectoryLock, ...]
+
+    def check(self) -> None:
+        """Raise unless all of them are still ours; as for `DirectoryLock`."""
+        for lock in self.locks:
+            lock.check()
 
 
 @contextmanager
 def lock_directories(
-    directories: Iterable[str], wait_s: float = 0.0, held: DirectoryLock | None = None
-) -> Iterator[None]:
+    directories: Iterable[str],
+    wait_s: float = 0.0,
+    held: DirectoryLock | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Iterator[HeldLocks]:
     """Hold the locks of several directories, but for the one that the caller holds.
 
-    Parameters and errors are those of `directory_lock`.
+    Parameters and errors are those of `directory_lock`; `wait_s` is for all of them together.
     """
     places = {os.path.realpath(directory) for directory in directories}
-    if held is not None:
+    locks = []
+    if held is not None and held.directory in places:
         places.discard(held.directory)
+        locks.append(held)
+    waiting = Waiting(wait_s, progress)
     with ExitStack() as stack:
-        for place in sorted(places):  # in one order, so that two runs never cross
-            stack.enter_context(directory_lock(place, wait_s))
-        yield
+        # In one order, so that two runs never cross.
+        locks += [stack.enter_context(_hold(place, waiting)) for place in sorted(places)]
+        yield HeldLocks(tuple(locks))
 
 
 @contextmanager
-def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLock]:
+def directory_lock(
+    directory: str, wait_s: float = 0.0, progress: Progress = NO_PROGRESS
+) -> Iterator[DirectoryLock]:
     """Hold the lock of a checkpoint directory.
 
-    The kernel's lock decides and goes with the process; host, PID and start time inside
-    the file are for people. The file is never unlinked: that would let two runs hold two
-    locks of one name.
+    On the filesystems of one machine the kernel's lock decides and goes with the process;
+    host, PID and start time inside the file are for people. The file is never unlinked: that
+    would let two runs hold two locks of one name. On a disk that is full, where the file cannot
+    be made, the directory itself is locked: that is when people prune. Elsewhere (NFS, FUSE)
+    it is a lease (`ckptctl.storage.lease`), renewed by a thread while it is held. Where there
+    ever was a lease it is taken too, so that an NFS server and its clients keep each other out.
+    `CKPTCTL_LOCK` forces one of the two.
 
     Parameters
     ----------
     directory
         The checkpoint directory.
     wait_s
-        Seconds to wait for another ckptctl; 0 raises at once.
+        Seconds to wait for another ckptctl; 0 raises at once, but for a lease that looks
+        dead, which is watched for one and a half renewals before it is taken over.
+    progress
+        Told what is waited for, and whose lease was taken over.
 
     Raises
     ------
     LockedError
         Another ckptctl holds it.
+    RefusedError
+        There can be no lock.
     """
-    home = os.path.join(directory, OWN_DIRECTORY)
-    path = os.path.join(home, "lock")
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(home)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise RefusedError(f"cannot lock the directory: {error.strerror}", file=path) from None
-    try:
-        _acquire(fd, path, wait_s)
-        owner = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
-        with suppress(OSError):  # a full disk is no reason not to prune it
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(owner).encode(), 0)
+    with _hold(os.path.realpath(directory), Waiting(wait_s, progress)) as lock:
+        yield lock
+
+
+@contextmanager
+def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
+    path = os.path.join(directory, OWN_DIRECTORY, _NAME)
+    checks: list[Callable[[], None]] = []
+    with ExitStack() as stack:
         try:
-            yield DirectoryLock(os.path.realpath(directory))
+            with _refused(path), open_own(directory, make=True) as own:
+                flock, lease = lock_kinds(own)
+        except NoSpaceError:
+            with _refused(path), open_directory(directory) as home:
+                flock, lease = lock_kinds(home)
+        if flock:
+            checks.append(stack.enter_context(_flock(directory, waiting)))
+        register = Register(directory)
+        # Looked for under the lock: whoever held it may have left one.
+        with _refused(register.path):
+            lease = lease or register.exists()
+            if lease:
+                held = acquire_lease(register, waiting)
+                stack.callback(held.release)
+                checks.append(held.check)
+            else:
+                checks.append(lambda: _check_no_lease(register))
+        yield DirectoryLock(directory, tuple(checks))
+
+
+def lock_kinds(own: int) -> tuple[bool, bool]:
+    """Return whether a directory, open as `own`, is to be locked by flock, and by a lease."""
+    asked = os.environ.get(LOCK_VARIABLE, "").strip()
+    if asked not in ("", "flock", "lease"):
+        raise UsageError(
+            f"{LOCK_VARIABLE} is {asked!r}",
+            expected="flock or lease",
+            remedy="leave it unset: the filesystem decides",
+        )
+    flock = asked == "flock" or (not asked and mount_of(own).keeps_locks)
+    return flock, not flock
+
+
+@contextmanager
+def _refused(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = NoSpaceError if is_no_room(error) else RefusedError
+        raise kind(f"cannot lock the directory: {error.strerror}", file=path) from None
+
+
+@contextmanager
+def _flock(directory: str, waiting: Waiting) -> Iterator[Callable[[], None]]:
+    path = os.path.join(directory, OWN_DIRECTORY, _NAME)
+    try:
+        fd = _acquire(directory, path, waiting)
+    except NoSpaceError:
+        with _flock_home(directory, fcntl.LOCK_EX, path, waiting) as check:
+            yield check
+        return
+    with _flock_file(fd, path) as check, _flock_home(directory, fcntl.LOCK_SH, path, waiting):
+        yield check
+
+
+@contextmanager
+def _flock_home(
+    directory: str, how: int, path: str, waiting: Waiting
+) -> Iterator[Callable[[], None]]:
+    """Lock the directory itself: shared, or alone where no file could be made."""
+    with ExitStack() as stack:
+        with _refused(path):
+            home = stack.enter_context(open_directory(directory))
+        _wait_for_home(home, how, path, waiting)
+        try:
+            yield lambda: _check_in_place(home, directory)
+        finally:
+            with suppress(OSError):
+                fcntl.flock(home, fcntl.LOCK_UN)
+
+
+def _wait_for_home(home: int, how: int, path: str, waiting: Waiting) -> None:
+    found = "it began on a full disk, without a lock file"
+    try:
+        while not _try_flock(home, path, how):
+            if not waiting.pause(f"waiting for a ckptctl: {found}"):
+                raise LockedError(
+                    "another ckptctl works on this directory",
+                    file=path,
+                    found=found,
+                    remedy="wait for it, or give --lock-wait a duration",
+                )
+    except RefusedError:
+        if how != fcntl.LOCK_SH:
+            raise
+        # A filesystem that locks no directories: on it nobody works without a file.
+
+
+@contextmanager
+def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
+    try:
+        # What is also known by another name may be someone's data.
+        if os.fstat(fd).st_nlink == 1:
+            with suppress(OSError):  # a full disk is no reason not to prune it
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, Owner.of_this_process().note(), 0)
+        try:
+            yield lambda: _check_in_place(fd, path)
         finally:
             # Closing alone would leave it held by whoever was forked meanwhile.
             fcntl.flock(fd, fcntl.LOCK_UN)
@@ -94,29 +244,111 @@ def directory_lock(directory: str, wait_s: float = 0.0) -> Iterator[DirectoryLoc
         os.close(fd)
 
 
-def _acquire(fd: int, path: str, wait_s: float) -> None:
-    until = time.monotonic() + wait_s
-    pause = 0.05
+def _acquire(directory: str, path: str, waiting: Waiting) -> int:
+    """Return the open lock file, locked."""
     while True:
+        with _refused(path), open_own(directory, make=True) as own:
+            fd = _open(own, path, os.O_CREAT)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            left = until - time.monotonic()
-        except OSError as error:
-            raise RefusedError(
-                f"this filesystem has no locks: {error.strerror}",
-                file=path,
-                remedy="mount it with locks (Lustre: -o flock), or write elsewhere with -o",
-            ) from None
-        if left <= 0:
-            owner = os.pread(fd, 4096, 0).decode("utf-8", "replace").strip() or "unknown"
-            raise LockedError(
-                "another ckptctl works on this directory",
-                file=path,
-                found=owner,
-                remedy="wait for it, or give --lock-wait a duration",
-            )
-        # flock cannot wait for a bounded time without signals, which belong to the caller.
-        time.sleep(min(pause, left))
-        pause = min(pause * 2, 1.0)
+            while not _try_flock(fd, path):
+                owner = _owner(fd)
+                if not waiting.pause(f"waiting for {owner}"):
+                    raise LockedError(
+                        "another ckptctl works on this directory",
+                        file=path,
+                        found=owner,
+                        remedy="wait for it, or give --lock-wait a duration; the lock goes with "
+                        "that process, however it ends",
+                    )
+            if _in_place(fd, path):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # someone removed it by hand while we waited
+
+
+def flock_holder(own: int, path: str) -> str | None:
+    """Return who holds the kernel's lock in `.ckptctl`, open as `own`; None if nobody does."""
+    try:
+        fd = _open(own, path)
+    except FileNotFoundError:
+        return None
+    try:
+        if _try_flock(fd, path):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            return None
+        return _owner(fd)
+    finally:
+        os.close(fd)
+
+
+def _open(own: int, path: str, more: int = 0) -> int:
+    """Open the lock file, if it is or may become a file; what opens a FIFO may wait for ever."""
+    try:
+        _check_regular(os.stat(_NAME, dir_fd=own, follow_symlinks=False), path)
+        new = False
+    except FileNotFoundError:
+        new = True
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more
+    fd = os.open(_NAME, flags, 0o666, dir_fd=own)
+    try:
+        _check_regular(os.fstat(fd), path)
+        if new:  # for everyone who may write to the directory
+            share(fd, os.path.dirname(os.path.dirname(path)))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedError("cannot lock the directory: the lock is no regular file", file=path)
+
+
+def _try_flock(fd: int, path: str, how: int = fcntl.LOCK_EX) -> bool:
+    """Take the kernel's lock of an open file; return whether it was free."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise RefusedError(
+            f"this filesystem has no locks: {error.strerror}",
+            file=path,
+            remedy=f"set {LOCK_VARIABLE}=lease, mount it with locks, or write elsewhere with -o",
+        ) from None
+    return True
+
+
+def _owner(fd: int) -> str:
+    owner = Owner.parse(os.pread(fd, MOST_BYTES, 0))
+    return str(owner) if owner is not None else "an unknown process"
+
+
+def _in_place(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
+
+
+def _check_no_lease(register: Register) -> None:
+    """Where we began to work before the first who does not see our lock: see it now."""
+    if register.exists():
+        raise ChangedError(
+            "another ckptctl works on this directory through another filesystem: nothing more "
+            "is changed",
+            file=register.path,
+            remedy="run it again: from now on both take a lease",
+        )
+
+
+def _check_in_place(fd: int, path: str) -> None:
+    if not _in_place(fd, path):
+        raise ChangedError(
+            "the lock was removed while we worked: nothing more is changed",
+            file=path,
+            remedy="leave .ckptctl alone while ckptctl runs, and run it again",
+        )

@@ -696,6 +696,7 @@ SLICES = {
     "before": (sliced([(-1, 2)]), "outside its tensor", "-1,2"),
     "absurd": (sliced([(0, 1 << 62)], stored=[]), "outside its tensor", f"0,{1 << 62}"),
     "other rank": (sliced([(0, 2), (0, 1)], stored=[]), "outside its tensor", "0,2:0,1"),
+    "a part of the whole": (sliced([(3, -1)], stored=[]), "outside its tensor", "3,-1"),
     "no rank": (sliced([], stored=[]), "outside its tensor", ""),
     "overlap": (sliced(LEFT, MIDDLE, RIGHT), "slices overlap", "0,2 and 1,2"),
     "twice": (sliced(LEFT, LEFT, stored=[LEFT]), "slices overlap", "0,2 and 0,2"),

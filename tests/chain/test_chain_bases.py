@@ -360,6 +360,19 @@ CASES = [
     pytest.param(
         chains_of(
             full(100),
+            full(200, at=450),
+            incr(220, at=400),
+            fulls=[100],
+            increments=[220],
+            full_state_at=500,
+        ),
+        220,
+        ("F100", True, "listed"),
+        id="abandoned between: written after S, so no base of it",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
             full(200, at=700),
             full(150, at=900),
             incr(220, at=400),
@@ -367,8 +380,14 @@ CASES = [
             increments=[220],
         ),
         220,
-        ("F150", True, "listed"),
-        id="abandoned between: written after S, so no base of it",
+        ("F150", False, "older-than-base"),
+        id="older than its base, but named by the state file: rolled back since",
+    ),
+    pytest.param(
+        chains_of(full(100, at=900), incr(220, at=400, base=100), fulls=[100], increments=[220]),
+        220,
+        ("F100", False, "older-than-base"),
+        id="older than its base: lineage names the one that was saved before it",
     ),
     pytest.param(
         chains_of(full(100), full(200), incr(150, at=600), fulls=[100], full_state_at=500),

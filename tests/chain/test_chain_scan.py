@@ -530,6 +530,10 @@ def test_a_moved_directory_with_absolute_paths(small):
     small.rename(moved)
     chains = look(moved)
     assert chains.scan.copied == ()
+    assert chains.scan.full_state.moved == str(small / "model.ckpt-100")
+    assert codes(chains) == ["moved"]
+    write_state(moved, "/gone/model.ckpt-999", at=1001)  # of that name nothing is here either
+    assert "moved" not in codes(look(moved))
     assert chains.base_of(chains.increment_at(120)).code == "listed"
 
 

@@ -182,6 +182,8 @@ def strange(output: Path, kind: str) -> None:
         (output / "_ckptctl_export.json").write_text('{"files": []}')
     elif kind == "a broken manifest":
         (output / "_ckptctl_export.json").write_text("[")
+    elif kind == "a bottomless manifest":
+        (output / "_ckptctl_export.json").write_text("[" * 200_000)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,7 @@ def strange(output: Path, kind: str) -> None:
         "no manifest",
         "another's manifest",
         "a broken manifest",
+        "a bottomless manifest",
     ],
 )
 def test_a_directory_that_is_not_ours_is_never_replaced(tmp_path: Path, kind: str) -> None:

@@ -21,6 +21,7 @@ from ckptctl.errors import (
 )
 from ckptctl.merge import execute_merge
 from tests.merge.model import SIDE, names, small_chain
+from tests.merge.prunes import date
 from tests.merge.storages import Counting, Hooked
 from tests.oracle.chain import (
     Chain,
@@ -248,8 +249,8 @@ def test_the_old_one_stays_until_the_new_one_is_finished(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o664])
 def test_files_get_the_mode_of_the_fulls(tmp_path: Path, mode: int) -> None:
     chain = small_chain(tmp_path, side=True)
-    for path in chain.directory.glob("model.ckpt-40.*"):
-        path.chmod(mode)
+    for path in chain.directory.glob("model.ckpt-40*"):
+        path.chmod(mode if path.is_file() else 0o755)
     old = os.umask(0o027)
     try:
         chain.merge()
@@ -310,7 +311,10 @@ def test_a_trainers_temporary_is_not_ours(tmp_path: Path) -> None:
     (chain.directory / "model.ckpt-50.ckptctl.json").write_text("{}")
     theirs = chain.directory / f"model.ckpt-50_temp_{'0123456789abcdef' * 2}"
     theirs.mkdir()
-    (theirs / "part-00000-of-00002.data-00000-of-00001").write_bytes(b"a trainer's")
+    part = theirs / "part-00000-of-00002.data-00000-of-00001"
+    part.write_bytes(b"a trainer's")
+    for path in (part, theirs):  # and dies: a live one would be waited for
+        date(path, 60)
     chain.merge()
     assert theirs.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -15,6 +16,7 @@ from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import DamageError, RefusedError, StateFileError, UsageError
 from ckptctl.merge import PrunePlan, execute_prune
 from ckptctl.merge.policy import KeepDaily, KeepLast, KeepStep, KeepWithin
+from ckptctl.merge.prune_plan import load_plan
 from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
@@ -288,6 +290,44 @@ def test_a_plan_survives_being_saved(tmp_path: Path) -> None:
     for broken in ({}, [], {"schema": "ckptctl.prune-plan/1"}, {**saved, "items": [1]}):
         with pytest.raises(UsageError):
             PrunePlan.from_saved(broken)
+
+
+ODD = {
+    "a path that is none": ("directory", "a\0b"),
+    "bytes that are words": ("items", "bytes", "many"),
+    "bytes without end": ("items", "bytes", math.inf),
+    "fewer than no bytes": ("items", "bytes", -1),
+    "more than any disk has": ("items", "bytes", 10**400),
+    "a step that is none": ("items", "step", [1]),
+    "a name that is none": ("items", "name", None),
+    "identities without end": ("items", "files", [["a", [1, 2, 3, math.inf]]]),
+    "a number for files": ("items", "files", 3),
+    "a word too many": ("items", "force", True),
+    "an age without end": ("options", "min_age_s", math.inf),
+    "an age that is none": ("options", "min_age_s", "long"),
+    "a policy that is none": ("options", "policy", 7),
+    "a rule that is none": ("options", "policy", ["keep-last"]),
+    "a rule that divides by nothing": ("options", "policy", [{"rule": "keep-every", "value": 0}]),
+    "warnings that are none": ("warnings", 5),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_a_saved_plan_may_come_from_anyone(tmp_path: Path, what: str) -> None:
+    chain = age(small_chain(tmp_path))
+    saved = json.loads(json.dumps(plan(chain, KeepLast(1)).to_save()))
+    *room, key, value = ODD[what]
+    inner = saved
+    for name in room:
+        inner = saved[name][0] if isinstance(saved[name], list) else saved[name]
+    inner[key] = value
+    path = tmp_path / "plan"
+    path.write_text(json.dumps(saved))
+    with pytest.raises(UsageError, match=r"does not parse|no keep rule"):
+        load_plan(str(path), str(chain.directory))
+    path.write_text("[" * 200_000)
+    with pytest.raises(UsageError):
+        load_plan(str(path), str(chain.directory))
 
 
 def test_a_saved_plan_from_which_something_was_taken_back(tmp_path: Path) -> None:

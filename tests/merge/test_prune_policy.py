@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime, timezone
 
 import pytest
@@ -154,7 +155,19 @@ def test_a_policy_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [[{"rule": "keep-all", "value": 1}], [{"rule": "keep-last"}], [{"value": 1}]]
+    "rules",
+    [
+        [{"rule": "keep-all", "value": 1}],
+        [{"rule": "keep-last"}],
+        [{"value": 1}],
+        ["keep-last"],
+        [{"rule": "keep-last", "value": 0.5}],
+        [{"rule": "keep-last", "value": True}],
+        [{"rule": "keep-every", "value": 0}],
+        [{"rule": "keep-within", "value": math.inf}],
+        [{"rule": "keep-within", "value": math.nan}],
+        [{"rule": "keep-step", "value": 1 << 63}],
+    ],
 )
 def test_a_rule_that_is_none_of_ours_is_usage(rules: list) -> None:
     with pytest.raises(UsageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -11,7 +12,7 @@ import pytest
 
 from ckptctl.errors import RefusedError
 from ckptctl.merge import execute_prune
-from ckptctl.merge.policy import KeepLast
+from ckptctl.merge.policy import KeepDaily, KeepHourly, KeepLast, KeepWeekly, KeepWithin
 from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
@@ -136,7 +137,11 @@ def test_a_log_that_lies_makes_nothing_ours(tmp_path: Path) -> None:
     chain = age(small_chain(tmp_path))
     own = chain.directory / ".ckptctl"
     own.mkdir()
-    lines = ['{"kind": "full", "name": "model.ckpt-40", "files": {"model.ckpt-40.index": [1, 2]}}']
+    lines = [
+        '{"kind": "full", "name": "model.ckpt-40", "files": {"model.ckpt-40.index": [1, 2]}}',
+        '{"kind": ["full"], "name": {}}',
+        "[" * 200_000,
+    ]
     (own / "removed.jsonl").write_text("\n".join([*lines, "[]", "nonsense", "{}"]) + "\n")
     data = chain.directory / "model.ckpt-7.data-00000-of-00001"
     data.write_bytes(b"x")
@@ -145,3 +150,28 @@ def test_a_log_that_lies_makes_nothing_ours(tmp_path: Path) -> None:
     prune(chain)
     assert here(chain) == {"F10", "F40", "I50"}
     assert time.time() > THEN
+
+
+def test_a_mark_without_a_bottom_is_none(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    data = chain.directory / "model.ckpt-7.data-00000-of-00001"
+    for path in (data, chain.directory / "model.ckpt-7.ckptctl.json"):
+        path.write_text("[" * 200_000)
+        os.utime(path, (THEN, THEN))
+    assert stays(plan(chain))[data.name] == "leftover"
+    prune(chain)
+    assert data.exists()
+
+
+@pytest.mark.parametrize("time", ["inf", "nan", "1e999", "-inf"])
+def test_times_that_are_none(tmp_path: Path, time: str) -> None:
+    """A text format has numbers that are no times: nothing is known then, and all is kept."""
+    chain = age(small_chain(tmp_path))
+    state = chain.directory / "checkpoint"
+    with open(state, "a") as file:
+        file.write(f"all_model_checkpoint_timestamps: {time}\n" * 2)
+    os.utime(state, (THEN + 10**7, THEN + 10**7))
+    for rule in (KeepHourly(1), KeepDaily(1), KeepWeekly(1), KeepWithin(60)):
+        found = plan(chain, rule)
+        assert "F40" in stays(found)
+        json.dumps(found.to_save(), allow_nan=False)

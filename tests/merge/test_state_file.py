@@ -14,7 +14,7 @@ import pytest
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge.state_file import insert_full
+from ckptctl.merge.state_file import insert_full, relocate_paths
 from tests.merge.model import small_chain
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
@@ -243,6 +243,17 @@ def test_a_trainer_that_rewrites_it_from_its_memory(tmp_path: Path) -> None:
     assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
 
 
+def test_a_trainer_that_is_rolled_back_right_before_our_rename(tmp_path: Path) -> None:
+    """What it wrote is what we find: to replace it would bring the dead timeline back."""
+    chain = small_chain(tmp_path)
+    state = f"{STATE} {chain.directory}/checkpoint"
+    storage = Hooked(state, before=saves(chain, 30, 10, 40))
+    assert not chain.merge(50, storage=storage).state_file_updated
+    after = state_of(chain.directory)
+    assert names(after) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-30"]
+    assert after.latest == "model.ckpt-30"
+
+
 def test_a_full_that_was_never_listed_stays_unlisted(tmp_path: Path) -> None:
     chain = small_chain(tmp_path)
     write_state(chain.directory, ["model.ckpt-40"])
@@ -296,6 +307,12 @@ def copied(tmp_path: Path) -> tuple[Chain, Chain]:
     copy = Chain(tmp_path / "copy", chain.fulls, chain.increments)
     shutil.copytree(chain.directory, copy.directory)
     return chain, copy
+
+
+def test_a_path_without_a_name_is_not_made_an_empty_one() -> None:
+    odd = CheckpointState("d/checkpoint", "/old/m-1/", ("/old/m-1/", "/old/m-2"))
+    assert relocate_paths(odd).all_paths == ("/old/m-1/", "m-2")
+    assert relocate_paths(odd).latest == "/old/m-1/"
 
 
 def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:

@@ -293,14 +293,14 @@ def test_a_group_is_copied_where_the_owner_cannot_be(
 ) -> None:
     calls = []
 
-    def chown(path: str, uid: int, gid: int) -> None:
+    def fchown(fd: int, uid: int, gid: int) -> None:
         calls.append((uid, gid))
         if uid != -1:
             raise PermissionError(errno.EPERM, "not yours to give")
 
     (tmp_path / "file").touch()
     like = LOCAL.stat(str(tmp_path / "file"))
-    monkeypatch.setattr(os, "chown", chown)
+    monkeypatch.setattr(os, "fchown", fchown)
     LOCAL.copy_attributes(str(tmp_path / "file"), like)
     assert calls == [(-1, like.gid), (like.uid, -1)]
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ckptctl.errors import LockedError, RefusedError
+from ckptctl.errors import ChangedError, LockedError, RefusedError
 from ckptctl.storage import lock as lock_module
-from ckptctl.storage.lock import directory_lock
+from ckptctl.storage.lock import directory_lock, lock_directories
+from tests.storage.leases import Watched
 
 ROOT = Path(__file__).parent.parent.parent
 HOLD = """
@@ -78,10 +82,12 @@ def free(directory: Path) -> bool:
 def test_a_second_process_is_told_of_the_first(tmp_path: Path) -> None:
     with holder(tmp_path) as first:
         error = locked(tmp_path)
-        owner = json.loads(str(error.found))
-        assert owner["pid"] == first.process.pid
-        assert owner["host"] == os.uname().nodename
-        assert owner["since"].endswith("+00:00")
+        host = re.escape(os.uname().nodename)
+        since = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+        whose = rf"process {first.process.pid} on {host}, since {since}"
+        assert re.fullmatch(whose, error.found)
+        assert "--lock-wait" in error.remedy
+        assert "goes with that process" in error.remedy
         assert error.file == str(tmp_path / ".ckptctl" / "lock")
         assert error.exit_code == 11
         first.release()
@@ -105,7 +111,7 @@ def test_a_worker_that_lives_on_does_not_hold_it(tmp_path: Path) -> None:
 
 def test_twice_in_one_process(tmp_path: Path) -> None:
     with directory_lock(str(tmp_path)):
-        assert json.loads(str(locked(tmp_path).found))["pid"] == os.getpid()
+        assert f"process {os.getpid()} " in locked(tmp_path).found
     assert free(tmp_path)
 
 
@@ -124,15 +130,19 @@ def test_waiting_until_it_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             if len(pauses) == 3:
                 first.release()
 
-        monkeypatch.setattr(lock_module.time, "sleep", sleep)
-        with directory_lock(str(tmp_path), wait_s=3600):
+        monkeypatch.setattr(time, "sleep", sleep)
+        watched = Watched()
+        with directory_lock(str(tmp_path), 3600, watched):
             assert pauses == [0.05, 0.1, 0.2]
+        (phase,) = watched.phases
+        assert phase.startswith(f"waiting for process {first.process.pid} on ")
+        assert watched.signs == 3
 
 
 def test_waiting_no_longer_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(lock_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(lock_module.time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda s: now.__setitem__(0, now[0] + s))
     with (
         directory_lock(str(tmp_path)),
         pytest.raises(LockedError),
@@ -156,11 +166,13 @@ def test_the_file_stays(tmp_path: Path) -> None:
 def test_an_owner_that_nobody_wrote(tmp_path: Path) -> None:
     with holder(tmp_path):
         path = tmp_path / ".ckptctl" / "lock"
-        for text, shown in (("", "unknown"), ("\n ", "unknown"), ("pid 7", "pid 7")):
-            path.write_text(text)
-            assert locked(tmp_path).found == shown
-        path.write_bytes(b"\xff\xfe")
-        assert locked(tmp_path).found == "\ufffd\ufffd"
+        for data in (b"", b"\n ", b"pid 7", b"\xff\xfe", b"[" * 99999):
+            path.write_bytes(data)
+            assert locked(tmp_path).found == "an unknown process"
+        os.truncate(path, 1 << 40)
+        assert locked(tmp_path).found == "an unknown process"
+        path.write_text(json.dumps({"pid": 7, "host": "\x1b[2Jhost"}))
+        assert locked(tmp_path).found == "process 7 on ?[2Jhost"
 
 
 def test_a_full_disk_is_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +217,34 @@ def make_nothing(directory: Path) -> None:
     directory.rmdir()
 
 
-@pytest.mark.parametrize("make", [make_file, make_link, make_directory, make_nothing])
-def test_where_no_lock_can_be(tmp_path: Path, make: object) -> None:
+def make_fifo(directory: Path) -> None:
+    (directory / ".ckptctl").mkdir()
+    os.mkfifo(directory / ".ckptctl" / "lock")
+
+
+def make_device(directory: Path) -> None:
+    (directory / ".ckptctl").mkdir()
+    (directory / ".ckptctl" / "lock").symlink_to("/dev/null")
+
+
+def make_linked_room(directory: Path) -> None:
+    (directory / "elsewhere").mkdir()
+    (directory / ".ckptctl").symlink_to("elsewhere")
+
+
+MAKERS = [
+    make_file,
+    make_link,
+    make_directory,
+    make_nothing,
+    make_fifo,
+    make_device,
+    make_linked_room,
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_where_no_lock_can_be(tmp_path: Path, make: Callable[[Path], None]) -> None:
     directory = tmp_path / "run"
     directory.mkdir()
     make(directory)
@@ -215,3 +253,69 @@ def test_where_no_lock_can_be(tmp_path: Path, make: object) -> None:
         free(directory)
     assert caught.value.file == str(directory / ".ckptctl" / "lock")
     assert len(os.listdir("/proc/self/fd")) == before
+    if make is make_linked_room:
+        assert os.listdir(directory / "elsewhere") == []
+
+
+def test_a_lock_of_two_names_is_not_written_to(tmp_path: Path) -> None:
+    """The other name may be that of a checkpoint's data."""
+    (tmp_path / "data").write_text("precious")
+    (tmp_path / ".ckptctl").mkdir()
+    os.link(tmp_path / "data", tmp_path / ".ckptctl" / "lock")
+    with directory_lock(str(tmp_path)):
+        assert locked(tmp_path).found == "an unknown process"
+    assert (tmp_path / "data").read_text() == "precious"
+
+
+def remove_file(directory: Path) -> None:
+    (directory / ".ckptctl" / "lock").unlink()
+
+
+def remove_room(directory: Path) -> None:
+    shutil.rmtree(directory / ".ckptctl")
+
+
+def replace_room(directory: Path) -> None:
+    remove_room(directory)
+    (directory / ".ckptctl").mkdir()
+    (directory / ".ckptctl" / "lock").touch()
+
+
+@pytest.mark.parametrize("how", [remove_file, remove_room, replace_room])
+def test_a_lock_that_someone_removed_is_noticed(
+    tmp_path: Path, how: Callable[[Path], None]
+) -> None:
+    with directory_lock(str(tmp_path)) as lock:
+        lock.check()
+        how(tmp_path)
+        with pytest.raises(ChangedError, match="removed while we worked"):
+            lock.check()
+
+
+@pytest.mark.parametrize("how", [remove_file, remove_room, replace_room])
+def test_who_waited_for_a_file_that_is_gone_holds_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Callable[[Path], None]
+) -> None:
+    with holder(tmp_path) as first:
+
+        def sleep(seconds: float) -> None:
+            how(tmp_path)
+            first.release()
+
+        monkeypatch.setattr(time, "sleep", sleep)
+        with directory_lock(str(tmp_path), 60) as lock:
+            monkeypatch.undo()
+            lock.check()
+            locked(tmp_path)
+
+
+def test_the_lock_that_the_caller_holds_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    places = [str(tmp_path / "a"), str(tmp_path / "b")]
+    with directory_lock(places[0]) as lock, lock_directories(places, 0.0, lock) as locks:
+        locks.check()
+        locked(tmp_path / "b")
+        remove_room(tmp_path / "a")
+        with pytest.raises(ChangedError):
+            locks.check()

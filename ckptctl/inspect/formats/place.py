@@ -80,7 +80,10 @@ def _not_ours(path: str, info: FileInfo, directory: bool, storage: Storage) -> s
         facts = json.loads(storage.read_small(os.path.join(path, MANIFEST), _MAX_MANIFEST_BYTES))
         ours = str(facts["schema"]).startswith("ckptctl.exported/")
         known = {str(name) for name in facts["files"]}
-    except (NotFoundError, RefusedError, DamageError, ValueError, KeyError, TypeError):
+    except (
+        *(NotFoundError, RefusedError, DamageError),
+        *(ValueError, RecursionError, KeyError, TypeError),
+    ):
         return f"a directory without a {MANIFEST} of ours"
     if not ours:
         return f"a directory without a {MANIFEST} of ours"

@@ -1,0 +1,499 @@
+"""The life of a checkpoint directory: a trainer that saves and dies, and ckptctl that does too.
+
+A dict says what each step held. After every rule, whatever policy said to keep restores to
+exactly that, the newest restore point is there, state files lead where they should, and nothing
+lies there that a listing does not name.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from ckptctl.bundle import BundleReader, read_state
+from ckptctl.chain import Chains, ProvenPairs, find_chains, scan_directory
+from ckptctl.errors import RefusedError
+from ckptctl.inspect.target import state_at
+from ckptctl.inspect.view import open_view
+from ckptctl.inspect.walk import walk
+from ckptctl.merge import (
+    CompactOptions,
+    Policy,
+    PruneOptions,
+    execute_merge,
+    execute_prune,
+    plan_merge,
+    plan_prune,
+    run_compact,
+)
+from ckptctl.merge.policy import KeepEvery, KeepLast, KeepStep
+from ckptctl.restore import RestoreOptions
+from ckptctl.running import Runner
+from ckptctl.storage.local import LocalFile
+from tests.merge.storages import Watched
+from tests.oracle.chain import INCREMENTS, listing, rows_of
+from tests.oracle.histories import MEMORY
+from tests.oracle.trainer import DEATHS, Clock, Habits, Rows, Trainer, copy_tree
+
+
+class Killed(BaseException):
+    """Ends ckptctl where a SIGKILL would."""
+
+
+class Mortal(Watched):
+    """Dates what ckptctl writes by our clock, and dies ahead of the nth change for good."""
+
+    def __init__(self, clock: Clock, at: int | None = None) -> None:
+        self.clock, self.at, self.calls = clock, at, 0
+
+    def before(self, call: str) -> None:
+        if self.at is not None and self.calls >= self.at:
+            raise Killed(call)
+        self.calls += 1
+
+    def write_new(self, path: str, data: bytes) -> None:
+        super().write_new(path, data)
+        os.utime(path, (self.clock.now, self.clock.now))
+
+    def open_write(self, path: str) -> LocalFile:
+        file = super().open_write(path)
+        clock = self.clock
+
+        class Dated(LocalFile):
+            def fsync(self) -> None:
+                super().fsync()
+                os.utime(self._fd, (clock.now, clock.now))
+
+        file.__class__ = Dated
+        return file
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A step that is owed: the full its increments began at, and whether ckptctl merged it."""
+
+    root: int
+    merged: bool = False
+
+
+HABITS = st.builds(
+    Habits,
+    mode=st.sampled_from(["none", "none", "cumulative", "delta"]),
+    keep=st.sampled_from([(0, 0), (0, 0), (3, 3), (2, 1), (1, 2)]),
+    absolute=st.booleans(),
+    times=st.booleans(),
+)
+#: Keep rules: `None` is no policy at all.
+KEEP = st.sampled_from([None, (1,), (2,), (1, "every"), (1, "step")])
+#: Ahead of which change ckptctl dies; most runs come through.
+DIES = st.one_of(st.none(), st.none(), st.integers(0, 40))
+
+
+class Lives(RuleBasedStateMachine):
+    """Train, save, die, restart, merge, prune, compact, move."""
+
+    #: Told of each rule, for a count.
+    ran: Callable[[str], None] = staticmethod(lambda name: None)
+
+    @initialize(habits=HABITS, seed=st.integers(0, 2**16))
+    def begin(self, habits: Habits, seed: int) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="lives-", dir=MEMORY))
+        self.cache = os.environ.get("XDG_CACHE_HOME")
+        os.environ["XDG_CACHE_HOME"] = str(self.home / "cache")
+        self.room = self.home / "run0"
+        self.room.mkdir()
+        self.moves = 0
+        self.habits, self.clock, self.value = habits, Clock(), [0.0]
+        self.rng = random.Random(seed)
+        self.fulls: dict[int, Saved] = {}
+        self.incs: dict[int, Saved] = {}
+        self.known: dict[int, Rows] = {}
+        self.old: dict[int, list[Rows]] = {}  # of a way that was left
+        self.seen: dict[int, object] = {}
+        self.alive = True
+        self.trainer = self._trainer()
+        self.trainer.train(10)
+        self._full()
+
+    def teardown(self) -> None:
+        if hasattr(self, "home"):
+            shutil.rmtree(self.home)
+            if self.cache is None:
+                os.environ.pop("XDG_CACHE_HOME")
+            else:
+                os.environ["XDG_CACHE_HOME"] = self.cache
+
+    def _trainer(self) -> Trainer:
+        return Trainer(self.room, self.habits, self.clock, self.rng, self.value)
+
+    # --- the trainer ----------------------------------------------------------------------
+
+    @precondition(lambda self: self.alive)
+    @rule(steps=st.sampled_from([5, 10, 30]))
+    def save_full(self, steps: int) -> None:
+        self.ran("save_full")
+        self.trainer.train(steps)
+        self._full()
+
+    @precondition(lambda self: self.alive)
+    @rule(steps=st.sampled_from([5, 10]), times=st.integers(1, 3))
+    def save_increments(self, steps: int, times: int) -> None:
+        self.ran("save_increments")
+        for _ in range(times):
+            self.trainer.train(steps)
+            self._increment()
+
+    @precondition(lambda self: self.alive)
+    @rule(kind=st.sampled_from(["full", "increment"]), how=st.sampled_from(DEATHS))
+    def crash(self, kind: str, how: str) -> None:
+        """The trainer dies while it saves."""
+        self.ran("crash")
+        self.trainer.train(5)
+        step = self.trainer.step
+        self.trainer.die(kind, how)
+        self.alive = False
+        if how == "index":  # committed, and in no state file
+            self._left_behind(step, owed=False)
+            self.old.setdefault(step, []).append(dict(self.trainer.rows))
+
+    @rule(back=st.integers(0, 3), newest=st.sampled_from([True, True, False]))
+    def restart(self, back: int, newest: bool) -> None:
+        """Begin where the state files lead, or at an older full: a rollback.
+
+        After one DeepRec goes on to name the last increment of the way that was left, until
+        it saves another, and would apply it to whatever full is below.
+        """
+        self.ran("restart")
+        fulls = sorted(step for step in self.fulls if self._full_index(step).exists())
+        if newest or not fulls:
+            step, rows = self._led_to()
+        else:
+            step = fulls[max(0, len(fulls) - 1 - back)]
+            rows = rows_of(self.room / f"model.ckpt-{step}", "emb")
+        assert rows == self.known.get(step) or rows in self.old.get(step, []), (
+            f"step {step} is restored to what it never was"
+        )
+        self.trainer = self._trainer()
+        if newest:  # SessionManager: Saver.recover_last_checkpoints
+            state = read_state(str(self.room / "checkpoint"))
+            names = [os.path.basename(path) for path in state.all_paths] if state else []
+            here = [name for name in names if (self.room / f"{name}.index").exists()]
+            self.trainer.savers[0].names = dict.fromkeys(here, self.clock.now)
+        self.trainer.rows, self.trainer.step = dict(rows), step
+        self.alive = True
+        self._full()  # CheckpointSaverHook.after_create_session
+
+    def _full(self) -> None:
+        gone = self.trainer.save_full()
+        step = self.trainer.step
+        self._left_behind(step)
+        self.known[step] = dict(self.trainer.rows)
+        self.fulls[step] = Saved(step)
+        self.incs.pop(step, None)
+        for name in gone:
+            self.fulls.pop(int(name.rpartition("-")[2]), None)
+        self._drop_baseless()
+
+    def _increment(self) -> None:
+        gone = self.trainer.save_increment()
+        step = self.trainer.step
+        self._left_behind(step)
+        self.known[step] = dict(self.trainer.rows)
+        self.fulls.pop(step, None)
+        self.incs[step] = Saved(self.trainer.root)
+        for name in gone:
+            self.incs.pop(int(name.rpartition("-")[2]), None)
+        if self.habits.mode == "delta" and gone:
+            self._drop_broken(min(self._on_disk(INCREMENTS), default=step))
+        self._drop_baseless()
+
+    def _left_behind(self, step: int, owed: bool = True) -> None:
+        """What lies above a step that was saved just now is of a way that was left."""
+        for above in [s for s in self.known if s > step or (s == step and owed)]:
+            self.old.setdefault(above, []).append(self.known[above])
+            if above > step:
+                del self.known[above]
+        for steps in (self.fulls, self.incs):
+            for above in [s for s in steps if s > step]:
+                del steps[above]
+
+    def _drop_broken(self, oldest: int) -> None:
+        """Of a delta series nothing is restorable behind one that was rotated away."""
+        for step, saved in list(self.incs.items()):
+            if saved.root < oldest and self._first_of(saved.root) not in self._on_disk(INCREMENTS):
+                del self.incs[step]
+
+    def _first_of(self, root: int) -> int:
+        return min((s for s, saved in self.incs.items() if saved.root == root), default=root)
+
+    def _drop_baseless(self) -> None:
+        """An increment whose base the trainer rotated away, or no longer lists, is not owed."""
+        state = read_state(str(self.room / "checkpoint"))
+        listed = [int(path.rpartition("-")[2]) for path in state.all_paths] if state else []
+        for step, saved in list(self.incs.items()):
+            base = max(
+                (s for s in self.fulls if s < step and self._stands_in(s, saved)), default=-1
+            )
+            unlisted = listed and base not in listed and base < min(listed)
+            if base < 0 or (self.habits.mode == "none" and unlisted):
+                del self.incs[step]
+
+    def _stands_in(self, full: int, saved: Saved) -> bool:
+        own = self.fulls[full]
+        return full == saved.root or (own.merged and own.root == saved.root)
+
+    # --- ckptctl --------------------------------------------------------------------------
+
+    @rule(back=st.sampled_from([0, 0, 0, 1, 2]), dies=DIES)
+    def merge(self, back: int, dies: int | None) -> None:
+        self.ran("merge")
+        points = self._points()
+        step = points[max(0, len(points) - 1 - back)]
+
+        def run(storage: Mortal) -> None:
+            plan = plan_merge(str(self.room), step, storage=storage)
+            execute_merge(plan, jobs=1)
+
+        if self._survives(run, dies):
+            self._merged(step)
+
+    @rule(keep=KEEP, every=st.booleans(), trash=st.booleans(), dies=DIES)
+    def prune(
+        self, keep: tuple[Any, ...] | None, every: bool, trash: bool, dies: int | None
+    ) -> None:
+        self.ran("prune")
+        options = self._options(keep, every=every, trash=trash)
+        kept = self._kept(options.policy, self._points())
+
+        def run(storage: Mortal) -> None:
+            execute_prune(plan_prune(str(self.room), options, storage=storage), jobs=1)
+
+        if self._survives(run, dies, kept):
+            self._state_files_name_what_is_there()
+
+    @rule(keep=KEEP, dies=DIES)
+    def compact(self, keep: tuple[Any, ...] | None, dies: int | None) -> None:
+        self.ran("compact")
+        points = self._points()
+        options = CompactOptions(prune=self._options(keep))
+        kept = self._kept(options.prune.policy, points, merged=points[-1])
+
+        def run(storage: Mortal) -> None:
+            run_compact(str(self.room), options, jobs=1, storage=storage)
+
+        if self._survives(run, dies, kept):
+            self._merged(points[-1])
+            self._state_files_name_what_is_there()
+
+    def _options(self, keep: tuple[Any, ...] | None, **more: bool) -> PruneOptions:
+        every = more.pop("every", False)
+        rules: list[Any] = [KeepLast(keep[0])] if keep else []
+        rules += [KeepEvery(50)] if keep and "every" in keep else []
+        if keep and "step" in keep:
+            rules.append(KeepStep(self.rng.choice(sorted(self.known))))
+        return PruneOptions(
+            Policy(tuple(rules)),
+            min_age_s=0.0,
+            orphans=every,
+            abandoned=every,
+            leftovers=every,
+            trash=more.get("trash", False),
+        )
+
+    def _survives(
+        self, run: Callable[[Mortal], None], dies: int | None, kept: set[int] | None = None
+    ) -> bool:
+        """Run ckptctl; killed at a change, it is run again, or not. Whether it came through.
+
+        Only what is `kept` is owed from then on.
+        """
+        self.clock.tick()
+        if kept is not None:
+            self.fulls = {step: saved for step, saved in self.fulls.items() if step in kept}
+            self.incs = {step: saved for step, saved in self.incs.items() if step in kept}
+        storage = Mortal(self.clock, dies)
+        try:
+            run(storage)
+        except Killed:
+            self.ran("killed")
+            self.ran(f"killed in {run.__qualname__.split('.')[1]}")
+            self.check()
+            if self.rng.random() < 0.5:
+                return False
+            self.clock.tick()
+            run(Mortal(self.clock))
+        return True
+
+    def _merged(self, step: int) -> None:
+        """A merged full at a step is owed from now on."""
+        assert self._full_index(step).exists()
+        if step not in self.fulls and step in self.incs:
+            self.fulls[step] = Saved(self.incs[step].root, merged=True)
+
+    def _kept(self, policy: Policy, points: list[int], merged: int | None = None) -> set[int]:
+        """The steps that a policy says to keep, of what can be restored now."""
+        fulls = [step for step in points if self._full_index(step).exists()]
+        fulls = sorted({*fulls, merged} - {None})
+        kept = set() if policy else set(fulls)
+        for each in policy.rules:
+            if isinstance(each, KeepLast):
+                kept |= set(fulls[-each.number :])
+            elif isinstance(each, KeepEvery):
+                kept |= {min(s for s in fulls if s // 50 == n) for n in {s // 50 for s in fulls}}
+            elif isinstance(each, KeepStep):
+                kept |= {each.step} & set(fulls)
+        named = {each.step for each in policy.rules if isinstance(each, KeepStep)}
+        for root in {saved.root for saved in self.incs.values()}:
+            series = [s for s, saved in self.incs.items() if saved.root == root and s > fulls[-1]]
+            kept |= set(series if self.habits.mode == "delta" else sorted(series)[-1:])
+            kept |= named & set(series)
+        return kept | {points[-1]}
+
+    # --- the directory moves --------------------------------------------------------------
+
+    @precondition(lambda self: not self.alive)
+    @rule(how=st.sampled_from(["rename", "copy", "copy and remove"]))
+    def move(self, how: str) -> None:
+        """Nobody trains: the directory goes elsewhere, or a copy of it is worked on."""
+        self.ran("move")
+        self.moves += 1
+        before, self.room = self.room, self.home / f"run{self.moves}"
+        if how == "rename":
+            before.rename(self.room)
+        else:
+            copy_tree(before, self.room, self.clock.tick())
+            if how == "copy and remove":
+                shutil.rmtree(before)
+        self.seen.clear()
+        if how == "copy":
+            self._relocate(before)
+
+    def _relocate(self, before: Path) -> None:
+        """A copy whose state files lead to the original is written to by nobody."""
+        original = listing(before)
+        options = PruneOptions(min_age_s=0.0)
+        if self.habits.absolute:
+            was = listing(self.room)
+            try:
+                plan_prune(str(self.room), options)
+            except RefusedError:
+                assert listing(self.room) == was
+            else:
+                raise AssertionError("a copy that leads elsewhere was not refused")
+        kept = self._kept(options.policy, self._points())
+        again = PruneOptions(min_age_s=0.0, relocate=True)
+
+        def run(storage: Mortal) -> None:
+            execute_prune(plan_prune(str(self.room), again, storage=storage), jobs=1)
+
+        self._survives(run, None, kept)
+        assert listing(before) == original, "the original was touched"
+
+    # --- what must hold -------------------------------------------------------------------
+
+    @invariant()
+    def check(self) -> None:
+        if not hasattr(self, "trainer"):
+            return
+        scan = scan_directory(str(self.room))
+        chains = find_chains(scan, proven_nested=ProvenPairs(scan))
+        points = list(chains.restore_points)
+        owed = {*self.fulls, *self.incs}
+        assert owed <= set(points), f"lost: {sorted(owed - set(points))} of {points}"
+        for step in points:
+            rows = self._rows(chains, step)
+            here = [self.known[step]] if step in self.known else []
+            allowed = here if step in owed else [*here, *self.old.get(step, [])]
+            assert rows in allowed, f"step {step} is {rows}, not {allowed}"
+        self._led_to()
+        self._nothing_is_silent(chains)
+
+    def _points(self) -> list[int]:
+        return list(find_chains(scan_directory(str(self.room))).restore_points)
+
+    def _rows(self, chains: Chains, step: int) -> Rows:
+        options = RestoreOptions()
+        target = state_at(chains, step, options)
+        assert target.selection is not None
+        files = [target.selection.base, *target.selection.increments]
+        key = tuple(info.identity for item in files for info in (item.index, *item.shards))
+        known = self.seen.get(step)
+        if isinstance(known, tuple) and known[0] == key:
+            return known[1]
+        found: Rows = {}
+        with open_view(target, options, Runner(1)) as view:
+            for part in walk(view.tables[0].members[0]):
+                for number, value in zip(part.keys.tolist(), part.columns["values"], strict=True):
+                    found[number] = float(np.asarray(value)[0])
+        self.seen[step] = (key, found)
+        return found
+
+    def _led_to(self) -> tuple[int, Rows]:
+        """Return what a DeepRec trainer would restore: the newest full and the last increment."""
+        state = read_state(str(self.room / "checkpoint"))
+        assert state is not None, "no state file leads anywhere"
+        name = os.path.basename(state.latest)
+        assert (self.room / f"{name}.index").exists(), f"the state file leads to {name}"
+        step = int(name.rpartition("-")[2])
+        rows = rows_of(self.room / name, "emb")
+        increments = read_state(str(self.room / INCREMENTS / "checkpoint"))
+        if increments is None or self.habits.mode == "delta":
+            return step, rows
+        name = os.path.basename(increments.latest)
+        last = int(name.rpartition("-")[2])
+        if last > step and last in self.known:  # else DeepRec mixes two ways: see `restart`
+            step = last
+            rows = rows | _rows_in(self.room / INCREMENTS / name)
+        allowed = [self.known[step]] if step in self.known else []
+        assert rows in [*allowed, *self.old.get(step, [])], f"led to {step}, which is {rows}"
+        return step, rows
+
+    def _nothing_is_silent(self, chains: Chains) -> None:
+        """Every file is of a checkpoint, a leftover, a state file, or in a room of our own."""
+        scan = chains.scan
+        told = {path for item in (*scan.fulls, *scan.increments) for path, _ in item.files}
+        told |= {path for item in scan.others for path, _ in item.files}
+        left = [item.path for item in scan.leftovers]
+        for path in map(str, self.room.rglob("*")):
+            if os.path.isdir(path) or os.path.basename(path) == "checkpoint" or path in told:
+                continue
+            inside = os.path.relpath(path, self.room).split(os.sep)
+            if inside[0] in (".ckptctl", ".ckptctl-trash"):
+                continue
+            assert any(path == each or path.startswith(f"{each}/") for each in left), path
+
+    def _state_files_name_what_is_there(self) -> None:
+        for room in (self.room, self.room / INCREMENTS):
+            state = read_state(str(room / "checkpoint"))
+            for path in state.all_paths if state is not None else ():
+                name = os.path.basename(path)
+                assert (room / f"{name}.index").exists(), f"{name} is listed and gone"
+
+    def _on_disk(self, room: str = "") -> set[int]:
+        found = (self.room / room).glob("*.index")
+        return {int(path.name[:-6].rpartition("-")[2]) for path in found}
+
+    def _full_index(self, step: int) -> Path:
+        return self.room / f"model.ckpt-{step}.index"
+
+
+def _rows_in(increment: Path) -> Rows:
+    with BundleReader(str(increment)) as reader:
+        keys = reader.read("emb-sparse_incr_keys").tolist()
+        return dict(zip(keys, reader.read("emb-sparse_incr_values")[:, 0].tolist(), strict=True))
