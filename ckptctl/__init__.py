@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         write_metrics,
     )
     from ckptctl.restore import RestoreOptions
+    from ckptctl.storage.lock import directory_lock
+    from ckptctl.storage.unlock import unlock_directory
 
     __version__: str
 
@@ -50,6 +52,7 @@ __all__ = [
     "RestoreOptions",
     "__version__",
     "diff",
+    "directory_lock",
     "errors",
     "execute_export",
     "execute_merge",
@@ -69,6 +72,7 @@ __all__ = [
     "run_compact",
     "scan_directory",
     "show",
+    "unlock_directory",
     "write_metrics",
 ]
 
@@ -82,6 +86,7 @@ _ROOMS = {
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
     "diff": "inspect.diff",
+    "directory_lock": "storage.lock",
     "execute_export": "inspect.export",
     "execute_merge": "merge",
     "execute_prune": "merge",
@@ -100,6 +105,7 @@ _ROOMS = {
     "run_compact": "merge",
     "scan_directory": "chain",
     "show": "inspect.show",
+    "unlock_directory": "storage.unlock",
     "write_metrics": "merge",
 }
 
