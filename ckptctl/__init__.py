@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptctl.merge import (
         CompactOptions,
         Gate,
+        Measures,
         Policy,
         PruneOptions,
         execute_merge,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         plan_merge,
         plan_prune,
         run_compact,
+        write_metrics,
     )
     from ckptctl.restore import RestoreOptions
     from ckptctl.storage.lock import directory_lock
@@ -44,6 +46,7 @@ __all__ = [
     "BundleWriter",
     "CompactOptions",
     "Gate",
+    "Measures",
     "Policy",
     "PruneOptions",
     "RestoreOptions",
@@ -70,6 +73,7 @@ __all__ = [
     "scan_directory",
     "show",
     "unlock_directory",
+    "write_metrics",
 ]
 
 _ROOMS = {
@@ -77,6 +81,7 @@ _ROOMS = {
     "BundleWriter": "bundle",
     "CompactOptions": "merge",
     "Gate": "merge",
+    "Measures": "merge",
     "Policy": "merge",
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
@@ -101,6 +106,7 @@ _ROOMS = {
     "scan_directory": "chain",
     "show": "inspect.show",
     "unlock_directory": "storage.unlock",
+    "write_metrics": "merge",
 }
 
 

@@ -210,13 +210,7 @@ def plan_compact(
     chains = find_chains(scan_directory(directory, storage), order)
     found = look_at_holdings(chains, storage)
     if found.latest is None:
-        raise NotFoundError(
-            "no restore point: there is nothing that could be kept",
-            file=directory,
-            expected="a complete full",
-            found=f"{found.fulls} fulls, {found.increments} increments",
-            remedy="ckptctl ls shows what is there and what is wrong with it",
-        )
+        raise _no_restore_point(directory, found.fulls, found.increments)
     waits = options.gate.why_not(found, time.time())
     merge = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
@@ -244,6 +238,16 @@ def plan_compact(
         find_unsettled(chains, storage),
         chains,
         storage,
+    )
+
+
+def _no_restore_point(directory: str, fulls: int, increments: int) -> NotFoundError:
+    return NotFoundError(
+        "no restore point: there is nothing that could be kept",
+        file=directory,
+        expected="a complete full",
+        found=f"{fulls} fulls, {increments} increments",
+        remedy="ckptctl ls shows what is there and what is wrong with it",
     )
 
 
@@ -290,9 +294,10 @@ def run_compact(
         refused was not begun; a merge that was done stays.
     """
     began = time.monotonic()
-    if storage.stat(directory) is None:  # before `.ckptctl` is made in it
-        raise NotFoundError("no such directory", file=directory)
     options = options or CompactOptions()
+    scan = scan_directory(directory, storage)
+    if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
+        raise _no_restore_point(directory, 0, len(scan.increments))
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
@@ -303,11 +308,10 @@ def run_compact(
         agree(plan)
         if plan.nothing_to_do:
             if not plan.prune.damage:
-                scan = plan.chains.scan
                 least = options.prune.min_age_s, options.gate.min_interval_s
-                # Of the directory as it was judged, not as it was before.
-                note = quiet_note(scan, options, storage)
-                remember_quiet(note, scan, plan.waits, plan.holdings, *least)
+                # What changed while it was judged may not have been seen.
+                if quiet_note(scan_directory(directory, storage), options, storage) == note:
+                    remember_quiet(note, plan.chains.scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
             return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
         return _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)

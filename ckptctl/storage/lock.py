@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ LOCK_VARIABLE = "CKPTCTL_LOCK"
 _NAME = "lock"
 #: Of the lock of the directory itself there is no file that could say whose it is.
 _WITHOUT_FILE = "it began on a full disk, without a lock file"
+#: Looks at a lock that says nothing yet.
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,10 @@ def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: _check_in_place(fd, path)
         finally:
-            # Closing alone would leave it held by whoever was forked meanwhile.
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            # Closing alone would leave it held by whoever was forked meanwhile; but what was
+            # done under it is done, also where the filesystem has gone away.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 
@@ -331,8 +336,13 @@ def _try_flock(fd: int, path: str, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def _owner(fd: int) -> str:
-    owner = Owner.parse(os.pread(fd, MOST_BYTES, 0))
-    return str(owner) if owner is not None else "an unknown process"
+    for look in range(_LOOKS):
+        owner = Owner.parse(os.pread(fd, MOST_BYTES, 0))
+        if owner is not None:
+            return str(owner)
+        if look + 1 < _LOOKS:  # who has just begun locks first, and then says who it is
+            time.sleep(0.02)
+    return "an unknown process"
 
 
 def _in_place(fd: int, path: str) -> bool:
