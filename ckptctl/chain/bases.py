@@ -55,8 +55,8 @@ class BaseChoice:
     code
         The same for scripts. Proven: `lineage`, `no-state-file`, `listed`, `above-oldest`,
         `nothing-rotates`. Not: `no-base`, `base-gone`, `base-incomplete`, `base-abandoned`,
-        `ambiguous`, `full-gone`, `rotated`, `abandoned-between`, `delta-hole`, `abandoned`,
-        `damaged`, `older-than-base`.
+        `ambiguous`, `full-gone`, `set-back`, `rotated`, `abandoned-between`, `delta-hole`,
+        `abandoned`, `damaged`, `older-than-base`.
     check
         Number of the check of "The state at step S" that fails: 3 or 4.
     files
@@ -221,6 +221,8 @@ class Bases:
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
         for full in self._stand_ins.get(base_step, ()):
             if full.step < increment.step:
+                if self.timelines.order.set_back_behind(full):
+                    return self._set_back(full, increment)
                 reason = f"{full.name} was merged from full {base_step}, which its lineage names"
                 return BaseChoice(full, True, reason, "lineage", series=(increment,))
         return self._at(base_step, (increment,))
@@ -294,6 +296,8 @@ class Bases:
         if not self._usable(base):
             reason = f"the full below it, {base.name}, is incomplete"
             return _refuse("base-incomplete", reason, 3, [base.name])
+        if is_merge(base) and self.timelines.order.set_back_behind(base):
+            return self._set_back(base, increment)
         gone = self._gone_between(base, increment)
         if gone:
             reason = f"{gone[0]} was saved between {base.name} and it, and is gone"
@@ -314,6 +318,14 @@ class Bases:
             )
             return self._unproven(base, increment, "rotated", reason, 4, [base.name])
         return BaseChoice(base, True, proof[1], proof[0], series=(increment,))
+
+    def _set_back(self, base: Checkpoint, increment: Checkpoint) -> BaseChoice:
+        state = self.scan.full_state
+        reason = (
+            f"{state.path} was written after {base.name} and names {state.latest}: "
+            f"nothing shows that the run which saved {increment.name} went through {base.name}"
+        )
+        return self._unproven(base, increment, "set-back", reason, 4, [base.name])
 
     def _unproven(
         self,
@@ -351,7 +363,7 @@ class Bases:
         and no live checkpoint of a step below it was written after it and before the
         increment: such a one shows that the run had been rolled back by then.
         """
-        before = self.timelines.order.before
+        before = self.timelines.order.written
         for full in self.scan.fulls:
             between = base.step < full.step < increment.step
             if not between or self.timelines.is_live(full) or is_ours(full):

@@ -17,6 +17,10 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   merged from, and when the trainer wrote a step below its `up_to` after it: the run was
   then rolled back to before what it holds, and it would carry dead rows into the new
   timeline.
+* A state file that was written after a merged full and names a lower step is no Saver's: that
+  names what it has just saved, at or above all that was merged. It is one that was set back by
+  hand, or one that never listed the full. Then the step that the full was merged up to counts
+  as a lower one too, and nothing is proven to be recorded against it (`bases`).
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from itertools import pairwise
 from ckptctl.chain.model import Checkpoint, Scan, StateFile
 from ckptctl.chain.names import split_step
 
-__all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines"]
+__all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_below"]
 
 #: mtimes this close count as equal: file systems keep 1 or 2 s, and clocks differ.
 SAME_TIME_NS = 2_000_000_000
@@ -67,11 +71,32 @@ class WriteOrder:
                 return order[a.name] < order[b.name]
         return self.earlier(a.mtime_ns, b.mtime_ns)
 
+    def written(self, a: Checkpoint, b: Checkpoint) -> bool | None:
+        """As `before`, but by when they were written alone.
+
+        A line that someone edited to roll a run back makes a checkpoint the newest of its
+        list. It shows where the run went on, not that anything was written there since.
+        """
+        if not self.by_step and a.kind == b.kind:
+            listed = self.scan.state_of(a).listed
+            if a.name in listed and b.name in listed:
+                last = {name: place for place, name in enumerate(listed)}
+                return last[a.name] < last[b.name]
+        return self.before(a, b)
+
     def earlier(self, a_ns: int, b_ns: int) -> bool | None:
         """Return whether one mtime lies before another; None where that means nothing."""
         if not self.time_usable or abs(a_ns - b_ns) <= SAME_TIME_NS:
             return None
         return a_ns < b_ns
+
+    def set_back_behind(self, merged: Checkpoint) -> bool:
+        """Return whether the state file names a step below a merged full, and is newer."""
+        state = self.scan.full_state
+        written = state.mtime_ns
+        if not names_below(state, merged) or written is None:
+            return False
+        return self.earlier(merged.mtime_ns, written) is True
 
 
 @dataclass(frozen=True)
@@ -207,12 +232,17 @@ def _dead_fulls(order: WriteOrder) -> dict[str, str]:
             (
                 other
                 for other in (*compared, *scan.increments)
-                if other.step < merged.up_to and order.earlier(full.mtime_ns, other.mtime_ns)
+                if (
+                    other.step < merged.up_to
+                    or (other.step == merged.up_to and order.set_back_behind(full))
+                )
+                and order.earlier(full.mtime_ns, other.mtime_ns)
             ),
             None,
         )
         if later is not None:
-            dead[full.prefix] = f"{later.name}, of a step below it, was written after it"
+            where = "below it" if later.step < merged.up_to else "that it holds"
+            dead[full.prefix] = f"{later.name}, of a step {where}, was written after it"
     return dead
 
 
@@ -239,6 +269,12 @@ def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[s
         elif order.earlier(increment.mtime_ns, base.mtime_ns):
             dead[increment.prefix] = f"written before its base {base.name}"
     return dead
+
+
+def names_below(state: StateFile, checkpoint: Checkpoint) -> bool:
+    """Return whether a state file names a step below a checkpoint's."""
+    named = split_step(state.latest) if state.latest is not None else None
+    return named is not None and named[1] < checkpoint.step
 
 
 def _named(checkpoint: Checkpoint, state: StateFile) -> bool:

@@ -20,7 +20,7 @@ from ckptctl.commands.compact_views import (
     raise_first,
     tell_metrics,
 )
-from ckptctl.commands.params import DURATION, SIZE
+from ckptctl.commands.params import AMOUNT, DURATION, SIZE
 from ckptctl.commands.settings import Settings, configured
 from ckptctl.errors import CkptctlError, RefusedError
 from ckptctl.output import Output
@@ -50,7 +50,7 @@ __all__ = ["command"]
 @click.option(
     "--min-ratio",
     metavar="R",
-    type=click.FloatRange(min=0),
+    type=AMOUNT,
     help="Merge only once their bytes are R of those of the newest full, such as 0.2.",
 )
 @click.option(
@@ -136,7 +136,7 @@ def command(
     finally:
         if metrics is not None and not dry_run:
             unwritten = tell_metrics(metrics, done, out)
-    if any(each.plan is not None or each.result is not None for each in done):
+    if len(done) > 1 or done[0].plan is not None or done[0].result is not None:
         out.show(ReportView(dry_run, done))
         out.close()  # the answer stands, also where the exit code says that some of it failed
     raise_first(done)
@@ -163,7 +163,7 @@ def _one(
         each.error = error
         raise
     finally:
-        each.seconds = time.monotonic() - began
+        each.seconds, each.ended_s = time.monotonic() - began, time.time()
 
 
 def _compact(
@@ -187,7 +187,7 @@ def _compact(
             each.result = run_compact(
                 each.directory,
                 asked,
-                agree=lambda plan: _agree(plan, out, given["yes"]),
+                agree=lambda plan: _agree(plan, out, given["yes"], each.settings),
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
@@ -201,7 +201,7 @@ def _compact(
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:
-        out.show(CompactPlanView(each.plan, True))
+        out.show(CompactPlanView(each.plan, True, each.settings))
 
 
 def _options(given: Mapping[str, Any]) -> CompactOptions:
@@ -222,9 +222,10 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
     )
 
 
-def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
+def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
-    if yes or not (plan.merge is not None or plan.prune.removed):
+    # What is put right in a state file makes more go than the plan can know yet.
+    if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RefusedError(
@@ -232,6 +233,6 @@ def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
             file=plan.directory,
             remedy="--yes says that you mean it, --dry-run only shows it",
         )
-    out.show(CompactPlanView(plan, False))
+    out.show(CompactPlanView(plan, False, settings))
     if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
         raise RefusedError("not confirmed: nothing was done", file=plan.directory)

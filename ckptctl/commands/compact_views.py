@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,14 +32,15 @@ __all__ = [
 class Done:
     """What became of one directory: its plan and result, what was raised, how long it took.
 
-    `settings` is the file that its settings come from.
+    `ended_s` is None where it was not begun; `settings` is the file that its settings come from.
     """
 
     directory: str
     plan: CompactPlan | None = None
     result: CompactResult | None = None
     error: BaseException | None = None
-    seconds: float | None = None
+    seconds: float = 0.0
+    ended_s: float | None = None
     settings: str | None = None
 
     @property
@@ -56,14 +56,20 @@ class Done:
         found = merged.warnings if merged is not None else ()
         if merged is None and plan is not None and plan.merge is not None:
             found = plan.merge.warnings
-        pruned = plan.prune.warnings if plan is not None else ()
-        return tuple(dict.fromkeys((*found, *pruned)))
+        pruned = (*plan.prune.warnings, *plan.prune.damage) if plan is not None else ()
+        done = self.result.prune if self.result is not None else None
+        told = done.warnings if done is not None else ()
+        return tuple(dict.fromkeys((*found, *pruned, *told)))
 
     def raise_for_code(self) -> None:
         """Raise what the exit code says of a compaction that was finished."""
         result = self.result
-        if result is not None and result.prune_plan is not None and result.prune is not None:
-            raise_for(result.prune_plan, result.prune)
+        if result is None:
+            return
+        # What was met while increments were compared is damage, also where nothing was to do.
+        plan = result.prune_plan or (self.plan.prune if self.plan is not None else None)
+        if plan is not None:
+            raise_for(plan, result.prune)
 
     def to_json(self) -> dict[str, object]:
         """Return all of it."""
@@ -87,11 +93,11 @@ def tell_metrics(path: str, done: Sequence[Done], out: Output) -> CkptctlError |
             each.directory,
             each.result,
             exit_code=describe(each.error).code if each.error is not None else 0,
-            ended_s=time.time(),
+            ended_s=each.ended_s,
             seconds=each.seconds,
         )
         for each in done
-        if each.seconds is not None
+        if each.ended_s is not None
     ]
     try:
         write_metrics(path, found)
@@ -112,10 +118,14 @@ def raise_first(done: Sequence[Done]) -> None:
     if len(done) == 1 and failed[0].error is not None:
         raise failed[0].error
     damaged = [each for each in failed if isinstance(each.error, DamageError)]
-    first = (damaged or failed)[0]
     kind = DamageError if damaged else PartialFailure
-    what = f"{len(failed)} of {len(done)} directories failed, {fmt.escape(first.directory)} first"
-    raise kind(f"{what}: {first.facts['message']}", remedy="each one's error stands above")
+    # Of all of them: under -q and --json nothing else on stderr says so.
+    found = [
+        f"{fmt.escape(each.directory)}: {each.facts['message']} (exit code "
+        f"{each.facts['exit_code']})"
+        for each in failed
+    ]
+    raise kind(f"{len(failed)} of {len(done)} directories failed", found="; ".join(found))
 
 
 class _TextOnly:
@@ -132,10 +142,13 @@ class CompactPlanView(_TextOnly):
 
     plan: CompactPlan
     would: bool
+    settings: str | None = None
 
     def text(self, page: Page) -> None:
         """Draw it."""
         plan = self.plan
+        if self.settings is not None:  # nobody gave these options: say where they are from
+            page.line("settings", fmt.escape(self.settings))
         if plan.nothing_to_do:
             page.line("nothing to do", fmt.escape(plan.directory), plan.waits or "")
             return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptctl.chain import (
@@ -21,7 +21,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NoSpaceError, NotFoundError
 from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.plan import MergePlan, plan_merge
@@ -74,6 +74,8 @@ class CompactPlan:
         What goes already now; after a merge it is judged anew.
     unsettled
         What a trainer's Saver made of the state files.
+    no_room
+        That the merge does not fit on the disk yet: what goes anyway is pruned first.
     """
 
     directory: str
@@ -85,6 +87,7 @@ class CompactPlan:
     unsettled: Unsettled
     chains: Chains = field(repr=False, compare=False)
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
+    no_room: NoSpaceError | None = field(default=None, repr=False, compare=False)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -204,46 +207,53 @@ def plan_compact(
         No such directory, or nothing in it can be restored.
     UnprovenError, RefusedError, DamageError
         As for `plan_merge` and `plan_prune`.
+    NoSpaceError
+        The merge does not fit, and nothing could be pruned before it.
     """
     options = options or CompactOptions()
     order = options.restore.assume_order
     chains = find_chains(scan_directory(directory, storage), order)
     found = look_at_holdings(chains, storage)
     if found.latest is None:
-        raise NotFoundError(
-            "no restore point: there is nothing that could be kept",
-            file=directory,
-            expected="a complete full",
-            found=f"{found.fulls} fulls, {found.increments} increments",
-            remedy="ckptctl ls shows what is there and what is wrong with it",
-        )
+        raise _no_restore_point(directory, found.fulls, found.increments)
     waits = options.gate.why_not(found, time.time())
-    merge = None
+    merge = no_room = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
     if waits is None or found.pending == 0:
-        merge = plan_merge(
-            directory,
-            None,
-            None,
-            options.restore,
-            relocate=options.prune.relocate,
-            jobs=jobs,
-            remember=remember,
-            progress=progress,
-            storage=storage,
-        )
-        if merge.nothing_to_do is not None and not merge.unfinished:
+        try:
+            merge = plan_merge(
+                directory,
+                None,
+                None,
+                options.restore,
+                relocate=options.prune.relocate,
+                jobs=jobs,
+                remember=remember,
+                progress=progress,
+                storage=storage,
+            )
+        except NoSpaceError as error:
+            no_room, waits = error, "there is no room for it: what goes anyway is pruned first"
+        if merge is not None and merge.nothing_to_do is not None and not merge.unfinished:
             merge = None
+    prune = plan_prune(
+        directory, options.prune, remember=remember, progress=progress, storage=storage
+    )
+    if no_room is not None and not prune.removed:
+        raise no_room
+    unsettled = find_unsettled(chains, storage)
     return CompactPlan(
-        directory,
-        options,
-        found,
-        waits,
-        merge,
-        plan_prune(directory, options.prune, remember=remember, progress=progress, storage=storage),
-        find_unsettled(chains, storage),
-        chains,
-        storage,
+        directory, options, found, waits, merge, prune, unsettled, chains, storage, no_room
+    )
+
+
+def _no_restore_point(directory: str, fulls: int, increments: int) -> NotFoundError:
+    return NotFoundError(
+        "no restore point: there is nothing that could be kept",
+        file=directory,
+        expected="a complete full",
+        found=f"{fulls} fulls, {increments} increments",
+        remedy="ckptctl ls shows what is there and what is wrong with it",
     )
 
 
@@ -290,9 +300,10 @@ def run_compact(
         refused was not begun; a merge that was done stays.
     """
     began = time.monotonic()
-    if storage.stat(directory) is None:  # before `.ckptctl` is made in it
-        raise NotFoundError("no such directory", file=directory)
     options = options or CompactOptions()
+    scan = scan_directory(directory, storage)
+    if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
+        raise _no_restore_point(directory, 0, len(scan.increments))
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
@@ -303,14 +314,35 @@ def run_compact(
         agree(plan)
         if plan.nothing_to_do:
             if not plan.prune.damage:
-                scan = plan.chains.scan
                 least = options.prune.min_age_s, options.gate.min_interval_s
-                # Of the directory as it was judged, not as it was before.
-                note = quiet_note(scan, options, storage)
-                remember_quiet(note, scan, plan.waits, plan.holdings, *least)
+                # What changed while it was judged may not have been seen.
+                if quiet_note(scan_directory(directory, storage), options, storage) == note:
+                    remember_quiet(note, plan.chains.scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
             return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
-        return _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        if plan.no_room is None:
+            return first
+        # On a full disk cron would find it full again tomorrow: what was pruned may be enough.
+        plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
+        if plan.no_room is not None:
+            raise plan.no_room
+        agree(plan)
+        last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        return replace(last, prune=_joined(first.prune, last.prune))
+
+
+def _joined(first: PruneResult | None, last: PruneResult | None) -> PruneResult | None:
+    if first is None or last is None:
+        return first or last
+    return PruneResult(
+        (*first.outcomes, *last.outcomes),
+        first.bytes_freed + last.bytes_freed,
+        (*first.verified, *last.verified),
+        (*first.damage, *last.damage),
+        seconds=first.seconds + last.seconds,
+        warnings=(*first.warnings, *last.warnings),
+    )
 
 
 def _execute(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import INNER_MARK, MARK_SUFFIX, file_identity
-from ckptctl.chain import Chains
+from ckptctl.chain import Chains, Checkpoint
 from ckptctl.chain.names import FileGroup, Grouped, group_files
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
@@ -24,6 +24,7 @@ __all__ = [
     "own_files",
     "own_temporaries",
     "read_mark",
+    "saved_time",
 ]
 
 _MAX_MARK_BYTES = 64 << 20
@@ -194,6 +195,18 @@ def read_mark(path: str, storage: Storage) -> dict[str, Any]:
     except (NotFoundError, RefusedError, DamageError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def saved_time(full: Checkpoint, storage: Storage) -> float | None:
+    """Return when the newest source of a merged full was saved, in seconds since 1970.
+
+    None where it was not merged, whatever mark lies beside it: a trainer that saves over a
+    merged full leaves the mark.
+    """
+    if full.merged is None:
+        return None
+    saved = read_mark(full.prefix + MARK_SUFFIX, storage).get("saved")
+    return saved if isinstance(saved, float) and 0 < saved <= full.mtime_ns / 1e9 else None
 
 
 def _identities(facts: object) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +12,21 @@ from ckptctl.chain import (
     Chains,
     Checkpoint,
     ProvenPairs,
+    Scan,
     find_chains,
     scan_directory,
     split_step,
+    telling_what_vanished,
 )
-from ckptctl.errors import NotFoundError, RefusedError
+from ckptctl.errors import ChangedError, NotFoundError, RefusedError
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
     own_temporaries,
+    saved_time,
 )
 from ckptctl.merge.estimate import fit_memory, most_keys, most_rows
+from ckptctl.merge.settle import is_unlisted
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
@@ -30,6 +35,9 @@ from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, FileInfo, Storage, check_space
 
 __all__ = ["MergePlan", "check_copied", "plan_merge"]
+
+#: Looks at a directory in which a trainer deletes what we are about to read.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,8 @@ class MergePlan:
         What the result says of its origin: the full that its increments were recorded on.
     mode
         Mode of the increments.
+    saved_s
+        When the newest source was saved, in seconds since 1970.
     """
 
     directory: str
@@ -153,6 +163,7 @@ class MergePlan:
     unfinished: tuple[str, ...] = ()
     base_step: int = 0
     mode: str = "cumulative"
+    saved_s: float = 0.0
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
 
     @property
@@ -245,9 +256,52 @@ def plan_merge(
         full, or the memory too little.
     DamageError
         What would be read contradicts itself.
+    ChangedError
+        A trainer kept deleting what was to be read.
     """
-    options = options or RestoreOptions()
-    scan = scan_directory(directory, storage)
+
+    def attempt() -> MergePlan:
+        scan = scan_directory(directory, storage)
+        with telling_what_vanished(scan, storage):
+            return _plan(
+                scan,
+                upto,
+                output,
+                options or RestoreOptions(),
+                overwrite=overwrite,
+                relocate=relocate,
+                verify=verify,
+                update_state=update_state,
+                memory=memory,
+                jobs=jobs,
+                remember=remember,
+                progress=progress,
+                storage=storage,
+            )
+
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ChangedError):
+            return attempt()
+    return attempt()
+
+
+def _plan(
+    scan: Scan,
+    upto: int | None,
+    output: str | None,
+    options: RestoreOptions,
+    *,
+    overwrite: bool,
+    relocate: bool,
+    verify: bool,
+    update_state: bool | None,
+    memory: int | None,
+    jobs: int | None,
+    remember: bool,
+    progress: Progress,
+    storage: Storage,
+) -> MergePlan:
+    directory = scan.directory
     proven = ProvenPairs(scan)
     chains = find_chains(scan, options.assume_order, proven_nested=proven)
     step = _step(chains, upto)
@@ -271,6 +325,7 @@ def plan_merge(
         "overwrite": overwrite,
         "relocate": relocate,
         "verify": verify,
+        "saved_s": _saved(chosen, storage),
         "storage": storage,
     }
     if not chosen.increments and in_place:
@@ -375,9 +430,7 @@ def _unfinished(
     todo = ["paths in the state files become relative"] if relocate else []
     leftovers = own_temporaries(full.prefix, storage)
     todo += [f"{name}, left behind by a killed run, is removed" for name in leftovers]
-    state = chains.scan.full_state
-    ours = full.merged is not None
-    if update and ours and state.state is not None and not chains.scan.in_state_file(full):
+    if update and is_unlisted(full, chains.scan, storage):
         todo.append(f"{full.name} is entered into the state file")
     return tuple(todo), leftovers
 
@@ -403,6 +456,12 @@ def _base_step(chosen: Selection, options: RestoreOptions) -> int:
         return last[0].lineage.base_step
     merged = chosen.base.merged
     return merged.base_step if merged is not None else chosen.base.step
+
+
+def _saved(chosen: Selection, storage: Storage) -> float:
+    last = (chosen.base, *chosen.increments)[-1]
+    saved = saved_time(last, storage)
+    return last.mtime_ns / 1e9 if saved is None else saved
 
 
 def _mode(chosen: Selection) -> str:

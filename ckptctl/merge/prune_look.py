@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from ckptctl.bundle.commit import INNER_MARK, MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint, Leftover, ProvenPairs, Scan, find_chains
+from ckptctl.bundle.commit import INNER_MARK
+from ckptctl.chain import (
+    Chains,
+    Checkpoint,
+    Leftover,
+    ProvenPairs,
+    Scan,
+    find_chains,
+    find_changed,
+)
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UnprovenError
-from ckptctl.merge.destination import own_files, own_temporaries, read_mark
+from ckptctl.merge.destination import own_files, own_temporaries, saved_time
 from ckptctl.merge.prune_plan import PruneFile
 from ckptctl.merge.removed_log import read_identities
 from ckptctl.progress import Progress
@@ -65,7 +73,8 @@ class Pairs(ProvenPairs):
                 except UnprovenError:
                     failed.add((pair[0].prefix, pair[1].prefix))
                 except DamageError as error:
-                    damage.append(str(error))
+                    if find_changed((chain.base, *pair), storage) is None:
+                        damage.append(str(error))
                 except (RefusedError, NotFoundError):  # not proven, and so not superseded
                     continue
         order = "step" if chains.timelines.order.by_step else None
@@ -254,13 +263,8 @@ def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float
 
     def when(checkpoint: Checkpoint) -> float | None:
         stamp = stamps.get((checkpoint.kind, checkpoint.name))
-        if stamp is None and checkpoint.merged is not None:
-            saved = read_mark(checkpoint.prefix + MARK_SUFFIX, storage).get("saved")
-            stamp = (
-                saved
-                if isinstance(saved, float) and 0 < saved <= checkpoint.mtime_ns / 1e9
-                else None
-            )
+        if stamp is None:
+            stamp = saved_time(checkpoint, storage)
         return stamp if stamp is not None else checkpoint.mtime_ns / 1e9 if usable else None
 
     return when

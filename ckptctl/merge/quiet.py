@@ -3,14 +3,17 @@
 Cron asks every few minutes, mostly in vain, and to judge a directory anew every index in it has
 to be read. What is remembered is a no, known by device, inode, size and mtime of every file that
 counts, and by the options: at worst something that could go stays until the memory is out of
-date. Nothing is ever removed by it.
+date. Nothing is ever removed by it. A directory has one note for each set of options, so that
+a trainer that saves for years does not fill the cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import fields
+from typing import NamedTuple
 
 import ckptctl
 from ckptctl.chain import Scan
@@ -20,15 +23,22 @@ from ckptctl.merge.gate import Holdings
 from ckptctl.merge.prune_look import fingerprint, owned
 from ckptctl.storage import Storage
 
-__all__ = ["quiet_note", "recall_quiet", "remember_quiet"]
+__all__ = ["QuietNote", "quiet_note", "recall_quiet", "remember_quiet"]
 
 #: Seconds after which everything is looked at again, whatever the files say.
 _MOST_S = 86400.0
 _MAX_BYTES = 1 << 16
 
 
-def quiet_note(scan: Scan, options: object, storage: Storage) -> str:
-    """Return the path of the note about a directory as it is; `options` by their `repr`."""
+class QuietNote(NamedTuple):
+    """Where a note about a directory lies, and what the directory was when it was written."""
+
+    path: str
+    token: str
+
+
+def quiet_note(scan: Scan, options: object, storage: Storage) -> QuietNote:
+    """Return the note about a directory as it is; `options` by their `repr`."""
     files = owned(scan, storage).files
     log = storage.stat(os.path.join(scan.directory, REMOVED_LOG))
     facts = (
@@ -36,17 +46,19 @@ def quiet_note(scan: Scan, options: object, storage: Storage) -> str:
         scan.directory,
         fingerprint(scan, files, storage),
         None if log is None else log.identity,
-        options,
     )
-    return cache_path("quiet", facts)
+    path = cache_path("quiet", (scan.device, scan.inode, options))
+    return QuietNote(
+        path, hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+    )
 
 
-def recall_quiet(path: str, now_s: float) -> tuple[str | None, Holdings] | None:
+def recall_quiet(note: QuietNote, now_s: float) -> tuple[str | None, Holdings] | None:
     """Return why there was no merge and what the directory holds; None where nothing is known."""
     try:
-        with open(path, "rb") as file:
+        with open(note.path, "rb") as file:
             facts = json.loads(file.read(_MAX_BYTES))
-        if not 0 < float(facts["until"]) - now_s <= _MOST_S:
+        if facts["token"] != note.token or not 0 < float(facts["until"]) - now_s <= _MOST_S:
             return None
         holds = Holdings(**{each.name: facts["holds"][each.name] for each in fields(Holdings)})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -55,7 +67,12 @@ def recall_quiet(path: str, now_s: float) -> tuple[str | None, Holdings] | None:
 
 
 def remember_quiet(
-    path: str, scan: Scan, waits: str | None, holds: Holdings, min_age_s: float, interval_s: float
+    note: QuietNote,
+    scan: Scan,
+    waits: str | None,
+    holds: Holdings,
+    min_age_s: float,
+    interval_s: float,
 ) -> None:
     """Remember that there is nothing to do, until something is old enough to be judged anew."""
     now_s = scan.taken_ns / 1e9
@@ -67,8 +84,9 @@ def remember_quiet(
         ages.append(holds.last_merge_s + interval_s)
     until = min((when for when in ages if when > now_s), default=now_s + _MOST_S)
     facts = {
+        "token": note.token,
         "until": min(until, now_s + _MOST_S),
         "waits": waits,
         "holds": holds.to_json(),
     }
-    remember(path, json.dumps(facts).encode())
+    remember(note.path, json.dumps(facts).encode())

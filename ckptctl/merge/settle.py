@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ckptctl.bundle.commit import MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint
-from ckptctl.merge.destination import read_mark
+from ckptctl.chain import Chains, Checkpoint, Scan
+from ckptctl.chain.timelines import names_below
+from ckptctl.merge.destination import read_mark, saved_time
 from ckptctl.merge.state_file import unlist_checkpoints, update_state_file
 from ckptctl.storage import Storage
 
-__all__ = ["Unsettled", "find_unsettled", "settle"]
+__all__ = ["Unsettled", "find_unsettled", "is_unlisted", "settle"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,30 @@ class Unsettled:
         return {"list": list(self.unlisted), "unlist": [name for _, name in self.gone]}
 
 
+def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage) -> bool:
+    """Return whether a merged full is to be in the state file, and is not in it.
+
+    Its merge has listed it, or was killed before: the mark says so. A Saver that drops it
+    names a step of its own above. A newer state file that names a lower step was set back by
+    hand: to list the full would name it, and so undo the rollback.
+    """
+    state = scan.full_state
+    return (
+        full.merged is not None
+        and state.state is not None
+        and not scan.in_state_file(full)
+        and not (names_below(state, full) and full.mtime_ns < (state.mtime_ns or 0))
+        and read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True
+    )
+
+
 def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
     """Return what a trainer's Saver undid of what ckptctl did to the state files."""
     scan = chains.scan
     unlisted = [
         full.name
         for full in scan.fulls
-        if scan.full_state.state is not None
-        and not scan.in_state_file(full)
-        and full.merged is not None
-        and chains.is_restore_point(full)
-        and _was_listed(full, storage)
+        if is_unlisted(full, scan, storage) and chains.is_restore_point(full)
     ]
     here = {(item.kind, item.name) for item in (*scan.fulls, *scan.increments, *scan.others)}
     gone: list[tuple[Literal["full", "increment"], str]] = []
@@ -72,9 +86,11 @@ def settle(
     ChangedError
         A trainer kept rewriting a state file.
     """
-    when = {full.name: full.mtime_ns / 1e9 for full in chains.scan.fulls}
+    fulls = {full.name: full for full in chains.scan.fulls}
     for name in found.unlisted:
-        update_state_file(directory, name, when[name], storage, assume_order)
+        # Of today is only its merge: keep rules count the time that the state file says.
+        when = saved_time(fulls[name], storage) or fulls[name].mtime_ns / 1e9
+        update_state_file(directory, name, when, storage, assume_order)
     for kind in ("increment", "full"):
         names = {name for each, name in found.gone if each == kind}
         if names:
@@ -88,8 +104,3 @@ def settle(
                 storage,
                 assume_order,
             )
-
-
-def _was_listed(full: Checkpoint, storage: Storage) -> bool:
-    """Return whether the merge that made it put it into the state file."""
-    return read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True

@@ -92,6 +92,35 @@ CASES = [
         id="check 4: no increments' state file",
     ),
     pytest.param(
+        chains_of(
+            full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=600
+        ),
+        160,
+        ("M140", False, "set-back"),
+        id="a merged full that a newer state file goes back behind",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, at=500),
+            incr(160, base=100, at=700),
+            fulls=[100, 140],
+            named_full=100,
+            full_state_at=600,
+        ),
+        160,
+        ("M140", False, "set-back"),
+        id="such a one that lineage leads to, and is still listed",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=400
+        ),
+        160,
+        ("M140", True, "above-oldest"),
+        id="a merged full that was not yet listed",
+    ),
+    pytest.param(
         chains_of(merged(150, 100), full(200), incr(160), incr(220), fulls=[200], increments=[220]),
         160,
         ("M150", False, "rotated"),

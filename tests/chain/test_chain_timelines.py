@@ -191,6 +191,17 @@ CASES = [
         id="an unlisted merged full above the named step",
     ),
     pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, at=500),
+            incr(140, at=700),
+            fulls=[100],
+            full_state_at=600,
+        ),
+        {"M140"},
+        id="the state file was set back behind it, and its step was saved again",
+    ),
+    pytest.param(
         chains_of(full(100), full(200), full(140, at=900, damage=True, mark=True), fulls=None),
         set(),
         id="a damaged one with our mark takes no part either",

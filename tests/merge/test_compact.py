@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ckptctl.bundle import read_state
 from ckptctl.chain import scan_directory
 from ckptctl.errors import (
     LockedError,
@@ -28,12 +29,12 @@ from ckptctl.merge import (
     run_compact,
 )
 from ckptctl.merge.policy import KeepLast, KeepWithin
-from ckptctl.merge.quiet import quiet_note, recall_quiet
+from ckptctl.merge.quiet import QuietNote, quiet_note, recall_quiet
 from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
 from ckptctl.storage.lock import directory_lock
-from tests.merge.prunes import THEN, age, chain_of, here, listed, points
+from tests.merge.prunes import THEN, age, chain_of, date, here, listed, points
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
     INCREMENTS,
@@ -287,24 +288,88 @@ def test_a_deadline_passes_on_what_it_is_told() -> None:
 def test_a_merged_full_that_a_saver_dropped_is_listed_again(tmp_path: Path) -> None:
     chain = grown(tmp_path)
     compact(chain)
-    write_state(chain.directory, ["model.ckpt-10"])  # as its memory has it
+    chain.add(full(40, table("emb", [1, 2, 3])))
+    names = [f"model.ckpt-{step}" for step in (10, 40)]  # as its memory has it
+    write_state(chain.directory, names, times=[THEN + 600, THEN + 2400])
     assert plan_compact(str(chain.directory)).unsettled.unlisted == ("model.ckpt-30",)
     assert compact(chain).outcome == "put right"
-    assert listed(chain) == [10, 30]
-    assert (
-        (chain.directory / "checkpoint")
-        .read_text()
-        .startswith('model_checkpoint_path: "model.ckpt-30"')
-    )
+    assert listed(chain) == [10, 30, 40]
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state is not None
+    assert state.latest == "model.ckpt-40"
+    # When its newest source was saved, not when it was merged: keep rules count that.
+    assert state.timestamps[1] == THEN + 1800
     assert compact(chain).outcome == "nothing"
 
 
 def test_one_that_was_never_listed_stays_unlisted(tmp_path: Path) -> None:
-    from ckptctl.merge import execute_merge, plan_merge
-
     chain = grown(tmp_path)
-    execute_merge(plan_merge(str(chain.directory), update_state=False), jobs=1)
+    chain.merge(update_state=False)
     assert plan_compact(str(chain.directory)).unsettled.unlisted == ()
+    assert compact(chain).outcome == "pruned"
+    assert listed(chain) == [10]
+
+
+def set_back(tmp_path: Path) -> Chain:
+    """Merged up to 30, then somebody set the run back to 10 by hand."""
+    chain = grown(tmp_path)
+    compact(chain)
+    _ago(chain.full_prefix(30), 100)
+    write_state(chain.directory, ["model.ckpt-10"])
+    date(chain.directory / "checkpoint", 50)
+    assert here(chain) == {"F10", "F30"}
+    return chain
+
+
+def _ago(prefix: Path, seconds: float) -> None:
+    for path in prefix.parent.glob(f"{prefix.name}.*"):
+        date(path, seconds)
+
+
+def test_a_run_that_was_set_back_by_hand_stays_set_back(tmp_path: Path) -> None:
+    """The merged full would be named again, and make all that the new run saves stale."""
+    chain = set_back(tmp_path)
+    assert compact(chain).outcome == "nothing"
+    assert chain.plan().unfinished == ()
+    assert listed(chain) == [10]
+    for step in (15, 18):
+        chain.add(increment(step, changes("emb", {1: 0.5, step: 1.0} if step == 15 else [1, 15])))
+        _ago(chain.increment_prefix(step), 20)
+    names = [f"incremental_model.ckpt-{step}" for step in (15, 18)]
+    write_state(chain.directory / INCREMENTS, names)
+    assert points(chain) == {10, 15, 18}
+    result = compact(chain, keep=[KeepLast(1)])
+    assert result.merged
+    assert listed(chain) == [10, 18]
+    assert {10, 18} <= points(chain)
+    assert 3 not in rows_of(chain.full_prefix(18), "emb")  # of the run that was given up
+
+
+def test_where_a_run_that_was_set_back_goes_on_above_it_nothing_is_guessed(tmp_path: Path) -> None:
+    chain = set_back(tmp_path)
+    chain.add(increment(35, changes("emb", [1, 7])))
+    _ago(chain.increment_prefix(35), 20)
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-35"])
+    with pytest.raises(UnprovenError, match=r"names model\.ckpt-10"):
+        chain.merge(35)
+    assert compact(chain, keep=[KeepLast(1)]).outcome == "nothing"
+    assert here(chain) == {"F10", "F30", "I35"}
+    chain.merge(35, base=10)
+    chain.check(10, 35)
+
+
+def test_a_merge_that_was_killed_is_listed_with_the_time_of_its_source(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    write_state(chain.directory, ["model.ckpt-10"], times=[THEN + 600.0])
+    age(chain)
+    chain.merge()
+    write_state(chain.directory, ["model.ckpt-10"], times=[THEN + 600.0])
+    age(chain)  # the state file is older than the merged full
+    os.utime(f"{chain.full_prefix(30)}.index", (THEN + 2e7,) * 2)
+    assert compact(chain).outcome == "pruned"
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state is not None
+    assert state.timestamps == (THEN + 600, THEN + 1800)
 
 
 def test_what_was_removed_and_is_listed_again_is_left_out(tmp_path: Path) -> None:
@@ -399,4 +464,34 @@ def test_a_note_that_does_not_parse_is_no_note(tmp_path: Path) -> None:
     note = tmp_path / "note"
     for text in ("", "[", "[]", "{}", '{"until": "x"}', '{"until": 1e999, "holds": 1}', "[" * 9999):
         note.write_text(text)
-        assert recall_quiet(str(note), 0.0) is None
+        assert recall_quiet(QuietNote(str(note), "x"), 0.0) is None
+
+
+def test_what_changes_while_it_is_judged_is_not_remembered(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    state = chain.directory / "checkpoint"
+    again = state.read_bytes()
+    # A Saver, after the names were read and before the plan was made.
+    assert not quiet(chain, agree=lambda plan: state.write_bytes(again))
+    assert [quiet(chain), quiet(chain)] == [False, True]
+
+
+def test_a_directory_has_one_note_for_each_set_of_options(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    room = Path(os.environ["XDG_CACHE_HOME"]) / "ckptctl" / "quiet"
+    quiet(chain)
+    before = set(room.iterdir())
+    for _ in range(3):
+        os.utime(chain.directory / "checkpoint")
+        assert [quiet(chain), quiet(chain)] == [False, True]
+    assert set(room.iterdir()) == before
+
+
+def test_nothing_is_written_where_there_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(NotFoundError):
+            run_compact(str(path))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
