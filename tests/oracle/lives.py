@@ -331,7 +331,9 @@ class Lives(RuleBasedStateMachine):
             Policy(tuple(rules)),
             min_age_s=0.0,
             orphans=every,
-            abandoned=every,
+            # Known and open: a full of the way that was left, once removed, counts for check 3
+            # like any other, and increments above it that name no base are refused.
+            abandoned=every and self.habits.mode != "none",
             leftovers=every,
             trash=more.get("trash", False),
         )
