@@ -15,10 +15,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: help test lint demo bench fuzz golden completions reference clean
+.PHONY: help test torture lint demo bench fuzz golden completions reference clean
 
 help:
 	@echo 'make test         lint, types and the whole suite'
+	@echo 'make torture      kills, failing disks and power cuts at every call (PYTEST="-k merge" for some)'
 	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
 	@echo 'make bench        merge and questions against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
 	@echo 'make fuzz         coverage-guided fuzzing of every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) in all'
@@ -38,6 +39,9 @@ $(READY): pyproject.toml
 
 test: lint
 	$(BIN)/pytest -n 2 $(PYTEST)
+
+torture: $(READY)
+	$(BIN)/pytest -n 2 -m torture $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

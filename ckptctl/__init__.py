@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptctl.merge import (
         CompactOptions,
         Gate,
+        Measures,
         Policy,
         PruneOptions,
         execute_merge,
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
         plan_merge,
         plan_prune,
         run_compact,
+        write_metrics,
     )
     from ckptctl.restore import RestoreOptions
+    from ckptctl.storage.lock import directory_lock
+    from ckptctl.storage.unlock import unlock_directory
 
     __version__: str
 
@@ -42,11 +46,13 @@ __all__ = [
     "BundleWriter",
     "CompactOptions",
     "Gate",
+    "Measures",
     "Policy",
     "PruneOptions",
     "RestoreOptions",
     "__version__",
     "diff",
+    "directory_lock",
     "errors",
     "execute_export",
     "execute_merge",
@@ -66,6 +72,8 @@ __all__ = [
     "run_compact",
     "scan_directory",
     "show",
+    "unlock_directory",
+    "write_metrics",
 ]
 
 _ROOMS = {
@@ -73,10 +81,12 @@ _ROOMS = {
     "BundleWriter": "bundle",
     "CompactOptions": "merge",
     "Gate": "merge",
+    "Measures": "merge",
     "Policy": "merge",
     "PruneOptions": "merge",
     "RestoreOptions": "restore",
     "diff": "inspect.diff",
+    "directory_lock": "storage.lock",
     "execute_export": "inspect.export",
     "execute_merge": "merge",
     "execute_prune": "merge",
@@ -95,6 +105,8 @@ _ROOMS = {
     "run_compact": "merge",
     "scan_directory": "chain",
     "show": "inspect.show",
+    "unlock_directory": "storage.unlock",
+    "write_metrics": "merge",
 }
 
 

@@ -31,8 +31,12 @@ def tf115_python() -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark by fixture, and skip with the reason that ends the skip."""
+    if "torture" not in config.getoption("markexpr"):  # hours, which nobody asked for
+        long = [item for item in items if item.get_closest_marker("torture")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
     no_tensorflow = pytest.mark.skip(
         reason="no TensorFlow in this environment; `make test` makes one that has it"
     )

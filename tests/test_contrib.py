@@ -20,6 +20,7 @@ import yaml
 
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.commands.main import COMMANDS, cli
+from ckptctl.commands.settings_file import OF_DIRECTORY, OF_RUN
 from ckptctl.merge.metrics import Measures, write_metrics
 from tests.rooms import tmp_path
 
@@ -163,6 +164,15 @@ def test_readme_names_every_file() -> None:
         assert path.name == "README.md" or any(name.startswith(path.name) for name in linked)
 
 
+def test_readme_says_what_a_found_file_may_set() -> None:
+    paragraphs = (CONTRIB / "README.md").read_text().split("\n\n")
+    (told,) = [each for each in paragraphs if "may come from anyone" in each]
+    may, may_not = told.split("It may not")
+    assert set(re.findall(r"`([a-z-]+)`", may_not)) == set(OF_RUN)
+    policies = {key for key, why in OF_DIRECTORY.items() if why in ("gate", "policy", "state")}
+    assert set(re.findall(r"`([a-z-]+)`", may)) >= set(OF_DIRECTORY) - policies
+
+
 # --- the checkers ---------------------------------------------------------------------
 
 
@@ -220,7 +230,8 @@ def test_the_pod_mounts_what_the_settings_name() -> None:
     job = manifests()["CronJob"]["spec"]
     assert job["concurrencyPolicy"] == "Forbid"
     # It ends by itself, cleaned up, before Kubernetes ends it.
-    given = sum(60 * int(settings[key].removesuffix("m")) for key in ("lock-wait", "max-duration"))
+    waits = ("lock-wait", "writer-wait", "max-duration")
+    given = sum(60 * int(settings[key].removesuffix("m")) for key in waits)
     assert job["jobTemplate"]["spec"]["activeDeadlineSeconds"] > given
 
 

@@ -207,12 +207,15 @@ class PendingBundle:
         check_no_link(os.path.dirname(self.trash), self.storage)
         for directory in (os.path.dirname(self.trash), self.trash):
             self.storage.mkdir(directory, self._home())
+        # A power cut must not leave what moves in a directory that never came to be.
+        for directory in (self._directory, os.path.dirname(self.trash)):
+            self.storage.fsync_dir(directory)
         for info in self.replaces:
             path = os.path.join(self._directory, info.name)
             place = os.path.join(self.trash, info.name)
             self._moved.append((path, place))
             self.storage.rename(path, place)
-        for directory in (self.trash, os.path.dirname(self.trash), self._directory):
+        for directory in (self.trash, self._directory):
             self.storage.fsync_dir(directory)
 
     def _make_directory(self, path: str) -> None:

@@ -80,7 +80,7 @@ def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
         fulls=fulls.checkpoints,
         increments=increments.checkpoints,
         others=(*fulls.others, *increments.others),
-        leftovers=(*fulls.leftovers, *increments.leftovers),
+        leftovers=(*fulls.leftovers, *increments.leftovers, *_own_leftovers(directory, storage)),
         full_state=fulls.state,
         increment_state=increments.state,
         increment_directory=increments.directory,
@@ -298,6 +298,23 @@ class _Room:
             except OSError:  # a place that we may not look into is not shown to exist
                 continue
         return found
+
+
+def _own_leftovers(directory: str, storage: Storage) -> list[Leftover]:
+    """Return what a killed run left in ckptctl's own room: what it was about to rename."""
+    home = os.path.join(directory, os.path.dirname(REMOVED_LOG))
+    info = storage.stat(home, follow=False)
+    if info is None or not info.is_dir:
+        return []
+    try:
+        grouped = group_files(storage.listdir(home))
+    except (NotFoundError, RefusedError):  # not ours to read: then not ours
+        return []
+    return [
+        Leftover(os.path.join(home, each.name), each.size, each.mtime_ns, "atomic", name, True)
+        for name, each, ours in grouped.temporaries
+        if ours and not each.is_symlink
+    ]
 
 
 def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], list[Problem]]:

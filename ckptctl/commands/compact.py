@@ -20,7 +20,7 @@ from ckptctl.commands.compact_views import (
     raise_first,
     tell_metrics,
 )
-from ckptctl.commands.params import DURATION, SIZE
+from ckptctl.commands.params import AMOUNT, DURATION, SIZE
 from ckptctl.commands.settings import Settings, configured
 from ckptctl.errors import CkptctlError, RefusedError
 from ckptctl.output import Output
@@ -50,7 +50,7 @@ __all__ = ["command"]
 @click.option(
     "--min-ratio",
     metavar="R",
-    type=click.FloatRange(min=0),
+    type=AMOUNT,
     help="Merge only once their bytes are R of those of the newest full, such as 0.2.",
 )
 @click.option(
@@ -163,7 +163,7 @@ def _one(
         each.error = error
         raise
     finally:
-        each.seconds = time.monotonic() - began
+        each.seconds, each.ended_s = time.monotonic() - began, time.time()
 
 
 def _compact(
@@ -174,23 +174,31 @@ def _compact(
     given: Mapping[str, Any],
 ) -> None:
     from ckptctl.merge import plan_compact, run_compact
+    from ckptctl.storage.gentle import GentleStorage
 
     asked = _options(given)
     progress = watched()
+    storage = GentleStorage(given["bwlimit"])  # a parameter server may run beside it
     try:
         if dry_run:
             # A dry run writes nothing, not even into the user's cache.
             each.plan = plan_compact(
-                each.directory, asked, jobs=given["jobs"], remember=False, progress=progress
+                each.directory,
+                asked,
+                jobs=given["jobs"],
+                remember=False,
+                progress=progress,
+                storage=storage,
             )
         else:
             each.result = run_compact(
                 each.directory,
                 asked,
-                agree=lambda plan: _agree(plan, out, given["yes"]),
+                agree=lambda plan: _agree(plan, out, given["yes"], each.settings),
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
+                storage=storage,
                 **options.waits_of(given),
             )
             each.plan = each.result.plan
@@ -201,7 +209,7 @@ def _compact(
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:
-        out.show(CompactPlanView(each.plan, True))
+        out.show(CompactPlanView(each.plan, True, each.settings))
 
 
 def _options(given: Mapping[str, Any]) -> CompactOptions:
@@ -222,7 +230,7 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
     )
 
 
-def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
+def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
     # What is put right in a state file makes more go than the plan can know yet.
     if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
@@ -233,6 +241,6 @@ def _agree(plan: CompactPlan, out: Output, yes: bool) -> None:
             file=plan.directory,
             remedy="--yes says that you mean it, --dry-run only shows it",
         )
-    out.show(CompactPlanView(plan, False))
+    out.show(CompactPlanView(plan, False, settings))
     if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
         raise RefusedError("not confirmed: nothing was done", file=plan.directory)

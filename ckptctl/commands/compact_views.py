@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,14 +32,15 @@ __all__ = [
 class Done:
     """What became of one directory: its plan and result, what was raised, how long it took.
 
-    `settings` is the file that its settings come from.
+    `ended_s` is None where it was not begun; `settings` is the file that its settings come from.
     """
 
     directory: str
     plan: CompactPlan | None = None
     result: CompactResult | None = None
     error: BaseException | None = None
-    seconds: float | None = None
+    seconds: float = 0.0
+    ended_s: float | None = None
     settings: str | None = None
 
     @property
@@ -57,7 +57,9 @@ class Done:
         if merged is None and plan is not None and plan.merge is not None:
             found = plan.merge.warnings
         pruned = (*plan.prune.warnings, *plan.prune.damage) if plan is not None else ()
-        return tuple(dict.fromkeys((*found, *pruned)))
+        done = self.result.prune if self.result is not None else None
+        told = done.warnings if done is not None else ()
+        return tuple(dict.fromkeys((*found, *pruned, *told)))
 
     def raise_for_code(self) -> None:
         """Raise what the exit code says of a compaction that was finished."""
@@ -91,11 +93,11 @@ def tell_metrics(path: str, done: Sequence[Done], out: Output) -> CkptctlError |
             each.directory,
             each.result,
             exit_code=describe(each.error).code if each.error is not None else 0,
-            ended_s=time.time(),
+            ended_s=each.ended_s,
             seconds=each.seconds,
         )
         for each in done
-        if each.seconds is not None
+        if each.ended_s is not None
     ]
     try:
         write_metrics(path, found)
@@ -140,10 +142,13 @@ class CompactPlanView(_TextOnly):
 
     plan: CompactPlan
     would: bool
+    settings: str | None = None
 
     def text(self, page: Page) -> None:
         """Draw it."""
         plan = self.plan
+        if self.settings is not None:  # nobody gave these options: say where they are from
+            page.line("settings", fmt.escape(self.settings))
         if plan.nothing_to_do:
             page.line("nothing to do", fmt.escape(plan.directory), plan.waits or "")
             return

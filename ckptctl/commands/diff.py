@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptctl.commands import cells, options
-from ckptctl.commands.params import TARGET
+from ckptctl.commands.params import AMOUNT, TARGET
 from ckptctl.errors import DifferencesFound, UsageError
 from ckptctl.output import Column, Output, Page
 from ckptctl.storage import LOCAL
@@ -32,7 +32,7 @@ __all__ = ["command"]
 @click.option(
     "--tolerance",
     metavar="X",
-    type=click.FloatRange(min=0),
+    type=AMOUNT,
     default=0.0,
     help="Elements that differ by at most X are equal; default 0: every bit counts.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ else:
     IntType = FloatType = StrType = click.ParamType
 
 __all__ = [
+    "AMOUNT",
     "DIRECTORY",
     "DURATION",
     "RATE",
@@ -91,6 +93,24 @@ class Size(IntType):
         number = int(float(match[1]) * unit)
         if number < 1:
             self.fail(f"{value!r} is less than a byte.", param, ctx)
+        return number
+
+
+class Amount(FloatType):
+    """A number from 0 on; neither `nan`, to which nothing compares, nor `inf`, no JSON."""
+
+    name = "number"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        try:
+            number = float(value)  # type: ignore[arg-type]  # what is no number raises
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            self.fail(f"{value!r} is no number from 0 on: write 0.2 or 1e-6.", param, ctx)
         return number
 
 
@@ -227,6 +247,7 @@ def directory_named(given: str | None) -> str:
     return given or os.environ.get("CKPTCTL_DIR") or "."
 
 
+AMOUNT = Amount()
 DIRECTORY = Directory()
 DURATION = Duration()
 SIZE = Size()

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NoReturn, TypeAlias
 
 import click
@@ -257,6 +256,8 @@ def _from_home(path: str, value: Text) -> Text:
 
 
 def _unknown(kind: str, name: str, where: str, known: list[str], path: str) -> NoReturn:
+    from difflib import get_close_matches
+
     near = get_close_matches(name, known, n=1)
     raise UsageError(
         f"there is no {kind} {name!r}{where}",

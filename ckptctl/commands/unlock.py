@@ -32,6 +32,9 @@ def command(directory: str, out: Output, lock_wait: float | None) -> None:
     it is known. Elsewhere the kernel holds the lock, and releases it with the process that
     took it: there is nothing to remove, and 11 says whose it is.
 
+    $CKPTCTL_LOCK, set to flock or lease for every command, forces one where the type of the
+    filesystem misleads.
+
     \b
     Example:
       ckptctl unlock /models/ctr

@@ -15,6 +15,7 @@ from ckptctl.chain import (
     find_chains,
     scan_directory,
     split_step,
+    telling_what_vanished,
 )
 from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.restore.options import RestoreOptions
@@ -148,8 +149,8 @@ def find_target(
 def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
-    step = _step(text, chains)
-    return state_at(chains, step, options, text)
+    with telling_what_vanished(scan, storage):
+        return state_at(chains, _step(text, chains), options, text)
 
 
 def state_at(chains: Chains, step: int, options: RestoreOptions, text: str = "") -> Target:

@@ -20,6 +20,7 @@ from ckptctl.chain import (
     ProvenPairs,
     VerifiedFulls,
     find_chains,
+    find_changed,
     scan_directory,
 )
 from ckptctl.errors import AmbiguousError, CkptctlError, DamageError, UnprovenError
@@ -214,14 +215,13 @@ def execute_verify(
             found.left.append(name)
             continue
         found.checkpoints += 1
-        own = list(_quick(plan, checkpoint))
-        own = [_or_gone(finding, checkpoint) for finding in own]
+        own = _or_gone(list(_quick(plan, checkpoint)), checkpoint, plan.storage)
         broken = any(finding.severity in ("damage", "unread") for finding in own)
         if plan.data and checkpoint.prefix in fresh:
             found.skipped.append(name)
         elif plan.data and not (broken and checkpoint.damage is not None):
             reading = _Reading(plan, checkpoint, Runner(jobs, progress=progress, bwlimit=bwlimit))
-            told = [_or_gone(finding, checkpoint) for finding in reading.run(found, out_of_time)]
+            told = _or_gone(reading.run(found, out_of_time), checkpoint, plan.storage)
             own += told
             if reading.cut_short:
                 found.left.append(name)
@@ -239,11 +239,18 @@ def execute_verify(
     return found
 
 
-def _or_gone(finding: Finding, checkpoint: Checkpoint) -> Finding:
-    """Return what a missing shard is that was there when we began: rotated away under us."""
-    if finding.code != "CK008" or checkpoint.missing:
-        return finding
-    return replace(finding, code="CK090", message="data shard gone while it was being read")
+def _or_gone(findings: list[Finding], checkpoint: Checkpoint, storage: Storage) -> list[Finding]:
+    """Return what damage is that was none when we began: rotated away, or saved again."""
+    if not any(finding.severity == "damage" for finding in findings):
+        return findings
+    changed = find_changed([checkpoint], storage)
+    if changed is None:
+        return findings
+    message = f"{changed.message}: a trainer's own clean-up, or another save"
+    return [
+        replace(finding, code="CK090", message=message) if finding.severity == "damage" else finding
+        for finding in findings
+    ]
 
 
 def _quick(plan: VerifyPlan, checkpoint: Checkpoint) -> Iterator[Finding]:

@@ -6,7 +6,9 @@ one table at a time: the rows of a table of a state are known when its keys were
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -14,8 +16,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ckptctl.bundle import DType, Entry
-from ckptctl.chain import ProvenPairs
+from ckptctl.bundle import BundleReader, DType, Entry
+from ckptctl.chain import ProvenPairs, find_changed
+from ckptctl.chain.vanished import Meant
+from ckptctl.errors import CkptctlError, NotFoundError
 from ckptctl.inspect.parts import ColumnName, PartView, RawPart, StatePart
 from ckptctl.inspect.target import Target
 from ckptctl.inspect.tensors import TensorView, bundle_tensors, state_tensors
@@ -25,7 +29,7 @@ from ckptctl.restore.nested import check_nested
 from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.survey import Surveyed, survey_state
 from ckptctl.running import Runner
-from ckptctl.storage import LOCAL, Storage
+from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.tables import EvSet, RowSet
 
 __all__ = [
@@ -241,12 +245,18 @@ class View:
         self.options = options
         self.runner = runner
         self.state: State | None = None
+        self._storage = storage
+        self._meant = _meant(target, storage)
         self.tables: tuple[TableView, ...]
         self.tensors: tuple[TensorView, ...]
-        if target.kind == "increment":
-            self._open_increment(target, storage)
-        else:
-            self._open_state(target, storage)
+        try:
+            if target.kind == "increment":
+                self._open_increment(target, storage)
+            else:
+                self._open_state(target, storage)
+        except CkptctlError as error:
+            self._tell_what_changed(error)
+            raise
 
     def _open_state(self, target: Target, storage: Storage) -> None:
         chosen = target.selection
@@ -321,8 +331,39 @@ class View:
     def __enter__(self) -> View:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if error is None or isinstance(error, CkptctlError):
+            self._tell_what_changed(error)
+
+    def _tell_what_changed(self, error: CkptctlError | None) -> None:
+        """Raise `ChangedError` if a file was replaced while we looked, or is why we failed.
+
+        One that is gone was read as a whole where nothing failed.
+        """
+        found = find_changed(self._meant, self._storage, gone=error is not None)
+        if found is not None:
+            raise found from error
+
+
+class _Bundle(NamedTuple):
+    """A bundle that was named by its path."""
+
+    name: str
+    files: tuple[tuple[str, FileInfo], ...]
+
+
+def _meant(target: Target, storage: Storage) -> tuple[Meant, ...]:
+    """Return what is read, as it was when it was chosen."""
+    chosen = target.selection
+    if chosen is not None:
+        members = (chosen.base, *chosen.to_prove, *chosen.increments)
+        return tuple({member.prefix: member for member in members}.values())
+    with suppress(NotFoundError), BundleReader(target.prefix, storage) as reader:
+        paths = [reader.index_path, *map(reader.shard_path, range(reader.num_shards))]
+        found = [(path, info) for path in paths if (info := storage.stat(path)) is not None]
+        return (_Bundle(os.path.basename(target.prefix), tuple(found)),)
+    return ()
 
 
 def open_view(

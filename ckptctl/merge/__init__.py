@@ -9,6 +9,7 @@ from ckptctl.merge.compact import (
 )
 from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.gate import Gate, Holdings
+from ckptctl.merge.metrics import Measures, write_metrics
 from ckptctl.merge.plan import MergePlan, plan_merge
 from ckptctl.merge.policy import Policy
 from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
@@ -20,6 +21,7 @@ __all__ = [
     "CompactResult",
     "Gate",
     "Holdings",
+    "Measures",
     "MergePlan",
     "MergeResult",
     "Policy",
@@ -32,4 +34,5 @@ __all__ = [
     "plan_merge",
     "plan_prune",
     "run_compact",
+    "write_metrics",
 ]

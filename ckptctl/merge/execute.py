@@ -19,12 +19,14 @@ from ckptctl.chain import (
     MERGED_TENSOR,
     WRITER_WAIT_S,
     find_chains,
+    find_changed,
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import ChangedError, MissingShardError, NotFoundError
+from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
+from ckptctl.merge.sweep import sweep_temporaries
 from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, write_state
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -120,6 +122,8 @@ def execute_merge(
         held = lock_directories(_locked(plan), lock_wait_s, lock, progress)
         with held as locks, _sources(plan, locks):
             locks.check()
+            for directory in _locked(plan):
+                sweep_temporaries(directory, plan.storage)
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
@@ -255,26 +259,20 @@ def _source_facts(plan: MergePlan, source: Source) -> dict[str, Any]:
 
 @contextmanager
 def _sources(plan: MergePlan, locks: HeldLocks) -> Iterator[None]:
-    """Tell a file that vanished under us from one that was never there."""
+    """Tell a file that vanished or changed under us from damage and from what never was."""
     try:
         yield
-    except (MissingShardError, NotFoundError, OSError):
+    except (DamageError, NotFoundError, OSError):
         locks.check()  # whoever took our lease removes what we wrote
         _check_sources(plan)
         raise
 
 
 def _check_sources(plan: MergePlan) -> None:
-    for source in (plan.base, *plan.increments):
-        for path, info in source.files:
-            now = plan.storage.stat(path, follow=info.is_symlink)
-            if now is None or now.identity != info.identity:
-                raise ChangedError(
-                    f"{source.name} {'is gone' if now is None else 'changed'} since the merge "
-                    "was planned",
-                    file=path,
-                    remedy="a trainer may have cleaned up or saved again: run the merge again",
-                )
+    sources = (plan.base, *plan.increments)
+    changed = find_changed(sources, plan.storage, since="the merge was planned")
+    if changed is not None:
+        raise changed
 
 
 def _check_still_so(plan: MergePlan) -> None:

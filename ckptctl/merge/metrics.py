@@ -30,7 +30,7 @@ __all__ = ["Measures", "check_metrics", "write_metrics"]
 
 _MAX_BYTES = 16 << 20
 #: How long another ckptctl may take to write the same file, which takes it a millisecond.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,17 @@ def check_metrics(path: str) -> None:
         raise DependencyError(
             f"metrics need prometheus_client: {error}", remedy="pip install 'ckptctl[metrics]'"
         ) from None
-    if not path or path.endswith("/"):
-        raise UsageError(f"metrics need the name of a file, not {path!r}")
+    if not path.endswith(".prom"):
+        raise UsageError(
+            f"metrics need the name of a file, not {path!r}",
+            expected="a name that ends in .prom: node_exporter passes over others",
+        )
     home = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(home) or not os.access(home, os.W_OK | os.X_OK):
+    if not os.path.isdir(home) or not os.access(home, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(
             "cannot write into the directory of the metrics file",
             file=home,
-            remedy="make it, and writable for who runs ckptctl",
+            remedy="make it, readable and writable for who runs ckptctl",
         )
     _read(os.path.realpath(path))
 
@@ -226,8 +229,8 @@ def write_metrics(path: str, measures: Sequence[Measures]) -> None:
     """Write what was measured into a file in Prometheus' text format.
 
     The file is replaced as a whole, and anyone may read it, whatever the umask: node_exporter
-    is another user. It must end in `.prom` for node_exporter to look at it. Directories that
-    it told of before and that still exist stay in it, so that several runs can share a file.
+    is another user. Directories that it told of before and that still exist stay in it, so
+    that several runs can share a file.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,13 @@ from ckptctl.chain import (
     Chains,
     Checkpoint,
     ProvenPairs,
+    Scan,
     find_chains,
     scan_directory,
     split_step,
+    telling_what_vanished,
 )
-from ckptctl.errors import NotFoundError, RefusedError
+from ckptctl.errors import ChangedError, NotFoundError, RefusedError
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
@@ -33,6 +36,9 @@ from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, FileInfo, Storage, check_space
 
 __all__ = ["MergePlan", "check_copied", "plan_merge"]
+
+#: Looks at a directory in which a trainer deletes what we are about to read.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -251,9 +257,52 @@ def plan_merge(
         full, or the memory too little.
     DamageError
         What would be read contradicts itself.
+    ChangedError
+        A trainer kept deleting what was to be read.
     """
-    options = options or RestoreOptions()
-    scan = scan_directory(directory, storage)
+
+    def attempt() -> MergePlan:
+        scan = scan_directory(directory, storage)
+        with telling_what_vanished(scan, storage):
+            return _plan(
+                scan,
+                upto,
+                output,
+                options or RestoreOptions(),
+                overwrite=overwrite,
+                relocate=relocate,
+                verify=verify,
+                update_state=update_state,
+                memory=memory,
+                jobs=jobs,
+                remember=remember,
+                progress=progress,
+                storage=storage,
+            )
+
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ChangedError):
+            return attempt()
+    return attempt()
+
+
+def _plan(
+    scan: Scan,
+    upto: int | None,
+    output: str | None,
+    options: RestoreOptions,
+    *,
+    overwrite: bool,
+    relocate: bool,
+    verify: bool,
+    update_state: bool | None,
+    memory: int | None,
+    jobs: int | None,
+    remember: bool,
+    progress: Progress,
+    storage: Storage,
+) -> MergePlan:
+    directory = scan.directory
     proven = ProvenPairs(scan)
     chains = find_chains(scan, options.assume_order, proven_nested=proven)
     step = _step(chains, upto)

@@ -18,12 +18,13 @@ from ckptctl.chain import (
     Checkpoint,
     VerifiedFulls,
     find_chains,
+    find_changed,
     scan_directory,
     wait_for_writer,
 )
 from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError
 from ckptctl.merge.plan import check_copied
-from ckptctl.merge.prune_delete import Remover
+from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import (
     Pairs,
     fingerprint,
@@ -344,10 +345,10 @@ def _verify(
                 continue
             try:
                 verify_full(full, runner, plan.storage)
-            except DamageError as error:
-                damage.append(str(error))
-            except NotFoundError:
-                continue
+            except (DamageError, NotFoundError) as error:
+                changed = find_changed([full], plan.storage, since="the prune was planned")
+                if changed is None and isinstance(error, DamageError):
+                    damage.append(str(error))
             else:
                 verified.add(full)
                 read.append(prefix)
@@ -372,9 +373,10 @@ def _sort_out(plan: PrunePlan, fresh: PrunePlan) -> tuple[list[PruneOutcome], li
     skipped, ready = [], []
     for item in plan.removed:
         found = now.get(item.path)
-        if found is None:
-            here = any(plan.storage.stat(file.path, follow=False) for file in item.files)
-            what = ("changed", "only some of its files are left") if here else ("vanished", "")
+        if is_gone(item.files, plan.storage):
+            what = ("vanished", "")  # a trainer's own clean-up, whatever it has come to by now
+        elif found is None:
+            what = ("changed", "only some of its files are left")
         elif found.files != item.files:
             what = ("changed", "it changed since the plan was made")
         elif not found.remove:

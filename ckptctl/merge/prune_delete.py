@@ -22,9 +22,9 @@ from ckptctl.merge.execute import TRASH_DIRECTORY
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan
 from ckptctl.merge.removed_log import Logged, log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
-from ckptctl.storage import is_no_room
+from ckptctl.storage import Storage, is_no_room
 
-__all__ = ["Remover"]
+__all__ = ["Remover", "is_gone"]
 
 #: Items whose indexes go together, before one flush.
 _BATCH = 64
@@ -37,6 +37,13 @@ _MOST_FOR_ROOM = 8
 _NOT_NAMED = ("damaged", "incomplete", "abandoned")
 #: An item, the word for what became of it, and why.
 Ended = tuple[PruneItem, str, str]
+
+
+def is_gone(files: Sequence[PruneFile], storage: Storage) -> bool:
+    """Return whether somebody else removes an item: its index is gone, or all of it."""
+    if files and files[0].path.endswith(".index"):
+        files = files[:1]  # a Saver deletes that first (`remove_checkpoint`)
+    return bool(files) and all(storage.stat(each.path, follow=False) is None for each in files)
 
 
 class Remover:
@@ -246,9 +253,9 @@ class Remover:
 
     def _differs(self, files: Sequence[PruneFile]) -> tuple[str, str] | None:
         """Return why files are not those of the plan, or None."""
-        found = [self.storage.stat(file.path, follow=False) for file in files]
-        if files and not any(found):
+        if is_gone(files, self.storage):
             return "vanished", ""
+        found = [self.storage.stat(file.path, follow=False) for file in files]
         for file, now in zip(files, found, strict=True):
             if now is None or now.identity != file.identity:
                 what = "is gone" if now is None else "changed"
@@ -297,7 +304,8 @@ class Remover:
         parent = os.path.dirname(path)
         self._make(parent)
         self.storage.mkdir(path, self.storage.stat(self.directory))
-        self._rooms.add(parent)
+        # A power cut must not leave what moves in a directory that never came to be.
+        self.storage.fsync_dir(parent)
 
 
 def _no_room(directory: str) -> NoSpaceError:

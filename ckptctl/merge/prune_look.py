@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from ckptctl.bundle.commit import INNER_MARK
-from ckptctl.chain import Chains, Checkpoint, Leftover, ProvenPairs, Scan, find_chains
+from ckptctl.chain import (
+    Chains,
+    Checkpoint,
+    Leftover,
+    ProvenPairs,
+    Scan,
+    find_chains,
+    find_changed,
+)
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.merge.destination import own_files, own_temporaries, saved_time
 from ckptctl.merge.prune_plan import PruneFile
@@ -65,7 +73,8 @@ class Pairs(ProvenPairs):
                 except UnprovenError:
                     failed.add((pair[0].prefix, pair[1].prefix))
                 except DamageError as error:
-                    damage.append(str(error))
+                    if find_changed((chain.base, *pair), storage) is None:
+                        damage.append(str(error))
                 except (RefusedError, NotFoundError):  # not proven, and so not superseded
                     continue
         order = "step" if chains.timelines.order.by_step else None

@@ -217,17 +217,20 @@ class Lease:
     def check(self) -> None:
         """Renew it; raise if that cannot be done, for the reasons that `DirectoryLock` names."""
         with self._mutex:
-            if self._lost is None:
-                try:
-                    self._renew()
-                except OSError as error:
-                    raise RefusedError(
-                        f"the lease could not be renewed: {error.strerror}",
-                        file=self._register.path,
-                        remedy="run it again",
-                    ) from None
-            if self._lost is not None:
-                raise self._lost.with_traceback(None)
+            self._check()
+
+    def _check(self) -> None:
+        if self._lost is None:
+            try:
+                self._renew()
+            except OSError as error:
+                raise RefusedError(
+                    f"the lease could not be renewed: {error.strerror}",
+                    file=self._register.path,
+                    remedy="run it again",
+                ) from None
+        if self._lost is not None:
+            raise self._lost.with_traceback(None)
 
     def _renew(self) -> None:
         if not self._go(lambda seen: Seen(seen.token, seen.count + 1)):
@@ -282,7 +285,10 @@ class Lease:
         pause = knobs.LEASE_RENEW_SECONDS
         while not self._stop.wait(pause):
             try:
-                self.check()
+                with self._mutex:
+                    if self._stop.is_set():  # given back since we woke up: it is not lost
+                        return
+                    self._check()
             except RefusedError as error:
                 if self._lost is None:  # the server may come back
                     pause = knobs.LEASE_RENEW_SECONDS / 6

@@ -30,7 +30,10 @@ class LocalFile:
         self.path = path
         self._fd = -1  # for __del__, should the next line fail
         self._fd = os.open(path, flags | os.O_CLOEXEC)
-        status = os.fstat(self._fd)
+        try:
+            status = os.fstat(self._fd)
+        except OSError as error:
+            raise _named(error, path) from None
         if not stat_module.S_ISREG(status.st_mode):
             os.close(self._fd)
             self._fd = -1
@@ -40,37 +43,49 @@ class LocalFile:
     def pread(self, offset: int, length: int) -> bytes:
         """Return up to `length` bytes from `offset`; fewer only at the end of the file."""
         length = max(0, min(length, self.size - offset))
-        data = os.pread(self._fd, min(length, _MAX_CALL), offset)
-        if len(data) == length:
-            return data
-        pieces = [data]
-        have = len(data)
-        while data and have < length:
-            data = os.pread(self._fd, min(length - have, _MAX_CALL), offset + have)
-            pieces.append(data)
-            have += len(data)
-        return b"".join(pieces)
+        try:
+            data = os.pread(self._fd, min(length, _MAX_CALL), offset)
+            if len(data) == length:
+                return data
+            pieces = [data]
+            have = len(data)
+            while data and have < length:
+                data = os.pread(self._fd, min(length - have, _MAX_CALL), offset + have)
+                pieces.append(data)
+                have += len(data)
+            return b"".join(pieces)
+        except OSError as error:
+            raise _named(error, self.path) from None
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
         done = 0
-        while done < len(buffer):
-            count = os.preadv(self._fd, [buffer[done : done + _MAX_CALL]], offset + done)
-            if count == 0:
-                break
-            done += count
+        try:
+            while done < len(buffer):
+                count = os.preadv(self._fd, [buffer[done : done + _MAX_CALL]], offset + done)
+                if count == 0:
+                    break
+                done += count
+        except OSError as error:
+            raise _named(error, self.path) from None
         return done
 
     def pwrite(self, offset: int, data: Buffer) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data).cast("B")
         done = 0
-        while done < len(view):
-            done += os.pwrite(self._fd, view[done : done + _MAX_CALL], offset + done)
+        try:
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done : done + _MAX_CALL], offset + done)
+        except OSError as error:
+            raise _named(error, self.path) from None
 
     def fsync(self) -> None:
         """Return when what was written survives a power cut."""
-        os.fsync(self._fd)
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _named(error, self.path) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -112,8 +127,11 @@ class LocalStorage:
 
     def open(self, path: str) -> LocalFile:
         """Open a file for reading; raise `NotFoundError` without one."""
+        return self._open(path, LocalFile)
+
+    def _open(self, path: str, kind: type[LocalFile]) -> LocalFile:
         try:
-            return LocalFile(path, os.O_RDONLY | os.O_NONBLOCK)
+            return kind(path, os.O_RDONLY | os.O_NONBLOCK)
         except PermissionError:
             raise RefusedError("may not read the file", file=path) from None
         except (OSError, ValueError) as error:
@@ -198,6 +216,8 @@ class LocalStorage:
             give(fd, like.uid, like.gid, stat_module.S_IMODE(like.mode))
             if source is not None:
                 copy_acl(source, fd)
+        except OSError as error:
+            raise _named(error, path) from None
         finally:
             os.close(fd)
 
@@ -254,6 +274,8 @@ class LocalStorage:
         fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            raise _named(error, directory) from None
         finally:
             os.close(fd)
 
@@ -274,6 +296,13 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 def _is_nowhere(error: OSError | ValueError) -> bool:
     # ValueError: a NUL in a path from a state file.
     return isinstance(error, ValueError) or error.errno in _NOWHERE
+
+
+def _named(error: OSError, path: str) -> OSError:
+    """Give an error of a call on an open file the name of the file: the kernel knows none."""
+    if error.filename is None:
+        error.filename = path
+    return error
 
 
 @contextmanager
@@ -301,6 +330,9 @@ def _below(path: str, within: str | None) -> Iterator[tuple[int | None, str]]:
             os.close(fd)
             fd = inner
         yield fd, name
+    except OSError as error:
+        error.filename = path  # not the last part of it alone
+        raise
     finally:
         os.close(fd)
 
@@ -314,8 +346,10 @@ def _new_file(path: str) -> Iterator[int]:
         raise ExistsError("file exists", file=path) from None
     try:
         yield fd
-    except BaseException:
+    except BaseException as error:
         os.unlink(path)
+        if isinstance(error, OSError):
+            raise _named(error, path) from None
         raise
     finally:
         os.close(fd)

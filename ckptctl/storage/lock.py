@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ __all__ = [
 #: Forces one kind of lock: `flock` or `lease`.
 LOCK_VARIABLE = "CKPTCTL_LOCK"
 _NAME = "lock"
+#: Of the lock of the directory itself there is no file that could say whose it is.
+_WITHOUT_FILE = "it began on a full disk, without a lock file"
+#: Looks at a lock that says nothing yet.
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
                 checks.append(held.check)
             else:
                 checks.append(lambda: _check_no_lease(register))
+        waiting.over()
         yield DirectoryLock(directory, tuple(checks))
 
 
@@ -211,14 +217,13 @@ def _flock_home(
 
 
 def _wait_for_home(home: int, how: int, path: str, waiting: Waiting) -> None:
-    found = "it began on a full disk, without a lock file"
     try:
         while not _try_flock(home, path, how):
-            if not waiting.pause(f"waiting for a ckptctl: {found}"):
+            if not waiting.pause(f"waiting for a ckptctl: {_WITHOUT_FILE}"):
                 raise LockedError(
                     "another ckptctl works on this directory",
                     file=path,
-                    found=found,
+                    found=_WITHOUT_FILE,
                     remedy="wait for it, or give --lock-wait a duration",
                 )
     except RefusedError:
@@ -238,8 +243,10 @@ def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: _check_in_place(fd, path)
         finally:
-            # Closing alone would leave it held by whoever was forked meanwhile.
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            # Closing alone would leave it held by whoever was forked meanwhile; but what was
+            # done under it is done, also where the filesystem has gone away.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 
@@ -268,19 +275,25 @@ def _acquire(directory: str, path: str, waiting: Waiting) -> int:
         os.close(fd)  # someone removed it by hand while we waited
 
 
-def flock_holder(own: int, path: str) -> str | None:
-    """Return who holds the kernel's lock in `.ckptctl`, open as `own`; None if nobody does."""
-    try:
+def flock_holder(directory: str) -> str | None:
+    """Return who holds the kernel's lock of a directory; None if nobody does. Writes nothing."""
+    path = os.path.join(directory, OWN_DIRECTORY, _NAME)
+    with suppress(FileNotFoundError), open_own(directory) as own:
         fd = _open(own, path)
-    except FileNotFoundError:
-        return None
-    try:
-        if _try_flock(fd, path):
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            return None
-        return _owner(fd)
-    finally:
-        os.close(fd)
+        try:
+            if not _is_free(fd, path):
+                return _owner(fd)
+        finally:
+            os.close(fd)
+    with open_directory(directory) as home:
+        return None if _is_free(home, path) else f"a ckptctl: {_WITHOUT_FILE}"
+
+
+def _is_free(fd: int, path: str) -> bool:
+    free = _try_flock(fd, path, fcntl.LOCK_SH)
+    if free:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return free
 
 
 def _open(own: int, path: str, more: int = 0) -> int:
@@ -323,8 +336,13 @@ def _try_flock(fd: int, path: str, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def _owner(fd: int) -> str:
-    owner = Owner.parse(os.pread(fd, MOST_BYTES, 0))
-    return str(owner) if owner is not None else "an unknown process"
+    for look in range(_LOOKS):
+        owner = Owner.parse(os.pread(fd, MOST_BYTES, 0))
+        if owner is not None:
+            return str(owner)
+        if look + 1 < _LOOKS:  # who has just begun locks first, and then says who it is
+            time.sleep(0.02)
+    return "an unknown process"
 
 
 def _in_place(fd: int, path: str) -> bool:

@@ -13,7 +13,7 @@ from ckptctl.errors import LockedError, NotFoundError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.lease import Watch, remedy
 from ckptctl.storage.lock import flock_holder, lock_kinds
-from ckptctl.storage.own import OWN_DIRECTORY, open_own
+from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import Owner
 from ckptctl.storage.register import Register
 from ckptctl.storage.waiting import Waiting
@@ -79,20 +79,19 @@ def unlock_directory(
         raise NotFoundError("no such directory", file=directory)
     register = Register(directory)
     path = os.path.join(directory, OWN_DIRECTORY)
-    if not os.path.lexists(path):
-        return UnlockResult(directory, False, "nothing locks it")
     with _refused(path):
-        with open_own(directory) as own:
-            if lock_kinds(own)[0]:
-                holder = flock_holder(own, os.path.join(path, "lock"))
-                if holder is not None:
-                    raise LockedError(
-                        "a process holds the lock: there is nothing to remove",
-                        file=os.path.join(path, "lock"),
-                        found=holder,
-                        remedy="wait for that process or end it: the kernel releases the lock "
-                        "with it, however it ends",
-                    )
+        own = open_own(directory) if os.path.lexists(path) else open_directory(directory)
+        with own as fd:
+            flock = lock_kinds(fd)[0]
+        holder = flock_holder(directory) if flock else None
+        if holder is not None:
+            raise LockedError(
+                "a process holds the lock: there is nothing to remove",
+                file=os.path.join(path, "lock"),
+                found=holder,
+                remedy="wait for that process or end it: the kernel releases the lock with it, "
+                "however it ends",
+            )
         if not register.exists():
             return UnlockResult(directory, False, "nothing locks it")
         return _unlock(register, Waiting(wait_s, progress))

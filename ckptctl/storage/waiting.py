@@ -50,3 +50,9 @@ class Waiting:
         time.sleep(min(self._pause, left))
         self._pause = min(self._pause * 2, _LONGEST)
         return True
+
+    def over(self) -> None:
+        """Say that nothing is waited for any more."""
+        if self._for:
+            self._for = ""
+            self.progress.start("looking")

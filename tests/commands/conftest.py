@@ -13,6 +13,8 @@ from typing import Protocol
 
 import pytest
 
+from ckptctl.commands.main import main
+
 ROOT = Path(__file__).parents[2]
 
 #: Makes `ckptctl probe` a command that does what its body says.
@@ -78,6 +80,25 @@ def run(bare_env: dict[str, str], tmp_path: Path) -> Run:
         )
 
     return run_
+
+
+@pytest.fixture
+def inside(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `ckptctl ARGS` in this process, in a tenth of the time: code, stdout, stderr."""
+    for name in os.environ:
+        if name.startswith("CKPTCTL"):
+            monkeypatch.delenv(name)
+
+    def inside_(*args: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+        with monkeypatch.context() as patch:
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            code = main([*map(str, args)])
+        return code, *capsys.readouterr()
+
+    return inside_
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ckptctl.chain import find_chains, scan_directory
-from ckptctl.commands.main import main
 from ckptctl.storage.lock import directory_lock
 from tests.oracle.chain import flip
 from tests.rooms import tmp_path
@@ -36,20 +35,13 @@ def models(golden: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def compact(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., tuple[int, dict, str]]:
     """Run `compact --json` in this process; return code, document and stderr."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in os.environ:
-        if name.startswith("CKPTCTL"):
-            monkeypatch.delenv(name)
 
     def compact_(*args: object, env: dict[str, str] | None = None) -> tuple[int, dict, str]:
-        with monkeypatch.context() as patch:
-            for name, value in (env or {}).items():
-                patch.setenv(name, value)
-            code = main(["compact", *map(str, args), "--json"])
-        out, err = capsys.readouterr()
+        code, out, err = inside("compact", *args, "--json", env=env)
         return code, json.loads(out) if out else {}, err
 
     return compact_
@@ -99,6 +91,14 @@ def test_the_command_line_outranks_the_environment_and_that_the_file(compact, mo
         assert found["directories"][0]["waits"] == said
     _, found, _ = compact(directory, "-n", "--min-increments", 1)
     assert found["directories"][0]["waits"] is None
+
+
+def test_a_dry_run_says_where_its_options_come_from(inside, models) -> None:
+    directory = models[0]
+    (directory / "ckptctl.toml").write_text("[compact]\nmin-increments = 2\n")
+    code, out, _ = inside("compact", directory, "-n")
+    assert code == 0
+    assert out.splitlines()[0] == f"settings\t{directory / 'ckptctl.toml'}"
 
 
 def test_state_options_of_a_file_reach_the_merge(compact, models) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,6 @@ import click
 import pytest
 
 from ckptctl.commands import settings_file
-from ckptctl.commands.main import main
 from ckptctl.commands.settings_file import NEVER, OF_DIRECTORY, OF_RUN, key_of
 
 FIELDS = {"name", "value", "text", "origin", "source"}
@@ -38,22 +38,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def ask(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Run `config` in this process, which costs a hundredth; return code, stdout, stderr."""
-    for name in os.environ:
-        if name.startswith("CKPTCTL"):
-            monkeypatch.delenv(name)
-
-    def ask_(*args: object, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        with monkeypatch.context() as patch:
-            for name, value in (env or {}).items():
-                patch.setenv(name, value)
-            code = main(["config", *map(str, args)])
-        return code, *capsys.readouterr()
-
-    return ask_
+def ask(inside) -> Callable[..., tuple[int, str, str]]:
+    """Run `config` in this process."""
+    return functools.partial(inside, "config")
 
 
 @pytest.fixture
@@ -172,6 +159,16 @@ def test_the_toml_that_it_prints_says_the_same(ask, write, shown, tmp_path: Path
         assert any(line.lstrip("# ").startswith(f"{key} = ") for line in printed.splitlines())
 
 
+def test_any_name_comes_back_from_the_toml(ask, write, shown) -> None:
+    names = ["/naïve 🙂", '/a"b\\c', "/tab\t", "/del\x7f", "/line\nbreak"]
+    words = ", ".join(json.dumps(each, ensure_ascii=False) for each in names)
+    named = write(f"[compact]\ndirectories = [{words}]".replace("\x7f", "\\u007f"), "mine.toml")
+    code, printed, _ = ask("--config", named, "--toml")
+    assert code == 0
+    assert printed.count("\n") == len(printed.splitlines())
+    assert shown("--config", write(printed, "again.toml"))["directories"][0] == names
+
+
 def test_what_is_commented_out_is_toml_as_well(ask, write, tmp_path: Path, refused) -> None:
     write("")
     printed = ask(tmp_path / "models", "--toml")[1]
@@ -214,6 +211,8 @@ def test_a_bad_variable_is_named(ask) -> None:
         ("[compact]\nkeep-step = [true]", ["compact.keep-step", "bool"]),
         ("[compact]\nmin-interval = 6", ["compact.min-interval", "90s, 10m"]),
         ("[compact]\nmin-bytes = 5", ["compact.min-bytes", "500MB"]),
+        ("[compact]\nmin-ratio = nan", ["compact.min-ratio", "'nan'"]),
+        ("[compact]\nmin-ratio = inf", ["compact.min-ratio", "'inf'"]),
         ("[compact]\nadd-new = 1", ["compact.add-new", "true or false"]),
         ('[compact]\nadd-new = "true"', ["compact.add-new", "true or false"]),
         ('[compact]\nincrements = "some"', ["compact.increments", "'auto'"]),

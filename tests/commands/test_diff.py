@@ -48,6 +48,7 @@ def test_a_line_for_each_key_and_then_the_summary(run, sharded: Path) -> None:
         (["160", "180", "--json", "--json-lines"], 2),
         (["160", "180", "--table", "embb"], 10),
         (["160", "180", "--tolerance", "-1"], 2),
+        (["160", "180", "--tolerance", "nan"], 2),
         (["160", "180", "--tolerance", "1e9", "--table", "emb", "--exit-code"], 5),
     ],
 )

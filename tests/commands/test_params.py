@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from ckptctl.commands.params import DURATION, RATE, SIZE, STEP
+from ckptctl.commands.params import AMOUNT, DURATION, RATE, SIZE, STEP
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,14 @@ def test_a_step_may_be_padded(text: str, step: int) -> None:
 def test_a_bad_step_is_refused(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is no step"):
         STEP.convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0.0), ("0.2", 0.2), ("1e-6", 1e-6), (3, 3.0)])
+def test_an_amount_is_a_number_from_0_on(text: object, number: float) -> None:
+    assert AMOUNT.convert(text, None, None) == number
+
+
+@pytest.mark.parametrize("text", ["", "-1", "-0.1", "nan", "inf", "-inf", "1e999", "a", None])
+def test_a_bad_amount_is_refused(text: object) -> None:
+    with pytest.raises(click.BadParameter, match="is no number from 0 on"):
+        AMOUNT.convert(text, None, None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +142,18 @@ def test_a_lock_of_the_kernel_is_its_holders(run, tmp_path: Path, untouched) -> 
         assert first.check() == "ours"
 
 
+def test_a_run_that_began_on_a_full_disk_is_seen(run, tmp_path: Path, untouched) -> None:
+    """Its lock is that of the directory itself."""
+    home = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(home, fcntl.LOCK_EX)
+    with untouched(tmp_path):
+        done = run("unlock", tmp_path)
+    assert done.returncode == 11
+    assert "found: a ckptctl: it began on a full disk" in done.stderr
+    os.close(home)
+    assert run("unlock", tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize("name", [".ckptctl", ".ckptctl/lock", ".ckptctl/lease"])
 def test_what_leads_elsewhere_is_refused(run, tmp_path: Path, name: str) -> None:
     directory = tmp_path / "run"
@@ -213,6 +227,26 @@ def test_who_writes_is_told_who_holds_the_lease(run, sharded: Path, command: str
     assert f"found: {POD}, renewed " in done.stderr
     assert "a lease that is not renewed for 10 min is dead" in done.stderr
     assert state(sharded) == f"held-{TOKEN}-3"
+
+
+@pytest.mark.parametrize("command", ["merge", "prune", "compact", "unlock"])
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+def test_waiting_shows_a_sign_of_life(run, sharded: Path, command: str, kind: str) -> None:
+    env = {"CKPTCTL_LOCK": kind, "CKPTCTL_KNOB_PROGRESS_SECONDS": "0.02"}
+    args = () if command in ("merge", "unlock") else ("--yes",)
+    with ExitStack() as held:
+        if kind == "lease":
+            leave(sharded, note())
+        else:
+            held.enter_context(directory_lock(str(sharded)))
+        done = run(command, sharded, *args, "--lock-wait", "0.3s", env=env)
+    if (command, kind) == ("unlock", "flock"):  # there is nothing to wait for
+        assert (done.returncode, done.stderr.count("waiting for")) == (11, 0)
+        return
+    assert done.returncode == (12 if command == "unlock" else 11)
+    whose = POD if kind == "lease" else f"process {os.getpid()} on "
+    waits = "watching the lease of" if command == "unlock" else "waiting for"
+    assert f"ckptctl: {waits} {whose}" in done.stderr
 
 
 def test_a_takeover_is_loud(run, sharded: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ckptctl import knobs
 from ckptctl.bundle.commit import PendingBundle
+from ckptctl.merge import execute_merge
 from ckptctl.storage import LOCAL
 from ckptctl.storage.lock import directory_lock
 from tests.merge.model import small_chain
@@ -116,6 +117,21 @@ def test_what_lost_its_lease_for_a_while_does_not_commit(
     run = stopped(chain.directory, "merge", "create ")
     with directory_lock(str(chain.directory), 60):
         pass
+    run.send_signal(signal.SIGCONT)
+    said, _ = run.communicate()
+    assert run.returncode == 12, said
+    assert "was taken from us" in said
+    assert without_own(chain.directory) == before
+
+
+def test_what_was_written_until_then_is_the_other_runs_to_remove(
+    tmp_path: Path, stopped: Callable[..., subprocess.Popen[str]]
+) -> None:
+    chain = age(small_chain(tmp_path))
+    run = stopped(chain.directory, "merge", "open_write ")
+    execute_merge(chain.plan(), lock_wait_s=60)
+    chain.check(40, 50)
+    before = without_own(chain.directory)
     run.send_signal(signal.SIGCONT)
     said, _ = run.communicate()
     assert run.returncode == 12, said

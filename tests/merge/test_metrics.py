@@ -238,14 +238,17 @@ def test_an_empty_file_will_do(file: Path, home: Path) -> None:
 
 
 def test_what_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "fifo.prom")
+    (tmp_path / "null.prom").symlink_to("/dev/null")
     (tmp_path / "program").touch(0o755)
     for path, words in [
         ("", "name of a file"),
+        ("-", "name of a file"),
         (f"{tmp_path}/", "name of a file"),
-        (str(tmp_path), "not a regular file"),
-        (str(tmp_path / "fifo"), "not a regular file"),
-        ("/dev/null", "not a regular file"),
+        (str(tmp_path / "ckptctl.txt"), "name of a file"),
+        ("/dev/null", "name of a file"),
+        (str(tmp_path / "fifo.prom"), "not a regular file"),
+        (str(tmp_path / "null.prom"), "not a regular file"),
         (str(tmp_path / "nowhere" / "c.prom"), "cannot write into the directory"),
         (str(tmp_path / "program" / "c.prom"), "cannot write into the directory"),
     ]:

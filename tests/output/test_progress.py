@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ckptctl.output import open_output
 from ckptctl.output.animation import AnimatedProgress
 from ckptctl.output.lines import LineProgress
-from ckptctl.progress import Progress
+from ckptctl.progress import Deadline, Progress
 
 
 class Terminal(io.StringIO):
@@ -66,6 +67,48 @@ def test_short_phases_one_after_another_still_give_a_sign_of_life() -> None:
         "ckptctl: phase 2: 500 B, 50 B/s",
         "ckptctl: phase 5: 500 B, 50 B/s",
     ]
+
+
+def test_waiting_says_for_whom_and_how_long() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = LineProgress(stream, every=30, clock=clock)
+    progress.start("waiting for process 7 on host")
+    for _ in range(7):
+        clock.now += 10
+        progress.advance(0)
+    assert stream.getvalue().splitlines() == [
+        "ckptctl: waiting for process 7 on host: 30 s",
+        "ckptctl: waiting for process 7 on host: 1m 00s",
+    ]
+
+
+def test_a_warning_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    lines, terminal = io.StringIO(), Terminal()
+    LineProgress(lines, every=30, clock=Clock()).warn("took\x1b[2J over")
+    assert lines.getvalue() == "ckptctl: warning: took\\x1b[2J over\n"
+    progress = AnimatedProgress(terminal)
+    Deadline(1e9, progress).warn("before [0]")
+    progress.start("writing", 100)
+    progress.warn("while\x1b[2J [1]")
+    progress.finish()
+    text = terminal.getvalue()
+    assert "ckptctl: warning: before [0]" in text
+    assert "ckptctl: warning: while\\x1b[2J [1]" in text
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_document_keeps_what_was_warned_of(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    stdout, stderr = io.StringIO(), Terminal() if terminal else io.StringIO()
+    with open_output("test", json=True, stdout=stdout, stderr=stderr) as out:
+        for message in ("one", "two"):
+            out.progress().warn(message)
+    assert json.loads(stdout.getvalue())["notices"] == ["one", "two"]
+    assert ("warning: two" in stderr.getvalue()) == terminal
 
 
 class Gone(io.StringIO):

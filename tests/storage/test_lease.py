@@ -19,10 +19,11 @@ import pytest
 from ckptctl import knobs
 from ckptctl.errors import ChangedError, LockedError, RefusedError, UsageError
 from ckptctl.progress import Deadline, Progress
-from ckptctl.storage.lease import Lease
+from ckptctl.storage.lease import Lease, acquire_lease
 from ckptctl.storage.lock import directory_lock, lock_directories
 from ckptctl.storage.owner import Owner
 from ckptctl.storage.register import Register, Seen
+from ckptctl.storage.waiting import Waiting
 from tests.storage.leases import (
     BUSY,
     FORCED,
@@ -380,6 +381,25 @@ def test_the_thread_says_so_when_it_notices(tmp_path: Path) -> None:
         assert said.wait(60)
 
 
+class Late(threading.Event):
+    """What waits for it is told that the time was up right before."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        super().wait()
+        return False
+
+
+def test_what_is_given_back_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread may wake up just then."""
+    loud = Loud()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Event", Late)
+        lease = acquire_lease(Register(str(tmp_path)), Waiting(0.0, loud))
+    lease.release()
+    assert loud.heard == []
+    assert os.listdir(room(tmp_path)) == ["free"]
+
+
 # --- waiting --------------------------------------------------------------------------
 
 
@@ -399,8 +419,24 @@ def test_waiting_until_it_is_free(tmp_path: Path) -> None:
         timer = threading.Timer(0.2, first.process.communicate)
         timer.start()
         with directory_lock(str(tmp_path), 60, watched):
-            assert len(watched.phases) == 1
+            assert watched.phases[1:] == ["looking"]
         timer.join()
+
+
+def test_who_waited_long_is_young_when_he_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, note())
+
+    def sleep(seconds: float) -> None:
+        (mine,) = (path for path in room(tmp_path).glob("*.json") if path.stem != TOKEN)
+        os.utime(mine, (1, 1))
+        free(tmp_path)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with directory_lock(str(tmp_path), 60):
+        (mine,) = (path for path in room(tmp_path).glob("*.json") if path.stem != TOKEN)
+        assert mine.stat().st_mtime > 1e9
 
 
 def test_a_deadline_ends_the_waiting(tmp_path: Path, patient: list[float]) -> None:
@@ -511,7 +547,10 @@ def test_a_note_may_be_anything(
     path = room(directory) / f"{TOKEN}.json"
     path.unlink()
     make(path)
-    assert locked(directory).found.startswith("an unknown process")
+    found = locked(directory).found
+    assert found.startswith("an unknown process")
+    regular = make in (note_huge, note_garbage)
+    assert ("it is not known when" in found) == (not regular)
     with directory_lock(str(directory), 601):
         pass
     assert (elsewhere(directory) / "precious").read_text() == "data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -414,3 +415,51 @@ def test_a_bundle_on_a_full_disk(small_disk: Path) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         write()
     assert names(small_disk) == []
+
+
+def test_an_error_of_an_open_file_names_it(tmp_path: Path) -> None:
+    """The kernel knows descriptors only; whoever looks for the disk that fails needs the path."""
+    path = str(tmp_path / "file")
+    Path(path).write_bytes(b"data")
+    buffer = memoryview(bytearray(4))
+    reader, writer = LocalFile(path, os.O_RDONLY), LocalFile(path, os.O_WRONLY)
+    piped = LocalFile(path, os.O_RDWR)
+    for number in os.pipe():
+        os.dup2(number, piped._fd)  # no disk is behind it
+        os.close(number)
+    for call in (
+        lambda: reader.pwrite(0, b"x"),
+        lambda: writer.pread(0, 4),
+        lambda: writer.readinto(0, buffer),
+        piped.fsync,
+    ):
+        with pytest.raises(OSError, match=re.escape(repr(path))) as caught:
+            call()
+        assert caught.value.filename == path
+
+
+def test_an_error_of_attributes_names_the_file(tmp_path: Path) -> None:
+    path = "/proc/self/status"  # whose mode even root may not change
+    like = LOCAL.stat(str(tmp_path))
+    assert like is not None
+    with pytest.raises(PermissionError) as caught:
+        LOCAL.copy_attributes(path, like)
+    assert caught.value.filename == path
+
+
+def test_an_error_below_a_directory_names_the_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "room" / "full").mkdir(parents=True)
+    (tmp_path / "room" / "full" / "file").touch()
+    path = str(tmp_path / "room" / "full")
+    for call in (LOCAL.rmdir, LOCAL.remove):
+        with pytest.raises(OSError, match=re.escape(repr(path))) as caught:
+            call(path, within=str(tmp_path))
+        assert caught.value.filename == path
+
+
+def test_an_error_while_a_file_is_made_names_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "file")
+    with pytest.raises(OSError, match=r"large|space") as caught:
+        LOCAL.create(path, 1 << 62)
+    assert caught.value.filename == path
+    assert not os.path.exists(path)

@@ -134,7 +134,8 @@ def test_waiting_until_it_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         watched = Watched()
         with directory_lock(str(tmp_path), 3600, watched):
             assert pauses == [0.05, 0.1, 0.2]
-        (phase,) = watched.phases
+        phase, after = watched.phases
+        assert after == "looking"
         assert phase.startswith(f"waiting for process {first.process.pid} on ")
         assert watched.signs == 3
 

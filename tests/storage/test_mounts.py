@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptctl.storage import lock as lock_module
 from ckptctl.storage.lock import directory_lock
 from ckptctl.storage.mounts import Mount, find_mount, mount_of
 from tests.storage.leases import state
@@ -90,3 +91,18 @@ def test_a_directory_on_fuse_is_locked_by_a_lease(fuse: Path) -> None:
         assert state(fuse).startswith("held-")
         assert not (fuse / ".ckptctl" / "lock").exists()
     assert state(fuse) == "free"
+
+
+@pytest.mark.parametrize("fstype", ["nfs4", "cifs", ""])
+def test_what_is_not_trusted_is_locked_by_a_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fstype: str
+) -> None:
+    monkeypatch.delenv("CKPTCTL_LOCK", raising=False)
+    monkeypatch.setattr(lock_module, "mount_of", lambda fd: Mount(fstype))
+    with directory_lock(str(tmp_path)):
+        assert state(tmp_path).startswith("held-")
+        assert os.listdir(tmp_path / ".ckptctl") == ["lease"]
+    monkeypatch.setenv("CKPTCTL_LOCK", "flock")
+    (tmp_path / "other").mkdir()
+    with directory_lock(str(tmp_path / "other")):
+        assert os.listdir(tmp_path / "other" / ".ckptctl") == ["lock"]
