@@ -29,6 +29,7 @@ from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
 from ckptctl.merge.settle import Unsettled, find_unsettled, settle
+from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL, Storage
@@ -102,9 +103,7 @@ class CompactPlan:
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        scan = self.chains.scan
-        moved = scan.full_state.moved or scan.increment_state.moved
-        return self.options.prune.relocate and bool(scan.copied or moved)
+        return self.options.prune.relocate and is_to_relocate(self.chains.scan)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -220,12 +219,14 @@ def plan_compact(
     merge = no_room = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
     if waits is None or found.pending == 0:
+        # A base is chosen for increments, and says nothing where there are none.
+        restore = options.restore if found.pending else replace(options.restore, base=None)
         try:
             merge = plan_merge(
                 directory,
                 None,
                 None,
-                options.restore,
+                restore,
                 relocate=options.prune.relocate,
                 jobs=jobs,
                 remember=remember,

@@ -57,7 +57,11 @@ OWN = {".ckptctl", ".ckptctl/lock"}
 
 
 def compact(chain: Chain, gate: Gate | None = None, **more: Any) -> CompactResult:
-    prune = PruneOptions(Policy(tuple(more.pop("keep", ()))), min_age_s=more.pop("min_age_s", 0.0))
+    prune = PruneOptions(
+        Policy(tuple(more.pop("keep", ()))),
+        min_age_s=more.pop("min_age_s", 0.0),
+        relocate=more.pop("relocate", False),
+    )
     restore = RestoreOptions(**more.pop("restore", {}))
     options = CompactOptions(gate or Gate(), restore, prune)
     return run_compact(str(chain.directory), options, jobs=1, **more)
@@ -179,6 +183,18 @@ def test_increments_at_or_below_the_newest_full_do_not_count(tmp_path: Path) -> 
     plan = plan_compact(str(chain.directory))
     assert plan.holdings.pending == 1
     assert plan.holdings.newest_full_step == 30
+
+
+@pytest.mark.parametrize("what", ["relocate", "base"])
+def test_options_of_a_first_run_may_stay_in_the_crontab(tmp_path: Path, what: str) -> None:
+    chain = grown(tmp_path)
+    more: dict[str, Any] = {"restore": {"base": 10}} if what == "base" else {"relocate": True}
+    if what == "relocate":
+        write_state(chain.directory, [str(chain.full_prefix(10))])
+        age(chain)
+    assert compact(chain, **more).outcome == "merged and pruned"
+    assert [compact(chain, **more).outcome for _ in range(2)] == ["nothing", "nothing"]
+    assert str(chain.directory) not in (chain.directory / "checkpoint").read_text()
 
 
 # --- what stops it --------------------------------------------------------------------
