@@ -276,6 +276,20 @@ def test_when_the_time_is_up_nothing_is_half_done(tmp_path: Path, phase: str) ->
     assert compact(chain).outcome == "merged and pruned"
 
 
+def test_what_is_committed_is_listed_though_the_time_is_up(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    deadline = Deadline(100)
+
+    def up() -> None:
+        deadline._until = 0.0
+        (chain.directory / "model.ckpt-40_temp_00").mkdir()  # a save is waited for
+
+    storage = Hooked("rmdir", after=up)  # of the temporary, behind the commit
+    with pytest.raises(RefusedError, match="a trainer is writing"):
+        compact(chain, progress=deadline, storage=storage, writer_wait_s=0.0)
+    assert "F30" in here(chain)
+
+
 def test_a_deadline_passes_on_what_it_is_told() -> None:
     told: list[object] = []
 
