@@ -127,8 +127,11 @@ class LocalStorage:
 
     def open(self, path: str) -> LocalFile:
         """Open a file for reading; raise `NotFoundError` without one."""
+        return self._open(path, LocalFile)
+
+    def _open(self, path: str, kind: type[LocalFile]) -> LocalFile:
         try:
-            return LocalFile(path, os.O_RDONLY | os.O_NONBLOCK)
+            return kind(path, os.O_RDONLY | os.O_NONBLOCK)
         except PermissionError:
             raise RefusedError("may not read the file", file=path) from None
         except (OSError, ValueError) as error:
@@ -213,6 +216,8 @@ class LocalStorage:
             give(fd, like.uid, like.gid, stat_module.S_IMODE(like.mode))
             if source is not None:
                 copy_acl(source, fd)
+        except OSError as error:
+            raise _named(error, path) from None
         finally:
             os.close(fd)
 
@@ -325,6 +330,9 @@ def _below(path: str, within: str | None) -> Iterator[tuple[int | None, str]]:
             os.close(fd)
             fd = inner
         yield fd, name
+    except OSError as error:
+        error.filename = path  # not the last part of it alone
+        raise
     finally:
         os.close(fd)
 

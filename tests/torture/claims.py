@@ -54,7 +54,8 @@ class Claims:
         self._outputs(room)
         self._kept(chain)
         for directory in (chain, room / "out"):
-            assert not silent(directory), "leftovers that nobody names"
+            left = silent(directory)
+            assert not left, f"leftovers that nobody names: {left}"
 
     def done(self, room: Path) -> None:
         """Fail unless the second run ended what the first one began, and left nothing."""
@@ -72,7 +73,8 @@ class Claims:
             image = self.stage.chain.expect(base, *rest)
             assert_bundle(room / "out" / name, image)
         for directory in (chain, room / "out"):
-            assert not _ours(directory), "leftovers of ours"
+            left = _ours(directory)
+            assert not left, f"leftovers of ours: {left}"
 
     # ------------------------------------------------------------------------------------
 
