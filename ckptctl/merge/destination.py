@@ -134,11 +134,16 @@ def look_at_destination(
     return Found(tuple(leftovers), tuple(replaces))
 
 
-def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
-    """Return the names of the temporaries that merges to `prefix` left behind."""
+def own_temporaries(
+    prefix: str, storage: Storage, grouped: Grouped | None = None
+) -> tuple[str, ...]:
+    """Return the names of the temporaries that merges to `prefix` left behind.
+
+    `grouped` is the listing of the directory, where the caller has it already.
+    """
     directory, name = os.path.split(prefix)
     mark = read_mark(prefix + MARK_SUFFIX, storage)
-    grouped = group_files(storage.listdir(directory or "."))
+    grouped = grouped or group_files(storage.listdir(directory or "."))
     return tuple(_own_temporaries(directory, name, grouped, mark, storage))
 
 
@@ -169,7 +174,7 @@ def _own_temporaries(
     """
     pattern = re.compile(re.escape(name) + "_temp_[0-9a-f]{32}")
     found: dict[str, dict[str, Any]] = {}
-    for stem, info, ours in grouped.temporaries:
+    for stem, info, ours in grouped.temporaries_of(name, name + MARK_SUFFIX):
         if ours and stem == name + MARK_SUFFIX:  # a mark that was being replaced
             found[info.name] = {}
         elif info.is_dir and pattern.fullmatch(info.name):
