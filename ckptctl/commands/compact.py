@@ -174,14 +174,21 @@ def _compact(
     given: Mapping[str, Any],
 ) -> None:
     from ckptctl.merge import plan_compact, run_compact
+    from ckptctl.storage.gentle import GentleStorage
 
     asked = _options(given)
     progress = watched()
+    storage = GentleStorage(given["bwlimit"])  # a parameter server may run beside it
     try:
         if dry_run:
             # A dry run writes nothing, not even into the user's cache.
             each.plan = plan_compact(
-                each.directory, asked, jobs=given["jobs"], remember=False, progress=progress
+                each.directory,
+                asked,
+                jobs=given["jobs"],
+                remember=False,
+                progress=progress,
+                storage=storage,
             )
         else:
             each.result = run_compact(
@@ -191,6 +198,7 @@ def _compact(
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
+                storage=storage,
                 **options.waits_of(given),
             )
             each.plan = each.result.plan

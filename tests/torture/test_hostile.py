@@ -86,7 +86,7 @@ FOLLOWED = {
 
 
 @contextmanager
-def in_time(seconds: int = 30) -> Iterator[None]:
+def in_time(seconds: int = 90) -> Iterator[None]:
     """Fail where a FIFO is waited for; nothing else here takes seconds."""
 
     def late(number: int, frame: object) -> None:

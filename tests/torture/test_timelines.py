@@ -69,7 +69,7 @@ from tests.merge.storages import Hooked
 from tests.oracle.chain import INCREMENTS, changes, full, increment, table
 from tests.oracle.images import floats
 from tests.torture.scenes import environment
-from tests.torture.timelines import HOUR, THEN, Run, date, train
+from tests.torture.timelines import HOUR, Run, date, train
 
 ALL = ["--min-age", "0s", "--yes"]
 
@@ -318,7 +318,7 @@ def test_a_recorder_that_was_lost(tmp_path: Path) -> None:
     """The PS came back with its rows, and its recorder without: I30 lacks what I20 has."""
     run = train(tmp_path, "F10 I20")
     run.truth[30] = run.truth[20] | {1: 30.0, 30: 30.0}
-    run.save("I30", rows=run.truth[30], changed={1: 30.0, 30: 30.0})
+    run.save("I30", run.truth[30], {1: 30.0, 30: 30.0})
     run.list("I20", "I30", room=INCREMENTS)
     said = run.must("merge", "--upto", 30, "-o", tmp_path / "x", code=12)
     assert "--increments all" in said.err
@@ -564,11 +564,7 @@ def test_a_state_file_replaced_while_we_merge(tmp_path: Path, when: str) -> None
     run = train(tmp_path, "F10 I20 F30 I40")
 
     def save() -> None:
-        run.save("F50", rows=run.truth[40] | {50: 50.0})
-        for path in run.directory.glob("model.ckpt-50*"):
-            os.utime(path)
-        run.list("F10", "F30", "F50")
-        os.utime(run.directory / "checkpoint")
+        run.commit("F50", run.truth[40] | {50: 50.0}, "F10", "F30", "F50")
 
     name = "rename" if when == "data-00000" else "write_atomic"
     part = f"{run.directory}/checkpoint" if name == "write_atomic" else when
@@ -587,11 +583,7 @@ def test_rolled_back_while_we_merge(tmp_path: Path) -> None:
     run = train(tmp_path, "F10 I20 F30 I40")
 
     def roll_back() -> None:
-        run.save("F15", rows=run.truth[10] | {15: 15.0})
-        for path in run.directory.glob("model.ckpt-15*"):
-            os.utime(path)
-        run.list("F10", "F30", "F15")
-        os.utime(run.directory / "checkpoint")
+        run.commit("F15", run.truth[10] | {15: 15.0}, "F10", "F30", "F15")
 
     hooked = Hooked("fsync_dir", before=roll_back)
     with pytest.raises(ChangedError):
@@ -675,5 +667,4 @@ def test_the_newest_point_always_stays(tmp_path: Path, story: str) -> None:
     run.must("prune", *every, *ALL)
     run.restores(newest)
     assert run.do("prune", "--keep-step", 999, *ALL).code == 12
-    assert THEN
     run.restores(newest)

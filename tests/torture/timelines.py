@@ -112,9 +112,34 @@ class Run:
         path = write_state(self.directory / room, names, latest=named)
         date(path, at or len(self.written) + 1)
 
-    def save(self, word: str, **lineage: Any) -> None:
-        """Let the trainer save once more, now, without listing it."""
-        _save(self, word, lineage.pop("rows"), lineage.pop("changed", None), lineage or None)
+    def save(
+        self,
+        word: str,
+        rows: Rows,
+        changed: Rows | None = None,
+        lineage: dict[str, Any] | None = None,
+    ) -> None:
+        """Let the trainer save once more, an hour later, without listing it."""
+        step = int(word[1:])
+        if word[0] == "F":
+            self.chain.add(full(step, table("emb", rows)))
+        else:
+            self.chain.add(increment(step, changes("emb", changed or rows), lineage=lineage))
+        self.truth[step] = rows
+        self.written.append(word)
+        for path in self._files(word):
+            date(path, len(self.written))
+
+    def commit(self, word: str, rows: Rows, *listed: str) -> None:
+        """Save a full and list these, now."""
+        self.save(word, rows)
+        self.list(*listed)
+        for path in (*self._files(word), self.directory / "checkpoint"):
+            os.utime(path)
+
+    def _files(self, word: str) -> list[Path]:
+        room = self.directory / (INCREMENTS if word[0] == "I" else "")
+        return list(room.glob(f"{self._name(word)}.*"))
 
     def _name(self, word: str) -> str:
         step = int(word[1:])
@@ -122,8 +147,7 @@ class Run:
         return prefix(step).name
 
     def remove(self, word: str) -> None:
-        prefix = self.directory / (INCREMENTS if word[0] == "I" else "") / self._name(word)
-        for path in prefix.parent.glob(f"{prefix.name}.*"):
+        for path in self._files(word):
             path.unlink()
 
 
@@ -157,7 +181,7 @@ def train(room: Path, story: str, *, mode: str | None = None, listed: bool = Tru
         if kind == "I" and mode is not None:
             facts = {"version": 1, "base_step": base, "previous_step": previous, "mode": mode}
             lineage = facts
-        _save(run, name, dict(rows), dict(new if mode == "delta" else changed), lineage)
+        run.save(name, dict(rows), dict(new if mode == "delta" else changed), lineage)
         if kind == "F":
             base, previous, changed = step, None, {}
         else:
@@ -174,18 +198,3 @@ def train(room: Path, story: str, *, mode: str | None = None, listed: bool = Tru
         if lists["I"]:
             run.list(*lists["I"], room=INCREMENTS)
     return run
-
-
-def _save(
-    run: Run, word: str, rows: Rows, changed: Rows | None, lineage: dict[str, Any] | None
-) -> None:
-    step = int(word[1:])
-    if word[0] == "F":
-        run.chain.add(full(step, table("emb", rows)))
-    else:
-        run.chain.add(increment(step, changes("emb", changed or rows), lineage=lineage))
-    run.truth[step] = rows
-    run.written.append(word)
-    prefix = run.chain.full_prefix(step) if word[0] == "F" else run.chain.increment_prefix(step)
-    for path in prefix.parent.glob(f"{prefix.name}.*"):
-        date(path, len(run.written))
