@@ -37,3 +37,5 @@ WRITER_SECONDS = _number("WRITER_SECONDS", 10)
 LEASE_RENEW_SECONDS = _seconds("LEASE_RENEW_SECONDS", 30)
 #: Seconds without a renewal after which a lease is taken over.
 LEASE_DEAD_SECONDS = _seconds("LEASE_DEAD_SECONDS", 600)
+#: Bytes that a run beside a parameter server may hold in the page cache of what it reads.
+CACHE_BYTES = _number("CACHE_BYTES", 256 << 20)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.storage.pace import Pace
 
 __all__ = ["Report", "Runner", "Task", "batches", "ignore"]
 
@@ -73,22 +73,15 @@ class Runner:
         self.jobs = jobs or os.cpu_count() or 1
         self.progress = progress
         self._foreign = executor
-        self._bwlimit = bwlimit
+        self._pace = Pace(bwlimit) if bwlimit else None
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._due = 0.0
 
     def _report(self, done: int) -> None:
         if self._stop.is_set():
             raise _Stopped
         self.progress.advance(done)
-        if self._bwlimit:
-            with self._lock:
-                now = time.monotonic()
-                self._due = max(self._due, now) + done / self._bwlimit
-                pause = self._due - now
-            if pause > 0 and self._stop.wait(pause):
-                raise _Stopped
+        if self._pace is not None and self._stop.wait(self._pace.pause(done)):
+            raise _Stopped
 
     def map(self, tasks: Iterable[tuple[_T, Task[_R]]]) -> Iterator[tuple[_T, _R]]:
         """Return (label, result) of each task as it is done.

@@ -136,7 +136,7 @@ def command(
     finally:
         if metrics is not None and not dry_run:
             unwritten = tell_metrics(metrics, done, out)
-    if any(each.plan is not None or each.result is not None for each in done):
+    if len(done) > 1 or done[0].plan is not None or done[0].result is not None:
         out.show(ReportView(dry_run, done))
         out.close()  # the answer stands, also where the exit code says that some of it failed
     raise_first(done)
@@ -174,14 +174,21 @@ def _compact(
     given: Mapping[str, Any],
 ) -> None:
     from ckptctl.merge import plan_compact, run_compact
+    from ckptctl.storage.gentle import GentleStorage
 
     asked = _options(given)
     progress = watched()
+    storage = GentleStorage(given["bwlimit"])  # a parameter server may run beside it
     try:
         if dry_run:
             # A dry run writes nothing, not even into the user's cache.
             each.plan = plan_compact(
-                each.directory, asked, jobs=given["jobs"], remember=False, progress=progress
+                each.directory,
+                asked,
+                jobs=given["jobs"],
+                remember=False,
+                progress=progress,
+                storage=storage,
             )
         else:
             each.result = run_compact(
@@ -191,6 +198,7 @@ def _compact(
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
+                storage=storage,
                 **options.waits_of(given),
             )
             each.plan = each.result.plan
@@ -224,7 +232,8 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
 
 def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
-    if yes or not (plan.merge is not None or plan.prune.removed):
+    # What is put right in a state file makes more go than the plan can know yet.
+    if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RefusedError(

@@ -121,6 +121,7 @@ def command(
             # A dry run writes nothing, not even into the user's cache.
             remember=not dry_run,
             progress=planning,
+            storage=options.storage_of(bwlimit),
         )
     finally:
         planning.finish()

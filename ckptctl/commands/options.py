@@ -15,6 +15,7 @@ from ckptctl.output import open_output
 
 if TYPE_CHECKING:
     from ckptctl.restore import RestoreOptions
+    from ckptctl.storage import Storage
 
 __all__ = [
     "EXIT_CODES",
@@ -37,6 +38,7 @@ __all__ = [
     "rules_of",
     "state",
     "state_options",
+    "storage_of",
     "waits",
     "waits_of",
     "writer_wait",
@@ -180,7 +182,10 @@ jobs = click.option(
     help="Tasks at a time; default: the number of cores.",
 )
 bwlimit = click.option(
-    "--bwlimit", metavar="RATE", type=RATE, help="Bytes a second to stay below, such as 50MB/s."
+    "--bwlimit",
+    metavar="RATE",
+    type=RATE,
+    help="Bytes a second to stay below, such as 50MB/s; what is read then leaves the page cache.",
 )
 lock_wait = click.option(
     "--lock-wait",
@@ -208,6 +213,14 @@ relocate = click.option(
 dry_run = click.option(
     "-n", "--dry-run", is_flag=True, help="Show what would be done; ask and write nothing."
 )
+
+
+def storage_of(bwlimit: int | None) -> Storage:
+    """Return where files lie: with a limit read no faster, and gently on the page cache."""
+    from ckptctl.storage import LOCAL
+    from ckptctl.storage.gentle import GentleStorage
+
+    return GentleStorage(bwlimit) if bwlimit else LOCAL
 
 
 def waits(function: Callback) -> Callback:

@@ -91,9 +91,10 @@ def command(
     from ckptctl.merge.policy import policy_of
     from ckptctl.merge.prune_plan import load_plan, save_plan_to
 
+    storage = options.storage_of(bwlimit)
     if plan is not None:
         _refuse_options()
-        todo = load_plan(plan, directory)
+        todo = load_plan(plan, directory, storage)
     else:
         planning = out.progress()
         try:
@@ -101,7 +102,9 @@ def command(
             # A saved plan may be carried out from elsewhere.
             home = directory if save_plan is None else os.path.abspath(directory)
             # A dry run writes nothing, not even into the user's cache.
-            todo = plan_prune(home, chosen, remember=not dry_run, progress=planning)
+            todo = plan_prune(
+                home, chosen, remember=not dry_run, progress=planning, storage=storage
+            )
         finally:
             planning.finish()
     stop = dry_run or save_plan is not None

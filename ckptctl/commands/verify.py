@@ -84,7 +84,10 @@ def command(
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.inspect.verify import execute_verify, plan_verify
 
-    plan = plan_verify(directory, step=step, data=data, subset=subset, max_age_s=max_age)
+    storage = options.storage_of(bwlimit)
+    plan = plan_verify(
+        directory, step=step, data=data, subset=subset, max_age_s=max_age, storage=storage
+    )
     progress = out.progress()
     try:
         found = execute_verify(

@@ -92,10 +92,14 @@ def look_at_destination(
     files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
     if own.index is not None:
         if not overwrite:
+            dead = _why_abandoned(destination, chains)
             raise ExistsError(
                 "the destination exists",
                 file=index_path(destination),
-                remedy="give another -o PREFIX, or --overwrite",
+                found=f"abandoned: {dead}" if dead is not None else None,
+                remedy="give another -o PREFIX, or --overwrite"
+                if dead is None
+                else "ckptctl prune --abandoned removes it, merge --overwrite replaces it",
             )
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
@@ -213,6 +217,15 @@ def _identities(facts: object) -> dict[str, list[int]]:
     return (
         {str(name): identity for name, identity in facts.items()} if isinstance(facts, dict) else {}
     )
+
+
+def _why_abandoned(destination: str, chains: Chains) -> str | None:
+    """Return why the full that lies at a destination is abandoned; None if it is not."""
+    here = os.path.realpath(destination)
+    for full in chains.scan.fulls:
+        if os.path.realpath(full.prefix) == here:
+            return chains.timelines.why_abandoned(full)
+    return None
 
 
 def _is_only_point(destination: str, chains: Chains) -> bool:

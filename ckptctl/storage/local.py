@@ -127,8 +127,11 @@ class LocalStorage:
 
     def open(self, path: str) -> LocalFile:
         """Open a file for reading; raise `NotFoundError` without one."""
+        return self._open(path, LocalFile)
+
+    def _open(self, path: str, kind: type[LocalFile]) -> LocalFile:
         try:
-            return LocalFile(path, os.O_RDONLY | os.O_NONBLOCK)
+            return kind(path, os.O_RDONLY | os.O_NONBLOCK)
         except PermissionError:
             raise RefusedError("may not read the file", file=path) from None
         except (OSError, ValueError) as error:

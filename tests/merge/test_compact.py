@@ -12,6 +12,7 @@ import pytest
 from ckptctl.bundle import read_state
 from ckptctl.chain import scan_directory
 from ckptctl.errors import (
+    ExistsError,
     LockedError,
     NotFoundError,
     RefusedError,
@@ -34,7 +35,7 @@ from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
 from ckptctl.storage.lock import directory_lock
-from tests.merge.prunes import THEN, age, chain_of, date, here, listed, points
+from tests.merge.prunes import THEN, age, chain_of, date, here, listed, points, prune
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
     INCREMENTS,
@@ -343,6 +344,19 @@ def test_a_run_that_was_set_back_by_hand_stays_set_back(tmp_path: Path) -> None:
     assert listed(chain) == [10, 18]
     assert {10, 18} <= points(chain)
     assert 3 not in rows_of(chain.full_prefix(18), "emb")  # of the run that was given up
+
+
+def test_an_abandoned_full_in_the_way_says_how_to_remove_it(tmp_path: Path) -> None:
+    chain = set_back(tmp_path)
+    for step in (20, 30):
+        chain.add(increment(step, changes("emb", range(1, step))))
+        _ago(chain.increment_prefix(step), 20)
+    names = [f"incremental_model.ckpt-{step}" for step in (20, 30)]
+    write_state(chain.directory / INCREMENTS, names)
+    with pytest.raises(ExistsError, match="prune --abandoned removes it"):
+        compact(chain)
+    prune(chain, abandoned=True, min_age_s=0.0)
+    assert compact(chain).merged
 
 
 def test_where_a_run_that_was_set_back_goes_on_above_it_nothing_is_guessed(tmp_path: Path) -> None:
