@@ -27,6 +27,10 @@ class Progress:
     def finish(self) -> None:
         """End the operation, whether it succeeded or not."""
 
+    def unstoppable(self) -> Progress:
+        """Return what to tell from here on, where the operation must not be given up."""
+        return self
+
 
 NO_PROGRESS = Progress()
 
@@ -78,3 +82,7 @@ class Deadline(Progress):
     def finish(self) -> None:
         """End the operation."""
         self._inner.finish()
+
+    def unstoppable(self) -> Progress:
+        """Return who else is told."""
+        return self._inner.unstoppable()

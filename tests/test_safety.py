@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("safety.md",)
+PAGES = ("safety.md", "live-trainers.md")
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 

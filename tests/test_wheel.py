@@ -85,3 +85,17 @@ def test_ls_and_merge(bare: Path, golden: Path, tmp_path: Path) -> None:
         chain["base"]["step"]
         for chain in json.loads(run(bare / "ckptctl", "ls", directory, "--json"))["chains"]
     ]
+
+
+def test_compact_with_settings_and_without_prometheus(
+    bare: Path, golden: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "chain"
+    shutil.copytree(golden / "deeprec" / "sharded", directory)
+    (directory / "ckptctl.toml").write_text("[compact]\nmin-increments = 2\n")
+    assert "\tfile\t" in run(bare / "ckptctl", "config", directory)
+    assert "below --min-increments 2" in run(bare / "ckptctl", "compact", directory, "-n")
+    asked = [bare / "ckptctl", "compact", directory, "--metrics", tmp_path / "c.prom"]
+    done = subprocess.run([*map(str, asked)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'ckptctl[metrics]'" in done.stderr

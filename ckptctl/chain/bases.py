@@ -363,7 +363,7 @@ class Bases:
         and no live checkpoint of a step below it was written after it and before the
         increment: such a one shows that the run had been rolled back by then.
         """
-        before = self.timelines.order.before
+        before = self.timelines.order.written
         for full in self.scan.fulls:
             between = base.step < full.step < increment.step
             if not between or self.timelines.is_live(full) or is_ours(full):

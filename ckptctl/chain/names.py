@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptctl.bundle.commit import MARK_SUFFIX
@@ -94,6 +95,17 @@ class Grouped:
     names: dict[str, FileGroup] = field(default_factory=dict)
     temporaries: list[tuple[str, FileInfo, bool]] = field(default_factory=list)
     misfits: list[FileInfo] = field(default_factory=list)
+
+    def temporaries_of(self, *stems: str) -> list[tuple[str, FileInfo, bool]]:
+        """Return those of `temporaries` that belong to these names."""
+        return [each for stem in stems for each in self._by_stem.get(stem, ())]
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[tuple[str, FileInfo, bool]]]:
+        found: dict[str, list[tuple[str, FileInfo, bool]]] = {}
+        for each in self.temporaries:
+            found.setdefault(each[0], []).append(each)
+        return found
 
 
 def group_files(entries: Iterable[FileInfo]) -> Grouped:

@@ -136,7 +136,7 @@ def command(
     finally:
         if metrics is not None and not dry_run:
             unwritten = tell_metrics(metrics, done, out)
-    if any(each.plan is not None or each.result is not None for each in done):
+    if len(done) > 1 or done[0].plan is not None or done[0].result is not None:
         out.show(ReportView(dry_run, done))
         out.close()  # the answer stands, also where the exit code says that some of it failed
     raise_first(done)
@@ -232,7 +232,8 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
 
 def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
-    if yes or not (plan.merge is not None or plan.prune.removed):
+    # What is put right in a state file makes more go than the plan can know yet.
+    if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RefusedError(

@@ -56,14 +56,20 @@ class Done:
         found = merged.warnings if merged is not None else ()
         if merged is None and plan is not None and plan.merge is not None:
             found = plan.merge.warnings
-        pruned = plan.prune.warnings if plan is not None else ()
-        return tuple(dict.fromkeys((*found, *pruned)))
+        pruned = (*plan.prune.warnings, *plan.prune.damage) if plan is not None else ()
+        done = self.result.prune if self.result is not None else None
+        told = done.warnings if done is not None else ()
+        return tuple(dict.fromkeys((*found, *pruned, *told)))
 
     def raise_for_code(self) -> None:
         """Raise what the exit code says of a compaction that was finished."""
         result = self.result
-        if result is not None and result.prune_plan is not None and result.prune is not None:
-            raise_for(result.prune_plan, result.prune)
+        if result is None:
+            return
+        # What was met while increments were compared is damage, also where nothing was to do.
+        plan = result.prune_plan or (self.plan.prune if self.plan is not None else None)
+        if plan is not None:
+            raise_for(plan, result.prune)
 
     def to_json(self) -> dict[str, object]:
         """Return all of it."""
@@ -112,10 +118,14 @@ def raise_first(done: Sequence[Done]) -> None:
     if len(done) == 1 and failed[0].error is not None:
         raise failed[0].error
     damaged = [each for each in failed if isinstance(each.error, DamageError)]
-    first = (damaged or failed)[0]
     kind = DamageError if damaged else PartialFailure
-    what = f"{len(failed)} of {len(done)} directories failed, {fmt.escape(first.directory)} first"
-    raise kind(f"{what}: {first.facts['message']}", remedy="each one's error stands above")
+    # Of all of them: under -q and --json nothing else on stderr says so.
+    found = [
+        f"{fmt.escape(each.directory)}: {each.facts['message']} (exit code "
+        f"{each.facts['exit_code']})"
+        for each in failed
+    ]
+    raise kind(f"{len(failed)} of {len(done)} directories failed", found="; ".join(found))
 
 
 class _TextOnly:

@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["PrunePlanView", "PruneResultView", "raise_for"]
 
 
-def raise_for(plan: PrunePlan, result: PruneResult) -> None:
-    """Raise what the exit code says of a prune that was finished."""
-    damage = (*plan.damage, *result.damage)
+def raise_for(plan: PrunePlan, result: PruneResult | None) -> None:
+    """Raise what the exit code says of a prune that was finished; None: nothing was to go."""
+    skipped = result.skipped if result is not None else ()
+    damage = (*plan.damage, *(result.damage if result is not None else ()))
     if damage:
         raise DamageError(
             damage[0].partition("\n")[0],
             file=plan.directory,
-            found=f"{fmt.some(len(result.skipped), 'item')} kept for it",
+            found=f"{fmt.some(len(skipped), 'item')} kept for it",
             remedy="restore the file, or use another step: ckptctl ls shows what there is",
         )
-    if result.skipped:
-        first = result.skipped[0]
+    if skipped:
+        first = skipped[0]
         raise PartialFailure(
-            f"{fmt.some(len(result.skipped), 'item')} kept: {first.name}: {first.reason}",
+            f"{fmt.some(len(skipped), 'item')} kept: {first.name}: {first.reason}",
             file=plan.directory,
             remedy="run it again",
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptctl.chain import (
@@ -21,7 +21,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NoSpaceError, NotFoundError
 from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.plan import MergePlan, plan_merge
@@ -29,6 +29,7 @@ from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
 from ckptctl.merge.settle import Unsettled, find_unsettled, settle
+from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL, Storage
@@ -74,6 +75,8 @@ class CompactPlan:
         What goes already now; after a merge it is judged anew.
     unsettled
         What a trainer's Saver made of the state files.
+    no_room
+        That the merge does not fit on the disk yet: what goes anyway is pruned first.
     """
 
     directory: str
@@ -85,6 +88,7 @@ class CompactPlan:
     unsettled: Unsettled
     chains: Chains = field(repr=False, compare=False)
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
+    no_room: NoSpaceError | None = field(default=None, repr=False, compare=False)
 
     @property
     def nothing_to_do(self) -> bool:
@@ -99,9 +103,7 @@ class CompactPlan:
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        scan = self.chains.scan
-        moved = scan.full_state.moved or scan.increment_state.moved
-        return self.options.prune.relocate and bool(scan.copied or moved)
+        return self.options.prune.relocate and is_to_relocate(self.chains.scan)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -204,6 +206,8 @@ def plan_compact(
         No such directory, or nothing in it can be restored.
     UnprovenError, RefusedError, DamageError
         As for `plan_merge` and `plan_prune`.
+    NoSpaceError
+        The merge does not fit, and nothing could be pruned before it.
     """
     options = options or CompactOptions()
     order = options.restore.assume_order
@@ -212,32 +216,35 @@ def plan_compact(
     if found.latest is None:
         raise _no_restore_point(directory, found.fulls, found.increments)
     waits = options.gate.why_not(found, time.time())
-    merge = None
+    merge = no_room = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
     if waits is None or found.pending == 0:
-        merge = plan_merge(
-            directory,
-            None,
-            None,
-            options.restore,
-            relocate=options.prune.relocate,
-            jobs=jobs,
-            remember=remember,
-            progress=progress,
-            storage=storage,
-        )
-        if merge.nothing_to_do is not None and not merge.unfinished:
+        # A base is chosen for increments, and says nothing where there are none.
+        restore = options.restore if found.pending else replace(options.restore, base=None)
+        try:
+            merge = plan_merge(
+                directory,
+                None,
+                None,
+                restore,
+                relocate=options.prune.relocate,
+                jobs=jobs,
+                remember=remember,
+                progress=progress,
+                storage=storage,
+            )
+        except NoSpaceError as error:
+            no_room, waits = error, "there is no room for it: what goes anyway is pruned first"
+        if merge is not None and merge.nothing_to_do is not None and not merge.unfinished:
             merge = None
+    prune = plan_prune(
+        directory, options.prune, remember=remember, progress=progress, storage=storage
+    )
+    if no_room is not None and not prune.removed:
+        raise no_room
+    unsettled = find_unsettled(chains, storage)
     return CompactPlan(
-        directory,
-        options,
-        found,
-        waits,
-        merge,
-        plan_prune(directory, options.prune, remember=remember, progress=progress, storage=storage),
-        find_unsettled(chains, storage),
-        chains,
-        storage,
+        directory, options, found, waits, merge, prune, unsettled, chains, storage, no_room
     )
 
 
@@ -314,7 +321,29 @@ def run_compact(
                     remember_quiet(note, plan.chains.scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
             return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
-        return _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        if plan.no_room is None:
+            return first
+        # On a full disk cron would find it full again tomorrow: what was pruned may be enough.
+        plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
+        if plan.no_room is not None:
+            raise plan.no_room
+        agree(plan)
+        last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        return replace(last, prune=_joined(first.prune, last.prune))
+
+
+def _joined(first: PruneResult | None, last: PruneResult | None) -> PruneResult | None:
+    if first is None or last is None:
+        return first or last
+    return PruneResult(
+        (*first.outcomes, *last.outcomes),
+        first.bytes_freed + last.bytes_freed,
+        (*first.verified, *last.verified),
+        (*first.damage, *last.damage),
+        seconds=first.seconds + last.seconds,
+        warnings=(*first.warnings, *last.warnings),
+    )
 
 
 def _execute(

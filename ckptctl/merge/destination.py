@@ -92,10 +92,14 @@ def look_at_destination(
     files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
     if own.index is not None:
         if not overwrite:
+            dead = _why_abandoned(destination, chains)
             raise ExistsError(
                 "the destination exists",
                 file=index_path(destination),
-                remedy="give another -o PREFIX, or --overwrite",
+                found=f"abandoned: {dead}" if dead is not None else None,
+                remedy="give another -o PREFIX, or --overwrite"
+                if dead is None
+                else "ckptctl prune --abandoned removes it, merge --overwrite replaces it",
             )
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
@@ -130,11 +134,16 @@ def look_at_destination(
     return Found(tuple(leftovers), tuple(replaces))
 
 
-def own_temporaries(prefix: str, storage: Storage) -> tuple[str, ...]:
-    """Return the names of the temporaries that merges to `prefix` left behind."""
+def own_temporaries(
+    prefix: str, storage: Storage, grouped: Grouped | None = None
+) -> tuple[str, ...]:
+    """Return the names of the temporaries that merges to `prefix` left behind.
+
+    `grouped` is the listing of the directory, where the caller has it already.
+    """
     directory, name = os.path.split(prefix)
     mark = read_mark(prefix + MARK_SUFFIX, storage)
-    grouped = group_files(storage.listdir(directory or "."))
+    grouped = grouped or group_files(storage.listdir(directory or "."))
     return tuple(_own_temporaries(directory, name, grouped, mark, storage))
 
 
@@ -165,7 +174,7 @@ def _own_temporaries(
     """
     pattern = re.compile(re.escape(name) + "_temp_[0-9a-f]{32}")
     found: dict[str, dict[str, Any]] = {}
-    for stem, info, ours in grouped.temporaries:
+    for stem, info, ours in grouped.temporaries_of(name, name + MARK_SUFFIX):
         if ours and stem == name + MARK_SUFFIX:  # a mark that was being replaced
             found[info.name] = {}
         elif info.is_dir and pattern.fullmatch(info.name):
@@ -213,6 +222,15 @@ def _identities(facts: object) -> dict[str, list[int]]:
     return (
         {str(name): identity for name, identity in facts.items()} if isinstance(facts, dict) else {}
     )
+
+
+def _why_abandoned(destination: str, chains: Chains) -> str | None:
+    """Return why the full that lies at a destination is abandoned; None if it is not."""
+    here = os.path.realpath(destination)
+    for full in chains.scan.fulls:
+        if os.path.realpath(full.prefix) == here:
+            return chains.timelines.why_abandoned(full)
+    return None
 
 
 def _is_only_point(destination: str, chains: Chains) -> bool:

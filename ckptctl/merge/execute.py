@@ -359,6 +359,7 @@ def _update_state(
     plan: MergePlan, outcome: Outcome, locks: HeldLocks, wait_s: float, progress: Progress
 ) -> bool:
     directory = os.path.dirname(plan.destination) or "."
+    progress = progress.unstoppable()  # the full is there: it is to be listed
     if plan.relocate:
         wait_for_writer(plan.directory, wait_s, progress=progress, storage=plan.storage)
         locks.check()

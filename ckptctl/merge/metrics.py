@@ -30,7 +30,7 @@ __all__ = ["Measures", "check_metrics", "write_metrics"]
 
 _MAX_BYTES = 16 << 20
 #: How long another ckptctl may take to write the same file, which takes it a millisecond.
-_PATIENCE_S = 5.0
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)

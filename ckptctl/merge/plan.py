@@ -27,6 +27,8 @@ from ckptctl.merge.destination import (
 )
 from ckptctl.merge.estimate import fit_memory, most_keys, most_rows
 from ckptctl.merge.settle import is_unlisted
+from ckptctl.merge.state_file import is_to_relocate
+from ckptctl.merge.sweep import to_sweep
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
@@ -427,9 +429,12 @@ def _unfinished(
     chains: Chains, full: Checkpoint, relocate: bool, update: bool, storage: Storage
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a merge that was killed after its commit left to do, and to remove."""
-    todo = ["paths in the state files become relative"] if relocate else []
+    todo = []
+    if relocate and is_to_relocate(chains.scan):
+        todo.append("paths in the state files become relative")
     leftovers = own_temporaries(full.prefix, storage)
-    todo += [f"{name}, left behind by a killed run, is removed" for name in leftovers]
+    swept = [name for name in to_sweep(chains.scan) if name not in leftovers]
+    todo += [f"{name}, left behind by a killed run, is removed" for name in (*leftovers, *swept)]
     if update and is_unlisted(full, chains.scan, storage):
         todo.append(f"{full.name} is entered into the state file")
     return tuple(todo), leftovers

@@ -20,6 +20,7 @@ from ckptctl.chain import (
     find_chains,
     find_changed,
 )
+from ckptctl.chain.names import Grouped, group_files
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.merge.destination import own_files, own_temporaries, saved_time
 from ckptctl.merge.prune_plan import PruneFile
@@ -215,6 +216,7 @@ def own_leftovers(
     logged, rooms = read_identities(scan.directory, storage)
     found: set[str] = set()
     marks: dict[str, frozenset[str]] = {}
+    homes: dict[str, Grouped] = {}  # each is listed once, however much was left behind
     for leftover in scan.leftovers:
         path = leftover.path
         prefix = os.path.join(os.path.dirname(path), leftover.name)
@@ -223,8 +225,10 @@ def own_leftovers(
             found.add(path)
             continue
         if prefix not in marks:
-            names = own_temporaries(prefix, storage)
             home = os.path.dirname(path)
+            if home not in homes:
+                homes[home] = group_files(storage.listdir(home or "."))
+            names = own_temporaries(prefix, storage, homes[home])
             marks[prefix] = own_files(prefix, storage) | {
                 os.path.join(home, name) for name in names
             }

@@ -25,6 +25,7 @@ __all__ = [
     "drop_checkpoints",
     "fresh_checkpoints",
     "insert_full",
+    "is_to_relocate",
     "relocate_paths",
     "relocate_state_files",
     "unlist_checkpoints",
@@ -85,6 +86,12 @@ def relocate_paths(state: CheckpointState) -> CheckpointState:
         latest=os.path.basename(state.latest) or state.latest,
         all_paths=tuple(os.path.basename(path) or path for path in state.all_paths),
     )
+
+
+def is_to_relocate(scan: Scan) -> bool:
+    """Return whether `relocate_state_files` would rewrite a state file."""
+    states = (scan.full_state.state, scan.increment_state.state)
+    return any(state is not None and relocate_paths(state) != state for state in states)
 
 
 def relocate_state_files(directory: str, storage: Storage) -> None:

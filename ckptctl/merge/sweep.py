@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 
 from ckptctl.bundle.commit import MARK_SUFFIX
-from ckptctl.chain import INCREMENT_DIRECTORY, REMOVED_LOG
+from ckptctl.chain import INCREMENT_DIRECTORY, REMOVED_LOG, Scan
 from ckptctl.chain.names import group_files
 from ckptctl.errors import NotFoundError
 from ckptctl.storage import Storage
 
-__all__ = ["sweep_temporaries"]
+__all__ = ["sweep_temporaries", "to_sweep"]
 
 _OWN, _LOG = os.path.split(REMOVED_LOG)
 
@@ -35,6 +35,18 @@ def sweep_temporaries(directory: str, storage: Storage) -> None:
         except NotFoundError:
             continue
         for stem, entry, ours in group_files(entries).temporaries:
-            whose = (_LOG,) if name == _OWN else ("checkpoint",)
-            if ours and not entry.is_symlink and (stem in whose or stem.endswith(MARK_SUFFIX)):
+            if ours and not entry.is_symlink and _under_the_lock(stem):
                 storage.remove(os.path.join(home, entry.name))
+
+
+def to_sweep(scan: Scan) -> tuple[str, ...]:
+    """Return the names of what `sweep_temporaries` would remove."""
+    return tuple(
+        os.path.relpath(item.path, scan.directory)
+        for item in scan.leftovers
+        if item.reason == "atomic" and _under_the_lock(item.name)
+    )
+
+
+def _under_the_lock(stem: str) -> bool:
+    return stem in ("checkpoint", _LOG) or stem.endswith(MARK_SUFFIX)

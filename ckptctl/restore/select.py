@@ -151,7 +151,20 @@ def _delta(
 
 
 def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:
+    order = chains.timelines.order
+    dead = [item for item in chains.scan.increments if not chains.is_live(item)]
     for before, after in pairwise(series):
+        for other in dead:
+            if order.before(before, other) and order.before(other, after):
+                raise UnprovenError(
+                    f"the run was rolled back between {before.name} and {after.name}: they may "
+                    "be of two runs",
+                    file=after.prefix,
+                    expected="increments of one run",
+                    found=f"{other.name}, which is abandoned, was written between them",
+                    remedy="--increments last for what a DeepRec PS would hold, or "
+                    "--assume-order step if nothing was rolled back",
+                )
         if chains.timelines.order.before(after, before):
             raise UnprovenError(
                 f"{after.name} was written before {before.name}: they may be of two runs",

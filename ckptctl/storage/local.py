@@ -216,6 +216,8 @@ class LocalStorage:
             give(fd, like.uid, like.gid, stat_module.S_IMODE(like.mode))
             if source is not None:
                 copy_acl(source, fd)
+        except OSError as error:
+            raise _named(error, path) from None
         finally:
             os.close(fd)
 
@@ -328,6 +330,9 @@ def _below(path: str, within: str | None) -> Iterator[tuple[int | None, str]]:
             os.close(fd)
             fd = inner
         yield fd, name
+    except OSError as error:
+        error.filename = path  # not the last part of it alone
+        raise
     finally:
         os.close(fd)
 

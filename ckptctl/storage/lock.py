@@ -243,8 +243,10 @@ def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
         try:
             yield lambda: _check_in_place(fd, path)
         finally:
-            # Closing alone would leave it held by whoever was forked meanwhile.
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            # Closing alone would leave it held by whoever was forked meanwhile; but what was
+            # done under it is done, also where the filesystem has gone away.
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
 

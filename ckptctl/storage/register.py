@@ -92,7 +92,9 @@ class Register:
             os.mkdir(pending, dir_fd=own)
             try:
                 with open_directory(pending, own) as fd:
-                    share(fd, self.directory)  # a rename needs no more than its directory
+                    # A rename needs no more than its directory, if that is not sticky.
+                    share(fd, self.directory)
+                    os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) & ~stat.S_ISVTX)
                     os.close(os.open(_FREE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=fd))
                 os.rename(pending, _NAME, src_dir_fd=own, dst_dir_fd=own)
             except OSError as error:

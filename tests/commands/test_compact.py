@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from ckptctl.bundle import BundleReader
 from ckptctl.chain import find_chains, scan_directory
+from ckptctl.merge import CompactOptions, plan_compact, run_compact
 from ckptctl.storage.lock import directory_lock
-from tests.oracle.chain import flip
+from tests.merge.prunes import age, chain_of
+from tests.oracle.chain import flip, full, table, write_state
 
 
 @pytest.fixture
@@ -170,3 +173,42 @@ def test_on_a_terminal_a_line_says_what_was_done(bare_env, old: Path) -> None:
     said = " ".join(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout).split())
     assert "to step 180" in said
     assert "freed" in said
+
+
+def test_where_all_fail_each_is_reported(run, tmp_path: Path) -> None:
+    gone = [tmp_path / "a", tmp_path / "b"]
+    done = run("compact", *gone, "--json")
+    assert done.returncode == 3
+    found = json.loads(done.stdout)["directories"]
+    assert [each["error"]["exit_code"] for each in found] == [10, 10]
+    for said in (json.loads(done.stderr)["found"], run("compact", *gone, "-q").stderr):
+        assert all(f"{path}: no such directory (exit code 10)" in said for path in gone)
+
+
+def test_damage_is_told_where_nothing_is_to_do(run, tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30")
+    prefix = chain.increment_prefix(20)
+    with BundleReader(str(prefix)) as reader:
+        keys = reader.tensors["emb-sparse_incr_keys"]
+    flip(Path(f"{prefix}.data-00000-of-00001"), keys.offset)
+    age(chain)
+    for _ in range(2):  # the second time from memory, if it had been remembered
+        done = run("compact", chain.directory, "--yes", "--min-increments", 5)
+        assert done.returncode == 4
+        assert "does not match its checksum" in done.stderr
+    plan = run("compact", chain.directory, "-n", "--min-increments", 5)
+    assert plan.returncode == 0
+    assert "does not match its checksum" in plan.stderr
+
+
+def test_what_a_state_file_put_right_lets_go_is_asked_for_too(run, tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20")
+    run_compact(str(chain.directory), CompactOptions(), jobs=1)
+    chain.add(full(40, table("emb", [1, 2, 3])))
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"])  # a Saver dropped 20
+    before = (chain.directory / "checkpoint").read_bytes()
+    assert plan_compact(str(chain.directory)).prune.removed == ()
+    assert run("compact", chain.directory).returncode == 12
+    assert (chain.directory / "checkpoint").read_bytes() == before
+    done = run("compact", chain.directory, "--yes")
+    assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "put right")

@@ -159,6 +159,16 @@ def test_the_toml_that_it_prints_says_the_same(ask, write, shown, tmp_path: Path
         assert any(line.lstrip("# ").startswith(f"{key} = ") for line in printed.splitlines())
 
 
+def test_any_name_comes_back_from_the_toml(ask, write, shown) -> None:
+    names = ["/naïve 🙂", '/a"b\\c', "/tab\t", "/del\x7f", "/line\nbreak"]
+    words = ", ".join(json.dumps(each, ensure_ascii=False) for each in names)
+    named = write(f"[compact]\ndirectories = [{words}]".replace("\x7f", "\\u007f"), "mine.toml")
+    code, printed, _ = ask("--config", named, "--toml")
+    assert code == 0
+    assert printed.count("\n") == len(printed.splitlines())
+    assert shown("--config", write(printed, "again.toml"))["directories"][0] == names
+
+
 def test_what_is_commented_out_is_toml_as_well(ask, write, tmp_path: Path, refused) -> None:
     write("")
     printed = ask(tmp_path / "models", "--toml")[1]

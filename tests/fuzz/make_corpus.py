@@ -1,7 +1,9 @@
-"""Seeds of the corpus, from the golden bundles and the small chains that other tests merge.
+"""The committed corpus: seeds, and what a fuzzer found on the way, as little as can be.
 
-`python -m tests.fuzz.make_corpus` adds to `tests/fuzz/corpus`. What a seed is named after is
-its content, so that it stands there once however often it is made.
+`python -m tests.fuzz.make_corpus [ROOM]` makes seeds of the golden bundles and of small chains,
+takes what is committed and what runs of `tests.fuzz.run --room ROOM` left, and keeps of all that
+a few inputs that together go every way through ckptctl that all of them go. An input that once
+was a finding is called `found-...` and always stays.
 """
 
 from __future__ import annotations
@@ -9,10 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
+from google.protobuf import text_format
+
+import ckptctl
 from ckptctl.bundle import TensorSlice
 from ckptctl.bundle.slices import encode_slice_key
 from ckptctl.bundle.strings import encode_strings
@@ -22,6 +29,7 @@ from ckptctl.merge.removed_log import log_removed
 from ckptctl.storage import LOCAL
 from tests.fuzz.indexes import entries_of, index_of
 from tests.fuzz.rooms import pack
+from tests.fuzz.targets import TARGETS
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of
 from tests.oracle.chain import Chain, build_chain, changes, full, increment, table, write_state
@@ -162,7 +170,7 @@ def _chain(home: Path, *steps: str, mode: str = "") -> Chain:
             base = at
         else:
             lineage = {"version": 1, "base_step": base, "previous_step": None, "mode": mode}
-            made = changes("emb", keys, slots=(), old=True)
+            made = changes("emb", keys, slots=())
             images.append(increment(at, made, lineage=lineage if mode else None))
     return age(build_chain(home, *images))
 
@@ -190,15 +198,73 @@ def _rolled_back(home: Path) -> Chain:
 SEEDS = (index, entry, codes, strings, state, facts, mark, removed, plan, names, directory)
 
 
-def main() -> None:
+#: (file, from line, to line)
+Arcs = set[tuple[str, int, int]]
+OURS = (os.path.dirname(ckptctl.__file__), text_format.__file__)
+#: Bytes of one target's inputs.
+MOST_BYTES = 150_000
+
+
+def arcs_of(run: Callable[[bytes], None], data: bytes) -> Arcs:
+    """Return from which line to which line an input takes us, in our own files."""
+    found: Arcs = set()
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(OURS):
+            return None
+        last = [0]
+
+        def line(frame: Any, event: str, _: object) -> Any:
+            if event == "line":
+                found.add((name, last[0], frame.f_lineno))
+                last[0] = frame.f_lineno
+            return line
+
+        return line
+
+    sys.settrace(trace)
+    try:
+        run(data)
+    finally:
+        sys.settrace(None)
+    return found
+
+
+def chosen(run: Callable[[bytes], None], inputs: Collection[bytes]) -> list[bytes]:
+    """Return few inputs that together go every way, those that add most for their size first."""
+    arcs = {data: arcs_of(run, data) for data in sorted(inputs)}
+    kept: list[bytes] = []
+    while arcs:
+        best = max(arcs, key=lambda data: len(arcs[data]) / (len(data) + 200))
+        known = arcs.pop(best)
+        kept.append(best)
+        arcs = {data: fresh for data, own in arcs.items() if (fresh := own - known)}
+        if sum(map(len, kept)) > MOST_BYTES:
+            break
+    return kept
+
+
+def main(room: str | None = None) -> None:
     for seeds in SEEDS:
-        room = CORPUS / seeds.__name__
-        room.mkdir(parents=True, exist_ok=True)
-        for data in seeds():
-            (room / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
-        found = list(room.iterdir())
-        print(f"{room.name}: {len(found)} files, {sum(f.stat().st_size for f in found)} bytes")
+        name = seeds.__name__
+        home = CORPUS / name
+        home.mkdir(parents=True, exist_ok=True)
+        places = [home, *([Path(room, "corpus", name)] if room else [])]
+        inputs = {path.read_bytes() for place in places for path in place.iterdir()}
+        run = TARGETS[name].run
+        list(map(run, seeds()))  # imports and caches are not what an input adds
+        kept = {
+            hashlib.sha1(data).hexdigest()[:16]: data for data in chosen(run, {*inputs, *seeds()})
+        }
+        for path in home.iterdir():
+            if path.name not in kept and not path.name.startswith("found-"):
+                path.unlink()
+        for name, data in kept.items():
+            (home / name).write_bytes(data)
+        found = list(home.iterdir())
+        print(f"{home.name}: {len(found)} files, {sum(f.stat().st_size for f in found)} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

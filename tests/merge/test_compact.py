@@ -12,6 +12,7 @@ import pytest
 from ckptctl.bundle import read_state
 from ckptctl.chain import scan_directory
 from ckptctl.errors import (
+    ExistsError,
     LockedError,
     NotFoundError,
     RefusedError,
@@ -34,7 +35,7 @@ from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
 from ckptctl.storage.lock import directory_lock
-from tests.merge.prunes import THEN, age, chain_of, date, here, listed, points
+from tests.merge.prunes import THEN, age, chain_of, date, here, listed, points, prune
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
     INCREMENTS,
@@ -56,7 +57,11 @@ OWN = {".ckptctl", ".ckptctl/lock"}
 
 
 def compact(chain: Chain, gate: Gate | None = None, **more: Any) -> CompactResult:
-    prune = PruneOptions(Policy(tuple(more.pop("keep", ()))), min_age_s=more.pop("min_age_s", 0.0))
+    prune = PruneOptions(
+        Policy(tuple(more.pop("keep", ()))),
+        min_age_s=more.pop("min_age_s", 0.0),
+        relocate=more.pop("relocate", False),
+    )
     restore = RestoreOptions(**more.pop("restore", {}))
     options = CompactOptions(gate or Gate(), restore, prune)
     return run_compact(str(chain.directory), options, jobs=1, **more)
@@ -180,6 +185,18 @@ def test_increments_at_or_below_the_newest_full_do_not_count(tmp_path: Path) -> 
     assert plan.holdings.newest_full_step == 30
 
 
+@pytest.mark.parametrize("what", ["relocate", "base"])
+def test_options_of_a_first_run_may_stay_in_the_crontab(tmp_path: Path, what: str) -> None:
+    chain = grown(tmp_path)
+    more: dict[str, Any] = {"restore": {"base": 10}} if what == "base" else {"relocate": True}
+    if what == "relocate":
+        write_state(chain.directory, [str(chain.full_prefix(10))])
+        age(chain)
+    assert compact(chain, **more).outcome == "merged and pruned"
+    assert [compact(chain, **more).outcome for _ in range(2)] == ["nothing", "nothing"]
+    assert str(chain.directory) not in (chain.directory / "checkpoint").read_text()
+
+
 # --- what stops it --------------------------------------------------------------------
 
 
@@ -257,6 +274,20 @@ def test_when_the_time_is_up_nothing_is_half_done(tmp_path: Path, phase: str) ->
         compact(chain, progress=UpIn(100))
     assert set(listing(chain.directory)) - before <= OWN
     assert compact(chain).outcome == "merged and pruned"
+
+
+def test_what_is_committed_is_listed_though_the_time_is_up(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    deadline = Deadline(100)
+
+    def up() -> None:
+        deadline._until = 0.0
+        (chain.directory / "model.ckpt-40_temp_00").mkdir()  # a save is waited for
+
+    storage = Hooked("rmdir", after=up)  # of the temporary, behind the commit
+    with pytest.raises(RefusedError, match="a trainer is writing"):
+        compact(chain, progress=deadline, storage=storage, writer_wait_s=0.0)
+    assert "F30" in here(chain)
 
 
 def test_a_deadline_passes_on_what_it_is_told() -> None:
@@ -343,6 +374,19 @@ def test_a_run_that_was_set_back_by_hand_stays_set_back(tmp_path: Path) -> None:
     assert listed(chain) == [10, 18]
     assert {10, 18} <= points(chain)
     assert 3 not in rows_of(chain.full_prefix(18), "emb")  # of the run that was given up
+
+
+def test_an_abandoned_full_in_the_way_says_how_to_remove_it(tmp_path: Path) -> None:
+    chain = set_back(tmp_path)
+    for step in (20, 30):
+        chain.add(increment(step, changes("emb", range(1, step))))
+        _ago(chain.increment_prefix(step), 20)
+    names = [f"incremental_model.ckpt-{step}" for step in (20, 30)]
+    write_state(chain.directory / INCREMENTS, names)
+    with pytest.raises(ExistsError, match="prune --abandoned removes it"):
+        compact(chain)
+    prune(chain, abandoned=True, min_age_s=0.0)
+    assert compact(chain).merged
 
 
 def test_where_a_run_that_was_set_back_goes_on_above_it_nothing_is_guessed(tmp_path: Path) -> None:

@@ -159,13 +159,14 @@ def test_attributes_do_not_follow_a_link(tmp_path: Path) -> None:
     assert attributes(target)[2] == 0o600
 
 
+@pytest.mark.parametrize("mode", [0o2775, 0o1777])
 def test_users_of_a_group_take_one_lease_in_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
     """And the last one that of root, which was killed with it."""
     monkeypatch.setenv("CKPTCTL_LOCK", "lease")
     tmp_path.chmod(0o755)
-    chain = owned(small_chain(tmp_path))
+    chain = owned(small_chain(tmp_path), mode=mode)
     heard = Loud()
 
     def take() -> None:

@@ -13,6 +13,7 @@ import pytest
 from ckptctl.errors import RefusedError
 from ckptctl.merge import execute_prune
 from ckptctl.merge.policy import KeepDaily, KeepHourly, KeepLast, KeepWeekly, KeepWithin
+from ckptctl.storage import FileInfo, LocalStorage
 from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
@@ -107,6 +108,28 @@ def test_names_that_are_not_matched_stay(tmp_path: Path) -> None:
     assert here(chain) == {"F40", "I50"}
     assert precious.exists()
     assert all((chain.directory / name).exists() for name in strangers)
+
+
+def test_a_directory_is_listed_as_often_however_much_was_left_behind(tmp_path: Path) -> None:
+    """By thousands of killed runs, say: a listing for each would take hours."""
+
+    class Lists(LocalStorage):
+        calls = 0
+
+        def listdir(self, directory: str) -> list[FileInfo]:
+            Lists.calls += 1
+            return super().listdir(directory)
+
+    chain = age(small_chain(tmp_path))
+    counted = []
+    for number in range(20):
+        for suffix in (".data-00000-of-00001", ".index.tempstate1"):
+            (chain.directory / f"model.ckpt-{1000 + number}{suffix}").write_bytes(b"x")
+        if number in (0, 19):
+            Lists.calls = 0
+            plan(chain, leftovers=True, storage=Lists())
+            counted.append(Lists.calls)
+    assert counted[0] == counted[1]
 
 
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptctl.inspect.listing import list_directory
+from ckptctl.merge import execute_merge
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, prune
 from tests.oracle.chain import INCREMENTS, Chain
@@ -36,6 +37,15 @@ def here(chain: Chain) -> set[str]:
 def test_the_next_merge_removes_them(tmp_path: Path) -> None:
     chain = littered(tmp_path)
     chain.merge()
+    assert here(chain) == {THEIRS}
+
+
+def test_a_merge_with_nothing_to_merge_removes_them_too(tmp_path: Path) -> None:
+    """Killed when the new state file was in place, and the old one had its temporary's name."""
+    chain = littered(tmp_path)
+    plan = chain.plan(40)
+    assert {line.partition(",")[0] for line in plan.unfinished} == set(OURS)
+    execute_merge(plan)
     assert here(chain) == {THEIRS}
 
 

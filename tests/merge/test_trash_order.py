@@ -29,12 +29,12 @@ class Noting(Watched):
         super().fsync_dir(directory)
         self.unflushed.pop(directory, None)
 
-    def rename(self, source: str, destination: str) -> None:
+    def rename(self, source: str, destination: str, **more: int) -> None:
         fresh = set().union(*self.unflushed.values()) if self.unflushed else set()
         inside = {path for path in fresh if destination.startswith(f"{path}/")}
         assert not inside, f"{destination} moves into what was not flushed"
         self.moved.append(destination)
-        super().rename(source, destination)
+        super().rename(source, destination, **more)
 
 
 def test_of_a_prune(tmp_path: Path) -> None:

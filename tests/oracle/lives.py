@@ -331,7 +331,9 @@ class Lives(RuleBasedStateMachine):
             Policy(tuple(rules)),
             min_age_s=0.0,
             orphans=every,
-            abandoned=every,
+            # Known and open: a full of the way that was left, once removed, counts for check 3
+            # like any other, and increments above it that name no base are refused.
+            abandoned=every and self.habits.mode != "none",
             leftovers=every,
             trash=more.get("trash", False),
         )
@@ -351,10 +353,11 @@ class Lives(RuleBasedStateMachine):
         try:
             run(storage)
         except ExistsError as error:
-            # An abandoned full lies where the merged one would: it is never replaced.
-            step = int(str(error.file).removesuffix(".index").rpartition("-")[2])
-            assert self._full_index(step).exists()
-            assert step not in self.fulls
+            # An abandoned full lies where the merged one would, or half of a trainer's save:
+            # neither is ever replaced.
+            name = Path(str(error.file)).name.partition(".data-")[0].removesuffix(".index")
+            assert self._files_of(name)
+            assert int(name.rpartition("-")[2]) not in self.fulls
             self.ran("refused")
             return False
         except Killed:
@@ -523,6 +526,9 @@ class Lives(RuleBasedStateMachine):
             names = map(os.path.basename, state.all_paths if state is not None else ())
             found |= {name for name in names if not (room / f"{name}.index").exists()}
         return found
+
+    def _files_of(self, name: str) -> list[Path]:
+        return [*self.room.glob(f"{name}.index"), *self.room.glob(f"{name}.data-*")]
 
     def _full_index(self, step: int) -> Path:
         return self.room / f"model.ckpt-{step}.index"

@@ -438,6 +438,25 @@ def test_an_error_of_an_open_file_names_it(tmp_path: Path) -> None:
         assert caught.value.filename == path
 
 
+def test_an_error_of_attributes_names_the_file(tmp_path: Path) -> None:
+    path = "/proc/self/status"  # whose mode even root may not change
+    like = LOCAL.stat(str(tmp_path))
+    assert like is not None
+    with pytest.raises(PermissionError) as caught:
+        LOCAL.copy_attributes(path, like)
+    assert caught.value.filename == path
+
+
+def test_an_error_below_a_directory_names_the_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "room" / "full").mkdir(parents=True)
+    (tmp_path / "room" / "full" / "file").touch()
+    path = str(tmp_path / "room" / "full")
+    for call in (LOCAL.rmdir, LOCAL.remove):
+        with pytest.raises(OSError, match=re.escape(repr(path))) as caught:
+            call(path, within=str(tmp_path))
+        assert caught.value.filename == path
+
+
 def test_an_error_while_a_file_is_made_names_it(tmp_path: Path) -> None:
     path = str(tmp_path / "file")
     with pytest.raises(OSError, match=r"large|space") as caught:

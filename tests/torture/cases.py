@@ -84,7 +84,7 @@ class Report:
             try:
                 one(case)
             except Exception:  # noqa: BLE001 (all are told at the end)
-                self._tell(f"{case}\n{self._how(case, room)}\n{traceback.format_exc()}")
+                self._tell(f"{case}\n{self._how(case, room)}\n{traceback.format_exc(limit=-3)}")
                 if KEEP:
                     shutil.copytree(room, KEEP, symlinks=True)
                 if len(self.failed) >= MOST_FAILURES:

@@ -297,6 +297,7 @@ def _own_specials(at: Scene, make: Callable[[Path], None]) -> None:
         temporary.mkdir()
         make(temporary / "ckptctl.json")
     make(at.path("model.ckpt-50.ckptctl.json"))
+    make(at.path("ckptctl.toml"))
 
 
 def _fifo(path: Path) -> None:
@@ -480,6 +481,81 @@ def a_log_without_an_end(at: Scene) -> None:
             file.truncate(100 << 20)
 
 
+def _settings(at: Scene, text: str | bytes) -> None:
+    raw = text if isinstance(text, bytes) else text.encode()
+    at.path("ckptctl.toml").write_bytes(raw)
+
+
+@scene
+def settings_with_odd_words(at: Scene) -> None:
+    odd = "\\u001b[2J\\u009b\\u001b]0;owned\\u0007"
+    _settings(at, f'[compact]\n"{odd}" = "{odd}"\nkeep-last = "{odd}"\n')
+
+
+@scene
+def settings_that_are_no_text(at: Scene) -> None:
+    _settings(at, f"[compact]\n{ESC} = \xff".encode("latin-1"))
+
+
+@scene
+def settings_that_nest(at: Scene) -> None:
+    _settings(at, "[compact]\nkeep-step = " + "[" * 100_000)
+
+
+@scene
+def settings_that_ask_for_more(at: Scene) -> None:
+    """Who gives a directory away does not decide over what is outside of it."""
+    metrics = at.outside / "metrics"
+    _settings(at, f'[compact]\nmetrics = "{metrics}"\nyes = true\nconfig = "{metrics}"\n')
+
+
+@scene
+def settings_with_huge_numbers(at: Scene) -> None:
+    huge = "9" * 5000
+    _settings(at, f"[compact]\nkeep-last = {huge}\nmin-ratio = 1e999\nmin-interval = nan\n")
+
+
+@scene
+def a_lease_of_someone_else(at: Scene) -> None:
+    lease = at.path(".ckptctl") / "lease"
+    lease.mkdir(parents=True)
+    (lease / f"held-{'0' * 32}-7").symlink_to(at.outside / "secret")
+    (lease / f"{'0' * 32}.json").symlink_to(at.outside / "secret")
+    (lease / f"held-{ESC}-1").write_text(ESC)
+
+
+@scene
+def a_lease_that_leads_outside(at: Scene) -> None:
+    at.path(".ckptctl").mkdir()
+    (at.outside / "lease").mkdir()
+    (at.outside / "lease" / "free").write_text("")
+    (at.path(".ckptctl") / "lease").symlink_to(at.outside / "lease")
+
+
+@scene
+def a_lease_whose_holder_has_an_odd_name(at: Scene) -> None:
+    lease = at.path(".ckptctl") / "lease"
+    lease.mkdir(parents=True)
+    (lease / f"held-{'0' * 32}-7").write_text("")
+    note = {"host": ESC, "pid": 7, "since": ESC, "boot": ESC, "namespaces": ESC, "renew_s": 0.1}
+    (lease / f"{'0' * 32}.json").write_text(json.dumps(note))
+    (at.path(".ckptctl") / "lock").write_text(json.dumps(note))
+
+
+@scene
+def a_lease_that_is_a_fifo(at: Scene) -> None:
+    at.path(".ckptctl").mkdir()
+    _fifo(at.path(".ckptctl") / "lease")
+
+
+@scene
+def a_lease_that_holds_fifos(at: Scene) -> None:
+    lease = at.path(".ckptctl") / "lease"
+    lease.mkdir(parents=True)
+    _fifo(lease / f"held-{'0' * 32}-7")
+    _fifo(lease / f"{'0' * 32}.json")
+
+
 @scene
 def our_own_room_is_a_file(at: Scene) -> None:
     at.path(".ckptctl").write_text("x")
@@ -552,7 +628,7 @@ def tensors_with_odd_names(at: Scene) -> None:
 
 def many_files(at: Scene) -> None:
     """10,000 of them, of every kind; not among the scenes, since it takes its time."""
-    for number in range(2_500):
+    for number in range(1_000, 3_500):
         at.path(f"junk-{number}").write_bytes(b"")
         at.path(f"model.ckpt-{number}.data-00000-of-00001").write_bytes(b"")
         at.path(f"other{number}-{number}.index").write_bytes(b"")

@@ -29,11 +29,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from tests.torture.tracing import READING
+from tests.torture.tracing import BY_NAME, READING, paths_of
 
 _LINE = re.compile(r"\d+ +(\w+)\((.*)\) += (-?\d+)(.*)", re.DOTALL)
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_FD = re.compile(r"\d+<(.*?)(?: \(deleted\))?>")
 #: By-name calls after which no byte and no name is another.
 _NO_CHANGE = {"chmod", "chown", "fchmodat", "fchownat", "lchown", "utimensat"}
 FATES = ("kept", "lost", "zeros", "half")
@@ -146,6 +145,12 @@ class Disk:
         step.apply(self.names)
         self.steps.append(step)
 
+    def _exchange(self, about: str, one: str, other: str) -> None:
+        a, b = self._entry(one), self._entry(other)
+        step = Step(about, {a: self.names[b], b: self.names[a]}, {}, {a[0], b[0]})
+        step.apply(self.names)
+        self.steps.append(step)
+
     def play(self, line: str) -> bool:
         """Do what one line of a log did; return whether it changed anything here."""
         match = _LINE.match(line)
@@ -154,27 +159,25 @@ class Disk:
         name, args, done = match[1], match[2], int(match[3])
         if name in READING and not name.startswith("open"):
             return False
-        strings = _STRING.findall(args)
-        if name in ("write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync"):
-            opened = _FD.match(args)
-            path = self._inside(opened[1]) if opened else None
-            number = self._find(path) if path is not None else None
-            if number is None:
-                return False
-            return self._by_file(name, self.files[number], args, strings, done)
-        paths = [self._inside(codecs.escape_decode(text)[0].decode()) for text in strings]
-        if not paths or None in paths:
+        paths = [self._inside(path.removesuffix(" (deleted)")) for path in paths_of(name, args)]
+        known = [path for path in paths if path is not None]
+        if not known or len(known) < len(paths):
             return False
-        return self._by_name(name, [path for path in paths if path is not None], args)
+        if name in BY_NAME:
+            return self._by_name(name, known, args)
+        if name not in ("write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync"):
+            return False
+        number = self._find(known[0])
+        return number is not None and self._by_file(name, self.files[number], args, done)
 
-    def _by_file(self, name: str, file: File, args: str, strings: list[str], done: int) -> bool:
+    def _by_file(self, name: str, file: File, args: str, done: int) -> bool:
         if name in ("fsync", "fdatasync"):
             file.safe = file.data
             if file.is_dir:
                 self._sync(file.number)
             return True
         if name in ("write", "pwrite64"):
-            data = codecs.escape_decode(strings[0])[0][:done]
+            data = codecs.escape_decode(_STRING.findall(args)[0])[0][:done]
             at = int(args.rpartition(", ")[2]) if name == "pwrite64" else len(file.data)
             old = file.data.ljust(at, b"\0")
             file.data = old[:at] + data + old[at + len(data) :]
@@ -210,6 +213,8 @@ class Disk:
             number = self._find(paths[0])
             assert number is not None
             self._step(about, put=paths[1], number=number)
+        elif "RENAME_EXCHANGE" in args:
+            self._exchange(about, *paths)
         elif name in ("rename", "renameat", "renameat2"):
             self._step(about, take=paths[0], put=paths[1])
         elif name in ("unlink", "unlinkat", "rmdir"):

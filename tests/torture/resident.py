@@ -73,6 +73,8 @@ class Resident:
             assert self._process.stdin is not None
             self._process.stdin.close()
             self._process.wait(60)
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
 
 def serve() -> None:

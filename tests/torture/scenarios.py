@@ -141,7 +141,6 @@ def _leftovers(home: Path, chain: Chain) -> None:
         (room / name / "part-00000-of-00001.data").write_bytes(b"12345")
     (room / "model.ckpt-35.data-00000-of-00001").write_bytes(b"123")
     (room / "model.ckpt-60.index.tempstate1234").write_bytes(b"123")
-    (room / ".incremental_checkpoint" / "incremental_model.ckpt-60.meta").write_bytes(b"123")
     for path in room.rglob("*"):
         if "_temp_" in str(path) or (path.is_file() and path.read_bytes() == b"123"):
             os.utime(path, (THEN, THEN))

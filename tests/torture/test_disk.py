@@ -19,7 +19,8 @@ from ckptctl.storage.lock import directory_lock
 from tests.merge.model import names, small_chain
 from tests.merge.prunes import THEN, age, here, listed, plan, points
 from tests.merge.storages import Hooked, Watched
-from tests.oracle.chain import INCREMENTS, Chain, listing
+from tests.oracle.chain import INCREMENTS, Chain, build_chain, changes, increment, listing, table
+from tests.oracle.chain import full as full_at
 from tests.torture.scenes import DISKS, Filled, ckptctl, mounted
 
 
@@ -197,9 +198,9 @@ def test_a_merge_that_filled_the_disk_is_cleared_away_by_a_prune(tmpfs: Filled) 
     hooked.rmdir = lambda path, **more: None
     with pytest.raises(Killed):
         execute_merge(chain.plan(storage=hooked), jobs=1)
-    for path in chain.directory.rglob("*"):
-        if "model.ckpt-50" in str(path.relative_to(chain.directory)):
-            os.utime(path, (THEN, THEN))
+    for path in chain.directory.glob("model.ckpt-50*"):
+        for each in (*path.rglob("*"), path):
+            os.utime(each, (THEN, THEN))
     assert list(chain.directory.glob("*_temp_*"))
     assert ckptctl("prune", chain.directory, "--yes").code == 0
     assert not list(chain.directory.glob("*_temp_*"))
@@ -217,3 +218,48 @@ def test_the_error_says_what_to_do(tmpfs: Filled) -> None:
         execute_prune(found)
     assert "df -i" in str(caught.value)
     assert caught.value.exit_code == 12
+
+
+def large(disk: Filled) -> Chain:
+    """Fulls of more than 1 MB, and an increment as large that the second of them covers."""
+    rows = range(9_000)
+    return age(
+        build_chain(
+            disk.disk,
+            full_at(10, table("emb", rows, dim=16)),
+            increment(20, changes("emb", range(9_100), dim=16)),
+            full_at(30, table("emb", rows, dim=16)),
+            increment(40, changes("emb", range(8_900, 9_100), dim=16)),
+        )
+    )
+
+
+def test_compact_makes_the_room_that_its_merge_needs(tmpfs: Filled) -> None:
+    """Every night it would be refused, and the disk stay full, though much of it may go."""
+    chain = large(tmpfs)
+    line = ["compact", chain.directory, "--yes", "--min-age", "0s", "--json"]
+    status = os.statvfs(tmpfs.disk)
+    with open(tmpfs.disk / "ballast", "wb") as file:  # 17 of 18 MB that the merge wants
+        size = status.f_bavail * status.f_frsize - (17 << 20)
+        os.posix_fallocate(file.fileno(), 0, size)
+    assert "not enough space" in ckptctl("merge", chain.directory).err
+    document = ckptctl(*line, "--keep-last", 1).document
+    result = document["directories"][0]["result"]
+    names = [item["name"] for item in result["prune"]["outcomes"]]
+    assert result["outcome"] == "merged and pruned"
+    assert len(names) == len(set(names)) == 4
+    assert here(chain) == {"F40"}
+
+
+def test_compact_on_a_full_disk_prunes_and_says_that_it_could_not_merge(tmpfs: Filled) -> None:
+    chain = age(small_chain(tmpfs.disk))
+    tmpfs.fill()
+    line = ["compact", chain.directory, "--keep-last", 1, "--yes", "--min-age", "0s"]
+    said = ckptctl(*line)
+    assert (said.code, "not enough space" in said.err) == (12, True)
+    assert here(chain) == {"F40", "I50"}
+    assert points(chain) == {40, 50}
+    assert ckptctl(*line).code == 12
+    tmpfs.empty()
+    assert ckptctl(*line).code == 0
+    assert here(chain) == {"F50"}

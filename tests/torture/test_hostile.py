@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
+from ckptctl import knobs
 from ckptctl.commands.main import COMMANDS
 from ckptctl.errors import RefusedError
 from ckptctl.merge import execute_merge, execute_prune
@@ -85,7 +86,7 @@ FOLLOWED = {
 
 
 @contextmanager
-def in_time(seconds: int = 30) -> Iterator[None]:
+def in_time(seconds: int = 90) -> Iterator[None]:
     """Fail where a FIFO is waited for; nothing else here takes seconds."""
 
     def late(number: int, frame: object) -> None:
@@ -123,6 +124,12 @@ def survives(scene: Scene, name: str, *lines: list[str]) -> None:
         assert outside.changed() == set(), (words, said)
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that looks dead is watched for one and a half renewals."""
+    monkeypatch.setattr(knobs, "LEASE_RENEW_SECONDS", 0.1)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[[str], Scene]:
     rooms = iter(range(1000))
@@ -139,6 +146,8 @@ def make(tmp_path: Path) -> Callable[[str], Scene]:
 QUICK = [
     "all_of_it_has_odd_names",
     "fifos",
+    "a_lease_whose_holder_has_an_odd_name",
+    "settings_with_odd_words",
     "tensors_with_odd_names",
     "a_log_that_lies",
     "devices",

@@ -34,7 +34,7 @@ READING = ("open", "openat", "openat2", "read", "pread64", "preadv", "preadv2", 
 READING = (*READING, "newfstatat", "stat", "lstat", "fstat", "statx", "statfs", "mmap")
 
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<rest>.*)")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_NAMED = re.compile(r'(?:(?:AT_FDCWD|\d+)<(?P<home>[^>]*)>, )?"(?P<path>(?:[^"\\]|\\.)*)"')
 _OF_FD = re.compile(r"\d+<(.*?)>")
 _HARMLESS = {"fcntl": "F_SETLK", "ioctl": "FICLONE"}
 
@@ -63,23 +63,23 @@ def parse(log: str, room: str) -> list[Call]:
         name, rest = match["name"], match["rest"]
         key = (match["pid"], name)
         counts[key] = counts.get(key, 0) + 1
-        paths = _paths(name, rest)
+        paths = paths_of(name, rest)
         if any(path == room or path.startswith(f"{room}/") for path in paths):
             about = " ".join(plain(path.removeprefix(room).lstrip("/")) for path in paths)
             found.append(Call(name, counts[key], about.strip(), line))
     return found
 
 
-def _paths(name: str, rest: str) -> list[str]:
-    """Return the paths that a call names, by name or by open file."""
-    by_name = name in _BY_NAME
-    if not by_name:
-        match = _OF_FD.match(rest)
-        return [match[1]] if match else []
-    return _QUOTED.findall(rest.partition(") = ")[0])
+def paths_of(name: str, rest: str) -> list[str]:
+    """Return the paths that a call names, by name (below a directory or not) or by open file."""
+    if name in BY_NAME:
+        found = _NAMED.finditer(rest.partition(") = ")[0])
+        return [os.path.normpath(os.path.join(each["home"] or "", each["path"])) for each in found]
+    match = _OF_FD.match(rest)
+    return [match[1]] if match else []
 
 
-_BY_NAME = {
+BY_NAME = {
     *("open", "openat", "openat2", "creat", "truncate", "rename", "renameat", "renameat2"),
     *("link", "linkat", "symlink", "symlinkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir"),
     *("mknod", "mknodat", "chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat"),
@@ -158,6 +158,8 @@ class Server:
             assert self._process.stdin is not None
             self._process.stdin.close()
             self._process.wait(30)
+            assert self._process.stdout is not None
+            self._process.stdout.close()
 
     def run(
         self,
