@@ -261,7 +261,7 @@ class Bases:
             stand_ins = [full for full in self._stand_ins.get(base_step, ()) if full.step < at.step]
             exact = [full for full in stand_ins if full.step == previous]
             reaching = [full for full in stand_ins if full.step >= (previous or 0)]
-            before = self._predecessor(previous, base_step)
+            before = self._predecessor(at, base_step)
             first = previous is None or previous == base_step
             whole = tuple(series)
             if first:
@@ -278,13 +278,18 @@ class Bases:
             reason = f"{full.name} was merged from the series on full {base_step}"
             return BaseChoice(full, True, reason, "lineage", series=whole)
 
-    def _predecessor(self, step: int | None, base_step: int) -> Checkpoint | None:
+    def _predecessor(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
+        after = increment.lineage
+        step = after.previous_step if after is not None else None
         found = self._increments_by_step.get(step, []) if step is not None else []
         if len(found) != 1 or found[0].facts.damage is not None or found[0].missing:
             return None
         lineage = found[0].lineage
-        fits = lineage is not None and lineage.mode == "delta" and lineage.base_step == base_step
-        return found[0] if fits else None
+        if lineage is None or lineage.mode != "delta" or lineage.base_step != base_step:
+            return None
+        # After a rollback another increment may lie at the step of the one that is meant.
+        meant = after.previous_id if after is not None else None
+        return found[0] if meant is None or lineage.id == meant else None
 
     def _by_steps(self, increment: Checkpoint) -> BaseChoice:
         below = self.live[: bisect_left(self._live_steps, increment.step)]

@@ -26,6 +26,8 @@ LINEAGE_TENSOR = "ckptctl/lineage"
 MERGED_TENSOR = "ckptctl/merged"
 #: Longer than any of them; what is longer was not written by us.
 MAX_FACT_BYTES = 1 << 16
+#: Characters of an increment's own identifier.
+_MOST_ID = 64
 
 Mode = Literal["cumulative", "delta"]
 
@@ -42,11 +44,16 @@ class Lineage:
         Step of the increment before it, or None for the first one.
     mode
         `cumulative`: all keys changed since the base; `delta`: since the previous one.
+    id, previous_id
+        What tells this increment, and the one before it, from others at their steps: after a
+        rollback a step comes again. None where the writer gave none.
     """
 
     base_step: int
     previous_step: int | None = None
     mode: Mode = "cumulative"
+    id: str | None = None
+    previous_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,8 @@ def parse_lineage(raw: bytes, step: int, path: str) -> Lineage:
             expected=f"base_step <= previous_step < {step}",
             found=f"base_step {base}, previous_step {previous}",
         )
-    return Lineage(base, previous, _mode(found, path, LINEAGE_TENSOR))
+    mode = _mode(found, path, LINEAGE_TENSOR)
+    return Lineage(base, previous, mode, _id(found, "id", path), _id(found, "previous_id", path))
 
 
 def parse_merged(raw: bytes, step: int, path: str) -> Merged:
@@ -144,6 +152,15 @@ def _step(found: dict[str, object], key: str, path: str, tensor: str) -> int:
     # bool is an int to Python and not to JSON.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_STEP:
         raise DamageError(f"{key} is no step", file=path, tensor=tensor, found=repr(value)[:80])
+    return value
+
+
+def _id(found: dict[str, object], key: str, path: str) -> str | None:
+    value = found.get(key)
+    if value is not None and not (isinstance(value, str) and 0 < len(value) <= _MOST_ID):
+        raise DamageError(
+            f"{key} is no identifier", file=path, tensor=LINEAGE_TENSOR, found=repr(value)[:80]
+        )
     return value
 
 

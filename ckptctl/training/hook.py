@@ -76,7 +76,7 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         """Save an increment; return whether a listener wants the training to stop."""
         saver, recorder = self._increments()
         base = recorder.base
-        if base is None or step <= (recorder.previous[0] if recorder.previous else base.step):
+        if base is None or step <= (recorder.previous.step if recorder.previous else base.step):
             return False  # nothing was trained since
         for listener in self._listeners:
             listener.before_save(session, step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import tensorflow.compat.v1 as tf1
@@ -19,6 +20,7 @@ from ckptctl.chain.facts import Mode
 from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.durable import make_durable
+from ckptctl.training.recorder import Previous
 from ckptctl.training.recovery import RestorePoint
 
 if TYPE_CHECKING:
@@ -91,22 +93,22 @@ class IncrementalSaver(tf1.train.Saver):
                 remedy="save one with the Saver first",
             )
         step = int(global_step if isinstance(global_step, int) else sess.run(global_step))
-        earlier = recorder.previous[0] if recorder.previous else base.step
+        earlier = recorder.previous.step if recorder.previous else base.step
         if step <= earlier:
             raise UsageError(f"increment at step {step}, but the last save was at step {earlier}")
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"
         since = base.clocks
         if self.mode == "delta" and recorder.previous is not None:
-            since = recorder.previous[1]
+            since = recorder.previous.clocks
         feed: dict[Any, Any] = {self._adder.since[device]: clock for device, clock in since.items()}
-        previous = recorder.previous[0] if recorder.previous else None
-        feed[self._adder.lineage] = lineage(base.step, previous, self.mode)
+        own_id = uuid.uuid4().hex
+        feed[self._adder.lineage] = lineage(base.step, recorder.previous, self.mode, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
         clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
         make_durable(prefix)
-        recorder.previous = (step, clocks)
+        recorder.previous = Previous(step, clocks, own_id)
         self._series.append(prefix)
         if write_state:
             self._RecordLastCheckpoint(prefix)
@@ -136,7 +138,9 @@ class IncrementalSaver(tf1.train.Saver):
     def resume(self, sess: Any, directory: str, point: RestorePoint) -> None:
         """Go on from a restore point: the next increment is recorded after it."""
         if point.increments:
-            self._recorder.previous = (point.step, self._recorder.now(sess))
+            self._recorder.previous = Previous(
+                point.step, self._recorder.now(sess), point.increment_id
+            )
             sess.run(self._adder.ticks)
         self._series = list(point.increments)
         within = os.path.join(directory, INCREMENT_DIRECTORY)
@@ -164,7 +168,14 @@ class IncrementalSaver(tf1.train.Saver):
         self._checkpoints_to_be_deleted += going
 
 
-def lineage(base_step: int, previous_step: int | None, mode: Mode) -> str:
+def lineage(base_step: int, previous: Previous | None, mode: Mode, own_id: str) -> str:
     """Return the text of `ckptctl/lineage` (`restore.md`, Lineage)."""
-    facts = {"version": 1, "base_step": base_step, "previous_step": previous_step, "mode": mode}
+    facts = {
+        "version": 1,
+        "base_step": base_step,
+        "previous_step": previous.step if previous is not None else None,
+        "mode": mode,
+        "id": own_id,
+        "previous_id": previous.id if previous is not None else None,
+    }
     return json.dumps(facts)

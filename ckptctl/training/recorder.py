@@ -48,6 +48,25 @@ RECORDS = "ckptctl/record"
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The last increment on the base, known to be durable.
+
+    Attributes
+    ----------
+    step
+        Its step.
+    clocks
+        Device to its clock when it was taken: rows seen later are in the next one.
+    id
+        What its lineage calls it; None where another writer left none.
+    """
+
+    step: int
+    clocks: dict[str, int]
+    id: str | None = None
+
+
+@dataclass(frozen=True)
 class Base:
     """The full that increments are recorded against, known to be durable.
 
@@ -120,7 +139,7 @@ class Recorder:
     base
         The last durable full, or None before there is one.
     previous
-        Step of the last increment on it, and the clocks when it was taken.
+        The last increment on it.
     """
 
     graph: Any
@@ -128,7 +147,7 @@ class Recorder:
     tracks: dict[str, Track] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
     base: Base | None = None
-    previous: tuple[int, dict[str, int]] | None = None
+    previous: Previous | None = None
     # Those of variables that are saved whole too, but updated together with others.
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards.

@@ -18,11 +18,15 @@ _LOG = logging.getLogger("ckptctl.training")
 
 @dataclass(frozen=True)
 class RestorePoint:
-    """What is restored: a full, and the increments to apply to it, oldest first."""
+    """What is restored: a full, and the increments to apply to it, oldest first.
+
+    `increment_id` is what the last of them is called by its lineage.
+    """
 
     step: int
     full: str
     increments: tuple[str, ...]
+    increment_id: str | None = None
 
 
 def choose_newest(directory: str) -> RestorePoint | None:
@@ -48,5 +52,7 @@ def choose_newest(directory: str) -> RestorePoint | None:
         except CkptctlError as error:
             _LOG.warning("step %d is not restored: %s", step, error)
             continue
-        return RestorePoint(step, chosen.base.prefix, increments)
+        last = chosen.increments[-1].lineage if chosen.increments else None
+        own_id = last.id if last is not None else None
+        return RestorePoint(step, chosen.base.prefix, increments, own_id)
     return None

@@ -142,12 +142,14 @@ def incr(
     base: int | None = None,
     previous: int | None = None,
     delta: bool = False,
+    ids: tuple[str | None, str | None] = (None, None),
     **options: object,
 ) -> Checkpoint:
-    """Return an increment; `base` gives it a lineage."""
+    """Return an increment; `base` gives it a lineage, `ids` its own and its predecessor's."""
     facts = Facts()
     if base is not None:
-        facts = Facts(lineage=Lineage(base, previous, "delta" if delta else "cumulative"))
+        mode = "delta" if delta else "cumulative"
+        facts = Facts(lineage=Lineage(base, previous, mode, *ids))
     options = {"facts": facts} | options
     return _checkpoint("increment", step, **options)  # type: ignore[arg-type]
 

@@ -653,6 +653,24 @@ SERIES = [
         id="the first one names its base as its predecessor",
     ),
     pytest.param(
+        chains_of(full(100), delta(120, None, ids=("a", None)), delta(140, 120, ids=("b", "a"))),
+        140,
+        ("F100", ["I120", "I140"]),
+        id="a predecessor that is the one that is meant",
+    ),
+    pytest.param(
+        chains_of(full(100), delta(120, None, ids=("z", None)), delta(140, 120, ids=("b", "a"))),
+        140,
+        "delta-hole",
+        id="another one at the step of the predecessor",
+    ),
+    pytest.param(
+        chains_of(full(100), delta(120, None), delta(140, 120, ids=("b", "a"))),
+        140,
+        "delta-hole",
+        id="one without a name at the step of the predecessor",
+    ),
+    pytest.param(
         chains_of(full(100), delta(120, None), delta(160, 140)),
         160,
         "delta-hole",

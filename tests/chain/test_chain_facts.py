@@ -22,6 +22,8 @@ GOOD = [
     (lineage(previous_step=...), Lineage(100, None, "delta")),
     (lineage(previous_step=100), Lineage(100, 100, "delta")),
     (lineage(mode="cumulative"), Lineage(100, 120, "cumulative")),
+    (lineage(id="a1", previous_id="0f"), Lineage(100, 120, "delta", "a1", "0f")),
+    (lineage(id="a1", previous_id=None), Lineage(100, 120, "delta", "a1")),
     (lineage(mode=...), Lineage(100, 120, "cumulative")),
     (lineage(base_step=0, unknown=[1]), Lineage(0, 120, "delta")),
 ]
@@ -54,6 +56,9 @@ BAD = [
     pytest.param(lineage(previous_step=90), id="predecessor below the base"),
     pytest.param(lineage(mode="sideways"), id="mode"),
     pytest.param(lineage(mode=None), id="mode null"),
+    pytest.param(lineage(id=5), id="a number for an identifier"),
+    pytest.param(lineage(previous_id=""), id="an empty identifier"),
+    pytest.param(lineage(previous_id="x" * 65), id="an endless identifier"),
 ]
 
 

@@ -180,11 +180,6 @@ class Lives(RuleBasedStateMachine):
         self.ran("crash")
         self.trainer.train(5)
         step = self.trainer.step
-        again = (self.room / INCREMENTS / f"{self.trainer.increment_name}.index").exists()
-        if how == "index" and again and self.habits.mode == "delta":
-            # Saved over one of the way that was left, and in no state file: times no longer
-            # agree with lists, and nothing else tells what follows it from what followed that.
-            how = "tempstate"
         self.trainer.die(kind, how)
         self.alive = False
         if how == "index":  # committed, and in no state file

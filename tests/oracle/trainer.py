@@ -99,6 +99,8 @@ class Trainer:
         self.changed: set[int] = set()
         self.step = self.root = 0
         self.previous: int | None = None
+        self.id: str | None = None
+        self._next: str | None = None
 
     def train(self, steps: int) -> None:
         self.step += steps
@@ -111,14 +113,14 @@ class Trainer:
         """Save a full and empty the recorder; return the names that were rotated away."""
         at = self.clock.tick()
         self.savers[0].write(self.full_name, self._full(), at)
-        self.root, self.previous = self.step, None
+        self.root, self.previous, self.id = self.step, None, None
         self.changed.clear()
         return self.savers[0].record(self.full_name, at)
 
     def save_increment(self) -> list[str]:
         at = self.clock.tick()
         self.savers[1].write(self.increment_name, self._increment(), at)
-        self.previous = self.step
+        self.previous, self.id = self.step, self._next
         if self.habits.mode == "delta":
             self.changed.clear()
         return self.savers[1].record(self.increment_name, at)
@@ -158,7 +160,9 @@ class Trainer:
         lineage: dict[str, Any] | None = None
         if self.habits.mode != "none":
             lineage = {"version": 1, "base_step": self.root, "mode": self.habits.mode}
-            lineage["previous_step"] = self.previous
+            lineage |= {"previous_step": self.previous, "previous_id": self.id}
+            lineage["id"] = self.rng.randbytes(16).hex()
+            self._next = lineage["id"]
         own = {key: self.rows[key] for key in sorted(self.changed)}
         return increment(self.step, changes("emb", own, slots=()), lineage=lineage)
 

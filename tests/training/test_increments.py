@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
-from ckptctl import BundleReader
+from ckptctl import BundleReader, scan_directory
 from ckptctl.errors import NotFoundError, RefusedError, UsageError
 from tests.training.model import OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
 
@@ -183,6 +183,10 @@ def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
         changed = {row + 20 * int(n[-1]) for n, r in rows.items() if n[-2] == "_" for row in r}
         assert changed == ({1, 2, 3, 4, 30} if mode == "cumulative" else {4})
         assert_same(state_of(tmp_path, 4), again.values(session))
+    # Each names the one before it, also across the recovery: a step may come again.
+    found = [item.lineage for item in scan_directory(str(tmp_path)).increments]
+    assert len({lineage.id for lineage in found}) == 4
+    assert [lineage.previous_id for lineage in found] == [None, *(each.id for each in found[:-1])]
 
 
 def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
