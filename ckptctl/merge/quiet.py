@@ -61,7 +61,7 @@ def recall_quiet(note: QuietNote, now_s: float) -> tuple[str | None, Holdings] |
         if facts["token"] != note.token or not 0 < float(facts["until"]) - now_s <= _MOST_S:
             return None
         holds = Holdings(**{each.name: facts["holds"][each.name] for each in fields(Holdings)})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return facts["waits"], holds
 

@@ -124,7 +124,8 @@ def test_a_step_that_is_damaged_does_not_stop_the_history(chain: Chain) -> None:
 def test_only_what_is_checked_is_vouched_for(chain: Chain) -> None:
     with look(100, chain.directory) as view:
         cell = look_up(view, "emb", [1]).rows[0].cells[""]
-        flip(Path(cell.file), cell.offset + 8)  # the row of another key
+    flip(Path(cell.file), cell.offset + 8)  # the row of another key
+    with look(100, chain.directory) as view:
         found = look_up(view, "emb", [1])
         assert not found.checked
         with pytest.raises(TensorChecksumError):

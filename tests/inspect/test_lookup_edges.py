@@ -43,7 +43,9 @@ def test_what_is_filtered_is_checked_too(tmp_path: Path) -> None:
     chain = build_chain(tmp_path, full(100, rows))
     with look(100, chain.directory) as view:
         part = view.reader.tensors["emb-freqs_filtered"]
-        flip(Path(view.reader.shard_path(part.shard)), part.offset + 1)
+        path = view.reader.shard_path(part.shard)
+    flip(Path(path), part.offset + 1)
+    with look(100, chain.directory) as view:
         found = look_up(view, "emb", [5]).rows[0]
         assert (found.state, found.freq) == ("filtered", 259)  # as it is read
         with pytest.raises(TensorChecksumError):
