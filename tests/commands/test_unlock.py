@@ -221,7 +221,7 @@ def test_readers_and_dry_runs_take_no_lock_and_write_nothing(
 @pytest.mark.parametrize("command", ["merge", "prune", "compact"])
 def test_who_writes_is_told_who_holds_the_lease(run, sharded: Path, command: str) -> None:
     leave(sharded, note())
-    args = () if command == "merge" else ("--yes",)
+    args = () if command == "merge" else ("--yes", "--min-age", "0s")
     done = run(command, sharded, *args, env=FORCED)
     assert done.returncode == 11, done.stderr
     assert f"found: {POD}, renewed " in done.stderr
@@ -233,7 +233,7 @@ def test_who_writes_is_told_who_holds_the_lease(run, sharded: Path, command: str
 @pytest.mark.parametrize("kind", ["flock", "lease"])
 def test_waiting_shows_a_sign_of_life(run, sharded: Path, command: str, kind: str) -> None:
     env = {"CKPTCTL_LOCK": kind, "CKPTCTL_KNOB_PROGRESS_SECONDS": "0.02"}
-    args = () if command in ("merge", "unlock") else ("--yes",)
+    args = () if command in ("merge", "unlock") else ("--yes", "--min-age", "0s")
     with ExitStack() as held:
         if kind == "lease":
             leave(sharded, note())
