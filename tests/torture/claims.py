@@ -122,9 +122,9 @@ class Claims:
         for home in (chain, chain / INCREMENTS):
             state = read_state(str(home / "checkpoint"))
             if state is None:
-                # Only where nothing of what it listed is left.
+                # Only where nothing of what it listed stays; it goes before the first of these.
                 assert not (self.stage.home / "chain" / INCREMENTS / "checkpoint").exists() or (
-                    home != chain and not list(home.glob("*.index"))
+                    home != chain and _steps_in(home) <= self.stage.scenario.goes
                 ), f"{home} has lost its state file"
                 continue
             for path in {state.latest, *state.all_paths}:
@@ -219,13 +219,22 @@ def _belongs(name: str, prefix: str) -> bool:
     )
 
 
+def _steps_in(home: Path) -> set[int]:
+    return {int(path.stem.rpartition("-")[2]) for path in home.glob("*.index")}
+
+
 def _ours(directory: Path) -> set[str]:
-    """Return the temporaries in a directory that only ckptctl makes."""
+    """Return the temporaries in a directory that only ckptctl makes.
+
+    An empty one whose mark was not yet written inside could be a trainer's that has just begun:
+    `ls` names it, and `prune` removes it when a newer full is there.
+    """
     return {
         name
         for name in _tree(directory)
         if ("_temp_" in name or ".ckptctl-" in os.path.basename(name))
         and not name.startswith(".ckptctl-trash")
+        and (not (directory / name).is_dir() or any((directory / name).iterdir()))
     }
 
 
