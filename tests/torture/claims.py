@@ -119,12 +119,13 @@ class Claims:
             assert own == wanted, f"TensorFlow reads something else from {prefix}"
 
     def _state_files(self, chain: Path) -> None:
+        scenario = self.stage.scenario
         for home in (chain, chain / INCREMENTS):
             state = read_state(str(home / "checkpoint"))
             if state is None:
                 # Only where nothing of what it listed stays; it goes before the first of these.
                 assert not (self.stage.home / "chain" / INCREMENTS / "checkpoint").exists() or (
-                    home != chain and _steps_in(home) <= self.stage.scenario.goes
+                    home != chain and _steps_in(home) <= scenario.goes | set(scenario.merged)
                 ), f"{home} has lost its state file"
                 continue
             for path in {state.latest, *state.all_paths}:
