@@ -180,6 +180,7 @@ class PendingBundle:
         with suppress(OSError):
             self._remove_temporary()
             if self.mark is not None:  # from here on it only says where the bundle is from
+                storage.fsync_dir(self._directory)  # what it no longer names is gone for good
                 self._write_mark(self.prefix + MARK_SUFFIX, None)
 
     def _identities(self, moves: Sequence[tuple[str, str]]) -> dict[str, list[int]]:

@@ -92,6 +92,7 @@ fsync_dir {0}
 rename_new index m-1.index
 fsync_dir {0}
 rmdir m-1_temp
+fsync_dir {0}
 write_atomic m-1.ckptctl.json
 write_new m-1.ckptctl.json.ckptctl.tmp
 fsync_dir {0}
