@@ -211,11 +211,16 @@ class PendingBundle:
         # A power cut must not leave what moves in a directory that never came to be.
         for directory in (self._directory, os.path.dirname(self.trash)):
             self.storage.fsync_dir(directory)
-        for info in self.replaces:
+        for number, info in enumerate(self.replaces):
             path = os.path.join(self._directory, info.name)
             place = os.path.join(self.trash, info.name)
             self._moved.append((path, place))
             self.storage.rename(path, place)
+            if number == 0:  # the index: no power cut may bring it back without its data
+                self._flush_moves()
+        self._flush_moves()
+
+    def _flush_moves(self) -> None:
         for directory in (self.trash, self._directory):
             self.storage.fsync_dir(directory)
 
@@ -264,7 +269,10 @@ class PendingBundle:
         self._moved.clear()
         # A trainer that saved there meanwhile is newer: no file of the two may mix.
         if back and not any(storage.stat(path, follow=False) for path, _ in back):
-            for path, place in back:
+            for path, place in back[:-1]:
+                storage.rename_new(place, path)
+            storage.fsync_dir(self._directory)
+            for path, place in back[-1:]:  # the index, once its data are there for good
                 storage.rename_new(place, path)
             storage.fsync_dir(self._directory)
 

@@ -161,6 +161,8 @@ def test_the_order_where_a_bundle_is_replaced(tmp_path: Path) -> None:
     moved = [at for at, call in enumerate(calls) if call.startswith("rename ")]
     assert [calls[at].split()[1] for at in moved] == [info.name for info in options["replaces"]]
     assert calls[moved[0]] == "rename m-1.index m-1.index"
+    # Flushed: no power cut brings it back without its data.
+    assert calls[moved[0] + 1 : moved[0] + 3] == ["fsync_dir m-1", f"fsync_dir {tmp_path.name}"]
     assert calls.index("write_new index") < moved[0]
     assert moved[-1] < calls.index("rename_new data-00000-of-00002 m-1.data-00000-of-00002")
     assert files_in(tmp_path / ".trash" / "m-1") == old
