@@ -225,6 +225,11 @@ class Remover:
                 failed[item.path] = why
                 continue
             self._away(item.files[:1])
+            # Gone for good before the data: alone it would be nobody's, since a checkpoint of
+            # TensorFlow's first format has one too.
+            meta = [file for file in item.files[1:] if file.path == f"{item.path}.meta"]
+            if meta and self._differs(meta) is None:
+                self._away(meta)
         self._flush()
         for item in items:
             if item.path not in failed:

@@ -148,7 +148,7 @@ def test_the_order_in_which_things_go(tmp_path: Path) -> None:
         for call in calls[max(indexes) : min(data)]
     )
     assert max(data) < states[1] < where["remove model.ckpt-10.index"]
-    after = ("data-00000-of-00002", "data-00001-of-00002", "meta")
+    after = ("meta", "data-00000-of-00002", "data-00001-of-00002")
     last = [where[f"remove model.ckpt-10.{name}"] for name in after]
     side = where["remove model.ckpt-10-emb-emb_files/1.emb"]
     assert where["remove model.ckpt-10.index"] < last[0] < last[1] < last[2] < side
