@@ -24,6 +24,7 @@
     |   |-- StringTensorError           a string tensor whose lengths make no sense
     |   |-- StateFileError              a `checkpoint` state file that does not parse
     |   |-- IncompleteError             a checkpoint that no PS can restore
+    |   |   `-- UnreadableError         its files cannot be read: no permission, a failing disk
     |   `-- TableError                  a table or row that no PS could have saved
     |-- DifferencesFound            5   `diff --exit-code` found some
     |-- NotFoundError              10   no such directory, chain, step, table or tensor
@@ -72,6 +73,7 @@ __all__ = [
     "TensorChecksumError",
     "TimeUpError",
     "UnprovenError",
+    "UnreadableError",
     "UsageError",
 ]
 
@@ -234,6 +236,13 @@ class StateFileError(DamageError):
 
 class IncompleteError(DamageError):
     """Raised for a checkpoint that was asked for and that no PS can restore."""
+
+
+class UnreadableError(IncompleteError):
+    """Raised for a checkpoint whose files could not be read.
+
+    A failing disk, or no permission: what they hold may be sound, and nothing is removed for it.
+    """
 
 
 class TableError(DamageError):

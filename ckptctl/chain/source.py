@@ -16,7 +16,13 @@ from ckptctl.chain.facts import (
     parse_merged,
 )
 from ckptctl.chain.model import Contents, Kind, SparseRows
-from ckptctl.errors import DamageError, IncompleteError, NotFoundError, RefusedError
+from ckptctl.errors import (
+    DamageError,
+    IncompleteError,
+    NotFoundError,
+    RefusedError,
+    UnreadableError,
+)
 from ckptctl.storage import Storage
 from ckptctl.tables import find_tables
 
@@ -87,15 +93,15 @@ class IndexSource:
         except NotFoundError:
             raise IncompleteError("index gone while it was being read", file=path) from None
         except RefusedError as error:
-            raise IncompleteError(f"index: {error.message}", file=path) from None
+            raise UnreadableError(f"index: {error.message}", file=path) from None
         except OSError as error:
-            raise IncompleteError(f"index: {error.strerror}", file=path) from None
+            raise UnreadableError(f"index: {error.strerror}", file=path) from None
 
     def _read_fact(self, reader: BundleReader, name: str) -> bytes:
         try:
             return reader.read_scalar_string(name, MAX_FACT_BYTES)
         except (RefusedError, OSError) as error:
-            raise IncompleteError(f"data shard: {error}", file=self.prefix) from None
+            raise UnreadableError(f"data shard: {error}", file=self.prefix) from None
         finally:
             reader.close()
 
@@ -104,7 +110,7 @@ class IndexSource:
             file = reader.data_file("global_step", entry)
             data = file.pread(entry.offset, entry.size)
         except (RefusedError, OSError) as error:
-            raise IncompleteError(f"data shard: {error}", file=self.prefix) from None
+            raise UnreadableError(f"data shard: {error}", file=self.prefix) from None
         finally:
             reader.close()
         reader.compare_crc("global_step", entry, crc32c(data))

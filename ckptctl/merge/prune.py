@@ -22,7 +22,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError
+from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
 from ckptctl.merge.plan import check_copied
 from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import (
@@ -221,6 +221,7 @@ def _plan(
         )
         for item in scan.leftovers
     ]
+    unread = [str(item.damage) for item in checkpoints if isinstance(item.damage, UnreadableError)]
     unders = dict.fromkeys(item.under for item in items if item.under)
     return PrunePlan(
         directory=directory,
@@ -229,7 +230,7 @@ def _plan(
         verify=tuple(under for under in unders if known[under] not in verified),
         fingerprint=fingerprint(scan, found.files, storage),
         warnings=chains.notes,
-        damage=damage,
+        damage=(*unread, *damage),
         storage=storage,
     )
 

@@ -30,7 +30,7 @@ from ckptctl.bundle.commit import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Leftover, split_step
 from ckptctl.chain.bases import misnamed
 from ckptctl.chain.problems import incompleteness
-from ckptctl.errors import RefusedError
+from ckptctl.errors import RefusedError, UnreadableError
 from ckptctl.merge.policy import Decision, Point
 from ckptctl.merge.prune_later import Later
 from ckptctl.merge.prune_plan import PruneOptions
@@ -152,6 +152,8 @@ class _Judge:
             why = incompleteness(item)[0].message
             if item.prefix in self.look.own:
                 return Verdict(True, status, "unfinished", "ckptctl was removing it")
+            if isinstance(item.damage, UnreadableError):  # it may be as sound as any
+                return Verdict(False, status, "unreadable", f"{why}; no option removes it")
             return self._by_option(status, why, "leftovers", dead)
         if dead is not None:
             return self._by_option("abandoned", dead, "abandoned")

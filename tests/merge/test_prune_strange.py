@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ckptctl.errors import RefusedError
-from ckptctl.merge import execute_prune
+from ckptctl.merge import PruneOptions, execute_prune, plan_prune
 from ckptctl.merge.policy import KeepDaily, KeepHourly, KeepLast, KeepWeekly, KeepWithin
 from ckptctl.storage import FileInfo, LocalStorage
+from ckptctl.storage.local import LocalFile
 from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
@@ -198,3 +200,28 @@ def test_times_that_are_none(tmp_path: Path, time: str) -> None:
         found = plan(chain, rule)
         assert "F40" in stays(found)
         json.dumps(found.to_save(), allow_nan=False)
+
+
+class Failing(LocalStorage):
+    """A disk that fails to read one file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def open(self, path: str) -> LocalFile:
+        if path == self.path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return super().open(path)
+
+
+@pytest.mark.parametrize("kind", ["full", "increment"])
+def test_what_cannot_be_read_is_not_removed_for_it(tmp_path: Path, kind: str) -> None:
+    """It may be as sound as any: a network disk that hiccups is no reason to lose a model."""
+    chain = age(small_chain(tmp_path))
+    prefix = str(chain.increment_prefix(20) if kind == "increment" else chain.full_prefix(10))
+    storage = Failing(f"{prefix}.index")
+    options = PruneOptions(leftovers=True, orphans=True, abandoned=True, min_age_s=0)
+    found = plan_prune(str(chain.directory), options, storage=storage)
+    assert prefix not in {item.path for item in found.removed}
+    assert next(item for item in found.items if item.path == prefix).code == "unreadable"
+    assert any("Input/output error" in told and prefix in told for told in found.damage)
