@@ -19,6 +19,7 @@ from ckptctl.chain.model import (
 from ckptctl.chain.names import MAX_STEP, split_step
 from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
 from ckptctl.chain.timelines import WriteOrder
+from ckptctl.chain.unread import check_read
 from ckptctl.chain.vanished import find_changed, telling_what_vanished
 from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
 
@@ -51,6 +52,7 @@ __all__ = [
     "VerifiedFulls",
     "WriteOrder",
     "Writer",
+    "check_read",
     "find_chains",
     "find_changed",
     "find_writer",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from ckptctl.chain.facts import Facts, Lineage, Merged
 from ckptctl.chain.names import split_step
-from ckptctl.errors import DamageError, StateFileError
+from ckptctl.errors import DamageError, StateFileError, UnreadableError
 
 if TYPE_CHECKING:
     from ckptctl.bundle import CheckpointState
@@ -192,6 +192,12 @@ class Checkpoint:
     def damage(self) -> DamageError | None:
         """Why the index cannot be read, or None."""
         return self._read if isinstance(self._read, DamageError) else None
+
+    @property
+    def unread(self) -> UnreadableError | None:
+        """What kept us from reading it, as far as that was tried."""
+        found = vars(self).get("_read") or self.facts.damage
+        return found if isinstance(found, UnreadableError) else None
 
     @cached_property
     def missing(self) -> tuple[str, ...]:

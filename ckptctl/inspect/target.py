@@ -10,8 +10,10 @@ from typing import Literal
 from ckptctl.bundle import index_path
 from ckptctl.chain import (
     INCREMENT_DIRECTORY,
+    NO_STEP,
     Chains,
     ProvenPairs,
+    check_read,
     find_chains,
     scan_directory,
     split_step,
@@ -166,6 +168,8 @@ def _step(text: str, chains: Chains) -> int:
     if place is None:
         return int(text)
     points = chains.restore_points
+    if text != "first":
+        check_read(chains, points[-1] if points else NO_STEP)
     back = len(points) if text == "first" else int(place[1] or 0) + 1
     if not points or back > len(points):
         raise NotFoundError(

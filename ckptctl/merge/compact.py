@@ -17,6 +17,7 @@ from typing import Any
 from ckptctl.chain import (
     WRITER_WAIT_S,
     Chains,
+    check_read,
     find_chains,
     scan_directory,
     wait_for_writer,
@@ -215,6 +216,7 @@ def plan_compact(
     found = look_at_holdings(chains, storage)
     if found.latest is None:
         raise _no_restore_point(directory, found.fulls, found.increments)
+    check_read(chains, found.latest)
     waits = options.gate.why_not(found, time.time())
     merge = no_room = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptctl.chain import (
+    NO_STEP,
     Chains,
     Checkpoint,
     ProvenPairs,
     Scan,
+    check_read,
     find_chains,
     scan_directory,
     split_step,
@@ -378,6 +380,7 @@ def _plan(
 def _step(chains: Chains, upto: int | None) -> int:
     if upto is not None:
         return upto
+    check_read(chains, NO_STEP if chains.latest is None else chains.latest)
     if chains.latest is None:
         raise NotFoundError(
             "no restore point: nothing here can be merged",

@@ -152,6 +152,8 @@ def update_state_file(
     ------
     ChangedError
         It kept changing.
+    UnreadableError
+        The new full could not be read.
     """
     path = os.path.join(directory, "checkpoint")
     first = storage.stat(path)
@@ -174,6 +176,9 @@ def update_state_file(
                 or (full.name == name and full.merged is None)
             )
         }
+        unread = next((full.unread for full in chains.scan.fulls if full.name == name), None)
+        if unread is not None:
+            raise unread
         if name not in live:
             return None
         info = storage.stat(path)

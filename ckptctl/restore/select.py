@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ckptctl.chain import Chains, Checkpoint
+from ckptctl.chain import Chains, Checkpoint, check_read
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
 
@@ -50,7 +50,15 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         A check of `restore.md` does not hold and no option overrides it.
     AmbiguousError
         Two checkpoints lie at that step.
+    UnreadableError
+        What could not be read might change the choice.
     """
+    chosen = _select(chains, step, options)
+    check_read(chains, chosen.base.step, step)
+    return chosen
+
+
+def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     full = chains.full_at(step)
     if full is not None and options.base is None and chains.is_restore_point(full):
         return Selection(step, full, (), (), "a full")

@@ -303,6 +303,9 @@ def _open(own: int, path: str, more: int = 0) -> int:
         new = False
     except FileNotFoundError:
         new = True
+    except OSError as error:
+        error.filename = path  # not its last part alone
+        raise
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more
     fd = os.open(_NAME, flags, 0o666, dir_fd=own)
     try:

@@ -1,0 +1,47 @@
+"""What could not be read: a state is not chosen as if it were not there.
+
+A disk or a network that fails for a moment hides the newest increment, or the state file that
+says that a run was rolled back. Whoever restored what is left would go back in time in silence.
+"""
+
+from __future__ import annotations
+
+from ckptctl.chain.chains import Chains
+from ckptctl.errors import UnreadableError
+
+__all__ = ["check_read"]
+
+
+def check_read(chains: Chains, above: int, upto: int | None = None) -> None:
+    """Raise where a file that could not be read might change which state is chosen.
+
+    Parameters
+    ----------
+    chains
+        The chains of a directory, judged.
+    above, upto
+        Steps between which a checkpoint matters: `above < step <= upto`; None for no end.
+
+    Raises
+    ------
+    UnreadableError
+        A live checkpoint there, or a state file, could not be read.
+    """
+    scan = chains.scan
+    for state_file in (scan.full_state, scan.increment_state):
+        error = state_file.error
+        if error is not None and error.__cause__ is not None:  # not one that does not parse
+            raise _unread(error.message, state_file.path, "whether a run was rolled back")
+    for item in (*scan.fulls, *scan.increments):
+        inside = item.step > above and (upto is None or item.step <= upto)
+        if inside and item.unread is not None and chains.is_live(item):
+            message = f"{item.name}: {item.unread.message}"
+            raise _unread(message, item.prefix, "which state is the newest")
+
+
+def _unread(message: str, file: str, unknown: str) -> UnreadableError:
+    return UnreadableError(
+        f"{message}: so it is not known {unknown}",
+        file=file,
+        remedy="see to the disk or the permissions; if the file is lost, move it away",
+    )
