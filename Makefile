@@ -52,8 +52,8 @@ demo: $(READY)
 	@$(BIN)/python -m demo.run $(DEMO)
 
 bench: $(READY)
-	@$(BIN)/python -m bench.run --keep $(BENCH)
-	@$(BIN)/python -m bench.questions $(BENCH)
+	@$(BIN)/python -m bench.run $(BENCH)
+	@$(BIN)/python -m bench.questions $(BENCH_QUESTIONS)
 	@$(BIN)/python -m bench.cron $(BENCH_CRON)
 	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
 

@@ -128,23 +128,38 @@ def write_many(directory: Path, tensors: int) -> None:
     write_state(prefix)
 
 
+def write_chain(chain: Path, full: Path, changed: int, options: argparse.Namespace) -> None:
+    """Write a chain of a full, linked where it lies elsewhere, and one increment."""
+    increment = chain / ".incremental_checkpoint" / f"incremental_model.ckpt-{INCREMENT_STEP}"
+    increment.parent.mkdir(parents=True)
+    own = chain / full.name
+    for path in full.parent.glob(f"{full.name}.*") if full != own else ():
+        (chain / path.name).hardlink_to(path)
+    write_state(own)
+    write_increment(increment, options.keys, changed, options.columns)
+    write_state(increment)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
     parser.add_argument("--keys", type=int, required=True)
-    parser.add_argument("--changed", type=int, required=True)
+    parser.add_argument("--changed", type=int, help="keys of the increment of `chain`")
+    parser.add_argument("--shares", type=float, nargs="+", default=[], help="of `share-X` each")
     parser.add_argument("--columns", action="store_true")
-    parser.add_argument("--tensors", type=int, required=True)
+    parser.add_argument("--tensors", type=int, help="tensors of the full `many`")
     options = parser.parse_args()
     chain = options.directory / "chain"
     full = chain / f"model.ckpt-{FULL_STEP}"
-    increment = chain / ".incremental_checkpoint" / f"incremental_model.ckpt-{INCREMENT_STEP}"
-    increment.parent.mkdir(parents=True)
+    full.parent.mkdir(parents=True)
     write_full(full, options.keys, options.columns)
-    write_state(full)
-    write_increment(increment, options.keys, options.changed, options.columns)
-    write_state(increment)
-    write_many(options.directory / "many", options.tensors)
+    if options.changed:
+        write_chain(chain, full, options.changed, options)
+    for share in options.shares:
+        changed = round(options.keys * share)
+        write_chain(options.directory / f"share-{share:g}", full, changed, options)
+    if options.tensors:
+        write_many(options.directory / "many", options.tensors)
 
 
 if __name__ == "__main__":

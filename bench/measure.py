@@ -20,6 +20,7 @@ class Contender:
     sources: list[Path]
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
     @property
     def wall(self) -> float:
@@ -48,6 +49,7 @@ class Contender:
                 sys.exit(f"{self.name} failed:\n{log.read().decode(errors='replace')}")
         self.seconds.append(took)
         self.peaks.append(usage.ru_maxrss * 1024)
+        self.cpu.append(usage.ru_utime + usage.ru_stime)
 
 
 def prime(contender: Contender, gigabytes: float) -> None:

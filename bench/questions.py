@@ -1,7 +1,6 @@
 """`make bench`, second part: the questions against TensorFlow and against a checked read.
 
-The chain is that of `bench.run`, which leaves it there with `--keep`; the options are the
-same. As there, whole processes are timed in turns, and this one stays small.
+As in `bench.run`, whole processes are timed in turns, and this one stays small.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from bench.measure import Contender
 from bench.report import MB, document, table
-from bench.run import CKPTCTL, FULL, INCREMENT, files, make_chain, options, run_rounds
+from bench.room import CKPTCTL, FULL, INCREMENT, files, make_chain, options, run_rounds
 
 # What the issue that made the questions owes.
 LEAST_TF, LEAST_GBS, MOST_READ, MOST_MB = 15.0, 3.0, 2.0, 300
