@@ -13,11 +13,15 @@ from statistics import median
 
 @dataclass
 class Contender:
-    """One way of doing a job, and what each run of it took."""
+    """One way of doing a job, and what each run of it took.
+
+    What ckptctl remembers from run to run is in `cache`; without one a run knows nothing.
+    """
 
     name: str
     command: list[str]
     sources: list[Path]
+    cache: Path | None = None
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -36,6 +40,7 @@ class Contender:
         """Run once, as a whole process, in `directory`."""
         # Without bytecode a run would mostly measure the compiling of its imports.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["XDG_CACHE_HOME"] = str(self.cache or directory / "cache")
         with open(directory / "log", "w+b") as log:
             begin = time.perf_counter()
             child = subprocess.Popen(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 
 from bench.measure import Contender, free_gigabytes
@@ -37,6 +39,7 @@ def document(
     """Return everything that was measured, and the figures that `bench.goals` judges."""
     return {
         "schema": "ckptctl.bench/2",
+        "commit": commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine(),
         "options": options,
@@ -54,6 +57,13 @@ def document(
             for group, contenders in groups.items()
         },
     }
+
+
+def commit() -> str:
+    """Return which commit was measured, if this is a clone."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def machine() -> dict[str, object]:

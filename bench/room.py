@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,14 @@ __all__ = [
     "FULL",
     "HERE",
     "INCREMENT",
+    "copies",
     "files",
     "make",
     "make_chain",
     "options",
     "run_rounds",
     "size",
+    "small",
     "startups",
 ]
 
@@ -41,6 +44,13 @@ def make(directory: Path, facts: str, *arguments: object) -> None:
     command = [sys.executable, "-m", "bench.chain", str(directory), *map(str, arguments)]
     subprocess.run(command, check=True)
     mark.write_text(facts)
+
+
+def small(directory: Path, *arguments: object) -> Path:
+    """Have `bench.small` write a chain of small checkpoints; return its directory."""
+    command = [sys.executable, "-m", "bench.small", str(directory), *map(str, arguments)]
+    subprocess.run(command, check=True)
+    return directory
 
 
 def options() -> argparse.Namespace:
@@ -88,6 +98,21 @@ def startups(directory: Path) -> dict[str, Contender]:
         "python": Contender("python -c pass", [sys.executable, "-c", "pass"], []),
         "version": Contender("ckptctl --version", [*CKPTCTL, "--version"], []),
         "merge": Contender("ckptctl merge, 1,000 keys", merge, files(tiny)),
+    }
+
+
+def copies(chain: Path, out: Path) -> dict[str, Contender]:
+    """Return what a merge has to beat: the same bytes, moved by cp and cat."""
+    full = sorted(chain.glob(f"{FULL}.*"))
+    recent = files(chain / ".incremental_checkpoint")
+    copied = shlex.join(str(out / path.name) for path in full)
+    steps = f"cp {shlex.join(map(str, full))} {shlex.quote(str(out))} && sync {copied}"
+    steps += f" && cat {shlex.join(map(str, recent))} > /dev/null"
+    both, read = ["sh", "-c", steps], ["sh", "-c", f"{steps} && cat {copied} > /dev/null"]
+    sources = files(chain)
+    return {
+        "cp": Contender("cp full, sync, cat increment", both, sources),
+        "cp+cat": Contender("cp full, sync, cat increment, cat copy", read, sources),
     }
 
 

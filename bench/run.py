@@ -20,7 +20,18 @@ from pathlib import Path
 from bench.goals import said
 from bench.measure import Contender, free_gigabytes
 from bench.report import MB, document, table
-from bench.room import CKPTCTL, FULL, HERE, INCREMENT, files, make, run_rounds, size, startups
+from bench.room import (
+    CKPTCTL,
+    FULL,
+    HERE,
+    INCREMENT,
+    copies,
+    files,
+    make,
+    run_rounds,
+    size,
+    startups,
+)
 
 #: Bytes of a key with its rows in the table and in its slot, and with freqs and versions.
 KEY_BYTES, COLUMN_BYTES = 2 * (8 + 64), 2 * 16
@@ -56,21 +67,6 @@ def make_chains(chosen: argparse.Namespace, gb: float) -> Path:
     facts = json.dumps([keys, shares, chosen.columns])
     make(room, facts, "--keys", keys, "--shares", *shares, *flags)
     return room
-
-
-def copies(chain: Path, out: Path) -> dict[str, Contender]:
-    """Return what a merge has to beat: the same bytes, moved by cp and cat."""
-    full = sorted(chain.glob(f"{FULL}.*"))
-    recent = sorted(chain.glob(f"{INCREMENT}.*"))
-    copied = shlex.join(str(out / path.name) for path in full)
-    steps = f"cp {shlex.join(map(str, full))} {shlex.quote(str(out))} && sync {copied}"
-    steps += f" && cat {shlex.join(map(str, recent))} > /dev/null"
-    both, read = ["sh", "-c", steps], ["sh", "-c", f"{steps} && cat {copied} > /dev/null"]
-    sources = files(chain)
-    return {
-        "cp": Contender("cp full, sync, cat increment", both, sources),
-        "cp+cat": Contender("cp full, sync, cat increment, cat copy", read, sources),
-    }
 
 
 def merges(chosen: argparse.Namespace, chain: Path, jobs: bool) -> dict[str, Contender]:
