@@ -73,7 +73,8 @@ def draw(title: str, across: str, up: str, curves: list[Curve]) -> str:
         named(f'transform="translate(14 {(TOP + HEIGHT - BOTTOM) // 2}) rotate(-90)"', up),
     ]
     for number, curve in enumerate(curves):
-        lines += line(curve, COLOURS[number % len(COLOURS)], x, y, TOP + 12 + 18 * number)
+        colour = "#777" if curve.dashed else COLOURS[number % len(COLOURS)]
+        lines += line(curve, colour, x, y, TOP + 12 + 18 * number)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

@@ -46,15 +46,14 @@ def scale_skipped(document: Document) -> str:
 def plot(document: Document, dimension: str, field: str, up: str) -> str | None:
     """Return the plot of a dimension, or None where there is not enough to draw."""
     found: list[Curve] = []
+    copied: list[Curve] = []
     for (own, curve), each in curves(measured(document)).items():
         if own == dimension and len(each) > 1:
             found.append(Curve(curve, tuple((e["at"], e[field]) for e in each)))
-            if field == "median_s" and len(found) == 1:
-                name = f"cp and cat ({curve})"
-                points = tuple((e["at"], e["cp_s"]) for e in each)
-                found.append(Curve(name, points, dashed=True))
+            copied.append(Curve("cp and cat", tuple((e["at"], e["cp_s"]) for e in each), True))
     if not found:
         return None
+    found += copied[:1] if field == "median_s" else []
     what = "time" if field == "median_s" else "peak memory"
     return draw(f"merge: {what} against {dimension}", DIMENSIONS[dimension], up, found)
 

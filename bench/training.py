@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def step_times(trainings: dict[str, Training], rows: int, steps: int) -> None:
     for number in range(steps + WARM_UP):
         batch = random.integers(0, rows, BATCH)
         for name in random.permutation(list(trainings)):
-            took = seconds(lambda n=name, b=batch: trainings[n].train(b))
+            took = seconds(partial(trainings[name].train, batch))
             if number >= WARM_UP:
                 taken[name].append(took)
     on, off, again = (np.array(taken[name]) for name in ("on", "off", "again"))
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
