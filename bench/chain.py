@@ -214,6 +214,13 @@ def write_chain(
     write_state([own])
 
 
+def write_asked(path: Path, shape: Shape) -> None:
+    """Write a key of each bucket of `emb`, one a line, for those who ask for keys."""
+    counts = shape.counts(shape.tables()["emb"])
+    keys = [full_keys(b, count)[b % count] for b, count in enumerate(counts)]
+    path.write_text("".join(f"{key}\n" for key in keys))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
@@ -233,6 +240,7 @@ def main() -> None:
     full = chain / f"model.ckpt-{FULL_STEP}"
     full.parent.mkdir(parents=True)
     write_full(full, shape)
+    write_asked(given.directory / "asked.txt", shape)
     if given.changed:
         share = given.changed / given.keys
         write_chain(chain, full, shape, share, given.increments, given.deltas)

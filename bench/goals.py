@@ -73,7 +73,7 @@ GOALS = (
     # What earlier issues owe.
     Goal("tensorflow/*/*/*", "TensorFlow's load, NumPy, `SaveV2` against `merge`", 10, least=True),
     Goal("list/*/*", "`tf.train.list_variables` against ours, whole processes", 15, least=True),
-    Goal("questions memory/*", "questions: peak memory", 300, "MB"),
+    Goal("questions memory/*", "what only reads: peak memory", 300, "MB"),
     Goal("compact/idle", "`compact`, nothing to do: beyond bare Python", 0.3, "s"),
     Goal("prune/growth", "`prune`: time an increment, for 4 x as many", 1.2),
     Goal("prune/rm", "`prune` against `rm` of the same files"),

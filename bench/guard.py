@@ -31,7 +31,7 @@ PYTHON = "python -c pass"
 
 STEPS = {
     "merge": "bench.run --gb 1.5 --shares 0.05 --rounds 3 --prime-gb 1 --no-tensorflow",
-    "questions": "bench.questions --rounds 3 --prime-gb 1 --no-tensorflow",
+    "reads": "bench.reads --rounds 3 --prime-gb 1",
     "start": "bench.start --rounds 3",
     "cron": "bench.cron --many 0 --rounds 3",
 }

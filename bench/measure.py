@@ -15,13 +15,15 @@ from statistics import median
 class Contender:
     """One way of doing a job, and what each run of it took.
 
-    What ckptctl remembers from run to run is in `cache`; without one a run knows nothing.
+    What ckptctl remembers from run to run is in `cache`; without one a run knows nothing. The
+    sources are in the page cache when it starts, or none of them is, with `cold`.
     """
 
     name: str
     command: list[str]
     sources: list[Path]
     cache: Path | None = None
+    cold: bool = False
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -60,7 +62,7 @@ class Contender:
 def prime(contender: Contender, gigabytes: float) -> None:
     """Read the sources again, touch and free memory, and wait for writes of before."""
     os.sync()
-    files = [str(path) for path in contender.sources]
+    files = ["--cold"] * contender.cold + [str(path) for path in contender.sources]
     subprocess.run([sys.executable, "-m", "bench.prime", str(gigabytes), *files], check=True)
 
 

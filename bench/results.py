@@ -15,7 +15,7 @@ __all__ = ["COMMITTED", "HERE", "PARTS", "collect", "figures", "load"]
 
 HERE = Path(__file__).parent
 COMMITTED = HERE.parent / "docs" / "performance" / "results.json"
-PARTS = ("merge", "questions", "start", "cron", "training", "scale")
+PARTS = ("merge", "reads", "questions", "start", "cron", "training", "scale")
 
 Document = dict[str, Any]
 

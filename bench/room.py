@@ -53,8 +53,8 @@ def small(directory: Path, *arguments: object) -> Path:
     return directory
 
 
-def options() -> argparse.Namespace:
-    """Return the options of a part that works on one chain."""
+def options(part: str) -> argparse.Namespace:
+    """Return the options of a part that asks about one chain."""
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--keys", type=int, default=10_000_000, help="keys of the full")
     parser.add_argument("--changed", type=int, help="keys of the increment; default: a 20th")
@@ -62,7 +62,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tensors", type=int, default=10_000, help="tensors of the listed bundle")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=HERE.parent / "build")
-    parser.add_argument("--json", type=Path, default=HERE / "results.json")
+    parser.add_argument("--json", type=Path, default=HERE / f"results-{part}.json")
     parser.add_argument("--prime-gb", type=float, help="default: 4, or half of what is free")
     parser.add_argument("--no-tensorflow", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep the chain for the next run")
