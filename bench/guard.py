@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.goals import case_of, goal_of, number
-from bench.results import Document, load
+from bench.results import HERE, Document, load
 
 __all__ = ["ABSENT", "failures", "limit", "slower"]
 
@@ -88,7 +88,9 @@ def measure(part: str, room: Path) -> Document:
 
 def main() -> int:
     committed = load()["parts"]
-    with tempfile.TemporaryDirectory(prefix="ckptctl-guard-", dir=Path.cwd()) as name:
+    build = HERE.parent / "build"
+    build.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ckptctl-guard-", dir=build) as name:
         room = Path(name)
         if shutil.disk_usage(room).free < DISK:
             print(f"less than {DISK / 1e9:g} GB of disk", file=sys.stderr)

@@ -43,7 +43,8 @@ def figures(found: dict[str, Contender], case: str) -> dict[str, float]:
 def main() -> None:
     chosen = options("questions")
     make_chain(chosen)
-    groups, judged = {}, {}
+    groups: dict[str, dict[str, Contender]] = {}
+    judged: dict[str, float] = {}
     for where, what in (
         ("chain", f"{chosen.keys:,} keys"),
         ("many", f"{chosen.tensors:,} tensors"),
