@@ -67,6 +67,7 @@ GOALS = (
     Goal("growth of cp/*/*", "the same of `cp` and `cat`", None, ""),
     Goal("flat/*", "peak memory of the largest full against the smallest", 1.1),
     Goal("training/step", "step with recording against one without", 1.02, noisy=True),
+    Goal("training/step noise", "two trainings without recording against each other"),
     Goal("training/increment time/*", "save of an increment against a full's: time"),
     Goal("training/increment bytes/*", "save of an increment against a full's: bytes"),
     Goal("training/restore/*", "restore of full and increment against the full alone", 1.1),

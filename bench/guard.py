@@ -71,7 +71,7 @@ def failures(measured: Document, committed: Document) -> dict[str, str]:
             continue
         old = f", committed {number(before[name])}" if name in before else ""
         found[name] = (
-            f"{goal.what} ({case_of(name)}): {number(value)} {goal.unit}, owed {goal.owed}{old}; "
+            f"{goal.what} [{case_of(name)}]: {number(value)} {goal.unit}, owed {goal.owed}{old}; "
             f"fails {'below' if goal.least else 'above'} {number(most)}"
         )
     return found
