@@ -6,6 +6,7 @@ its pattern matches, and the parts that its stars stand for are the case that wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -104,10 +105,9 @@ def met(name: str, value: float) -> str:
 
 
 def number(value: float) -> str:
-    """Return a figure in as many digits as it deserves."""
-    if value and abs(value) < 0.1:
-        return f"{value:.3f}"
-    return f"{value:.0f}" if abs(value) >= 50 else f"{value:.2f}"
+    """Return a figure in as many digits as it deserves: those near 1 are ratios to it."""
+    digits = next(d for most, d in ((2, 3), (10, 2), (50, 1), (math.inf, 0)) if abs(value) < most)
+    return f"{value:.{digits}f}" if value else "0"
 
 
 def said(figures: dict[str, float]) -> Iterable[str]:

@@ -38,10 +38,5 @@ def test_one_pattern_once() -> None:
 
 
 def test_digits() -> None:
-    assert [number(v) for v in (0.0, 0.0123, 0.5, 9.876, 126.4)] == [
-        "0.00",
-        "0.012",
-        "0.50",
-        "9.88",
-        "126",
-    ]
+    given = (0.0, 0.0123, 1.024, 9.876, 12.34, 126.4)
+    assert [number(v) for v in given] == ["0", "0.012", "1.024", "9.88", "12.3", "126"]

@@ -47,7 +47,7 @@ def test_slower_is_never_faster() -> None:
 def test_failures_say_what_is_wrong() -> None:
     bad = failures(part(0.01, **{MERGE: 1.7, JOBS: 1.9}), part(0.01, **{MERGE: 0.9}))
     assert list(bad) == [MERGE]
-    assert "1.70 x, owed at most 1 x, committed 0.90; fails above 1.50" in bad[MERGE]
+    assert "1.700 x, owed at most 1 x, committed 0.900; fails above 1.500" in bad[MERGE]
 
 
 def test_the_steps_are_parts() -> None:
