@@ -116,4 +116,4 @@ def said(figures: dict[str, float]) -> Iterable[str]:
         goal = goal_of(name)
         case = f" ({case})" if (case := case_of(name)) else ""
         owed = f", owed: {goal.owed}: {met(name, value)}" if goal.owed else ""
-        yield f"* {goal.what}{case}: {number(value)} {goal.unit}{owed}"
+        yield f"* {goal.what}{case}: {number(value)} {goal.unit}".rstrip() + owed

@@ -44,7 +44,8 @@ def summary(document: Document) -> str:
         verdict = "met" if reached == len(own) else f"missed in {len(own) - reached} of {len(own)}"
         if len(own) == 1 and not reached:
             verdict = "missed"
-        lines.append(f"| {goal.what} | {span} {goal.unit} | {goal.owed} | {verdict} |")
+        measured = f"{span} {goal.unit}".rstrip()
+        lines.append(f"| {goal.what} | {measured} | {goal.owed} | {verdict} |")
     return "\n".join(lines)
 
 
