@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -102,7 +103,7 @@ def figures(found: dict[str, Contender], case: str, startup: float, keys: int) -
     for way in ways:
         if way in found:
             result[f"memory/{case}/{way}"] = (found[way].peak - 8 * keys) / MB
-        if {f"{way} -j 1", f"{way} -j 2"} <= set(found):
+        if {f"{way} -j 1", f"{way} -j 2"} <= set(found) and (os.cpu_count() or 1) > 1:
             one, two = (found[f"{way} -j {number}"].wall for number in (1, 2))
             result[f"jobs/{case}/{way}"] = one / two
         if {way, "tensorflow"} <= set(found):
