@@ -15,13 +15,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export TF_ENABLE_ONEDNN_OPTS ?= 0
 
-.PHONY: help test torture lint demo bench fuzz golden completions reference clean
+.PHONY: help test torture lint demo bench bench-guard bench-scale fuzz golden completions reference clean
 
 help:
 	@echo 'make test         lint, types and the whole suite'
 	@echo 'make torture      kills, failing disks and power cuts at every call (PYTEST="-k merge" for some)'
 	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
-	@echo 'make bench        merge and questions against cp and TensorFlow (BENCH="--keys 100000" for a small run)'
+	@echo 'make bench        everything that is measured, and the pages that quote it (BENCH="--gb 1.5 6" for larger fulls)'
+	@echo 'make bench-scale  time and memory against size, shards, tensors, increments: hours, 60 GB of disk, resumable'
+	@echo 'make bench-guard  five minutes: fails where something became much slower or larger'
 	@echo 'make fuzz         coverage-guided fuzzing of every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) in all'
 	@echo 'make lint         ruff and mypy alone'
 	@echo 'make golden       write the golden bundles of tests/golden/tf anew'
@@ -52,10 +54,20 @@ demo: $(READY)
 	@$(BIN)/python -m demo.run $(DEMO)
 
 bench: $(READY)
-	@$(BIN)/python -m bench.run --keep $(BENCH)
-	@$(BIN)/python -m bench.questions $(BENCH)
+	@$(BIN)/python -m bench.run $(BENCH)
+	@$(BIN)/python -m bench.reads --keep $(BENCH_READS)
+	@$(BIN)/python -m bench.questions $(BENCH_READS)
+	@$(BIN)/python -m bench.start $(BENCH_START)
 	@$(BIN)/python -m bench.cron $(BENCH_CRON)
 	@$(BIN)/python -m bench.training $(BENCH_TRAINING)
+	@$(BIN)/python -m bench.pages --collect
+
+bench-guard: $(READY)
+	@$(BIN)/python -m bench.guard
+
+bench-scale: $(READY)
+	@$(BIN)/python -m bench.scale $(BENCH_SCALE)
+	@$(BIN)/python -m bench.pages --collect
 
 $(FUZZ)/.ready: pyproject.toml
 	@python=$$(./.ci/find-python $(PYTHON)) || exit 1; \

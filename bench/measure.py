@@ -13,13 +13,20 @@ from statistics import median
 
 @dataclass
 class Contender:
-    """One way of doing a job, and what each run of it took."""
+    """One way of doing a job, and what each run of it took.
+
+    What ckptctl remembers from run to run is in `cache`; without one a run knows nothing. The
+    sources are in the page cache when it starts, or none of them is, with `cold`.
+    """
 
     name: str
     command: list[str]
     sources: list[Path]
+    cache: Path | None = None
+    cold: bool = False
     seconds: list[float] = field(default_factory=list)
     peaks: list[int] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
     @property
     def wall(self) -> float:
@@ -35,6 +42,7 @@ class Contender:
         """Run once, as a whole process, in `directory`."""
         # Without bytecode a run would mostly measure the compiling of its imports.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["XDG_CACHE_HOME"] = str(self.cache or directory / "cache")
         with open(directory / "log", "w+b") as log:
             begin = time.perf_counter()
             child = subprocess.Popen(
@@ -48,12 +56,13 @@ class Contender:
                 sys.exit(f"{self.name} failed:\n{log.read().decode(errors='replace')}")
         self.seconds.append(took)
         self.peaks.append(usage.ru_maxrss * 1024)
+        self.cpu.append(usage.ru_utime + usage.ru_stime)
 
 
 def prime(contender: Contender, gigabytes: float) -> None:
     """Read the sources again, touch and free memory, and wait for writes of before."""
     os.sync()
-    files = [str(path) for path in contender.sources]
+    files = ["--cold"] * contender.cold + [str(path) for path in contender.sources]
     subprocess.run([sys.executable, "-m", "bench.prime", str(gigabytes), *files], check=True)
 
 

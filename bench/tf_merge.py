@@ -10,12 +10,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
-def merge_part(full, increment, member: str, with_columns: bool) -> dict[str, np.ndarray]:
+def merge_part(full: Any, increment: Any, member: str, with_columns: bool) -> dict[str, np.ndarray]:
     """Return the nine tensors of one member of one part, in DeepRec's order."""
     keys = full.get_tensor(f"{member}-keys")
     offset = full.get_tensor(f"{member}-partition_offset")
@@ -59,7 +60,7 @@ def main(full_prefix: str, increment_prefix: str, output: str) -> None:
     with_columns = full.get_variable_to_shape_map()["emb/part_0-freqs"] != [0]
     parts = [f"{output}_temp/part-{i:05d}-of-00002" for i in range(2)]
     for i, part in enumerate(parts):
-        tensors = {}
+        tensors: dict[str, np.ndarray] = {}
         for member in (f"emb/part_{i}", f"emb/part_{i}/Adagrad"):
             tensors |= merge_part(full, increment, member, with_columns)
         if i == 0:

@@ -6,11 +6,12 @@ python -m bench.training --rows 10000000
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
+from bench.goals import said
+from bench.report import document
+from bench.room import HERE
 
 DIM, BATCH, WARM_UP = 16, 4096, 50
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
@@ -52,14 +56,14 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def step_times(trainings: dict[str, Training], rows: int, steps: int) -> None:
-    """Print the time of a step with recording against one without, and of two without."""
+def step_times(trainings: dict[str, Training], rows: int, steps: int) -> dict[str, float]:
+    """Return the time of a step with recording against one without, and of two without."""
     random = np.random.default_rng(1)
     taken: dict[str, list[float]] = {name: [] for name in trainings}
     for number in range(steps + WARM_UP):
         batch = random.integers(0, rows, BATCH)
         for name in random.permutation(list(trainings)):
-            took = seconds(lambda n=name, b=batch: trainings[n].train(b))
+            took = seconds(partial(trainings[name].train, batch))
             if number >= WARM_UP:
                 taken[name].append(took)
     on, off, again = (np.array(taken[name]) for name in ("on", "off", "again"))
@@ -69,10 +73,15 @@ def step_times(trainings: dict[str, Training], rows: int, steps: int) -> None:
         f"itself {np.median(on / off):.3f}); two without against each other: "
         f"{np.median(again) / np.median(off):.3f} ({np.median(again / off):.3f})"
     )
+    return {
+        "training/step": float(np.median(on / off)),
+        "training/step noise": float(np.median(again / off)),
+    }
 
 
-def increments(training: Training, rows: int, directory: Path, rounds: int) -> None:
-    """Print what an increment and a recovery take, medians of some rounds."""
+def increments(training: Training, rows: int, directory: Path, rounds: int) -> dict[str, float]:
+    """Return what an increment and a recovery take, medians of some rounds."""
+    figures: dict[str, float] = {}
     saver: Any = training.saver.incremental
     (directory / ".incremental_checkpoint").mkdir()
     prefix = str(directory / ".incremental_checkpoint" / "incremental_model.ckpt")
@@ -112,6 +121,11 @@ def increments(training: Training, rows: int, directory: Path, rounds: int) -> N
             f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s; "
             f"recovery {both:.2f} s, {alone:.2f} s)"
         )
+        case = f"{100 * share:g}% of the rows"
+        figures[f"training/increment bytes/{case}"] = float(written / size)
+        figures[f"training/increment time/{case}"] = float(took / full_s)
+        figures[f"training/restore/{case}"] = float(both / alone)
+    return figures
 
 
 def size_of(prefix: str) -> int:
@@ -124,19 +138,23 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=10_000_000)
     options.add_argument("--steps", type=int, default=400)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--json", type=Path, default=HERE / "results-training.json")
     given = options.parse_args()
     tf1.disable_eager_execution()
     trainings = {name: Training(given.rows, record=name == "on") for name in ("on", "off", "again")}
     print(f"{given.rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}")
-    step_times(trainings, given.rows, given.steps)
+    judged = step_times(trainings, given.rows, given.steps)
     for name in ("off", "again"):
         trainings[name].session.close()
     directory = Path(tempfile.mkdtemp(prefix="ckptctl-bench-"))
     try:
-        increments(trainings["on"], given.rows, directory, given.rounds)
+        judged |= increments(trainings["on"], given.rows, directory, given.rounds)
     finally:
         shutil.rmtree(directory)
+    print("", *said(judged), sep="\n")
+    told: dict[str, object] = {"rows": given.rows, "steps": given.steps, "rounds": given.rounds}
+    given.json.write_text(json.dumps(document({}, told, judged), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
