@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptctl.bundle.data import BundleData
 from ckptctl.bundle.entry import BundleHeader, Entry
+from ckptctl.bundle.names import index_path
 from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import EntryError, HeaderError, MissingShardError, NotFoundError, RefusedError
@@ -18,12 +19,7 @@ from ckptctl.storage import LOCAL, Storage
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BundleReader", "index_path"]
-
-
-def index_path(prefix: str) -> str:
-    """Return the path of a bundle's index."""
-    return f"{prefix}.index"
+__all__ = ["BundleReader"]
 
 
 def _text(key: bytes) -> str:

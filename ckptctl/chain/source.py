@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ckptctl.bundle import BundleReader, Entry
-from ckptctl.bundle.checksum import crc32c
 from ckptctl.chain.facts import (
     LINEAGE_TENSOR,
     MAX_FACT_BYTES,
@@ -17,8 +16,10 @@ from ckptctl.chain.facts import (
 )
 from ckptctl.chain.model import Contents, Kind, SparseRows
 from ckptctl.errors import DamageError, IncompleteError, NotFoundError, RefusedError
-from ckptctl.storage import Storage
-from ckptctl.tables import find_tables
+
+if TYPE_CHECKING:
+    from ckptctl.bundle import BundleReader, Entry
+    from ckptctl.storage import Storage
 
 __all__ = ["IndexSource"]
 
@@ -53,6 +54,8 @@ class IndexSource:
 
     def contents(self) -> Contents:
         """Return what the whole index says; raise `DamageError`."""
+        from ckptctl.tables import find_tables
+
         reader = self._open()
         catalogue = find_tables(reader.tensors, increment=self.incremental)
         sparse = {
@@ -81,6 +84,9 @@ class IndexSource:
         return int.from_bytes(self._read_data(reader, entry), "little", signed=True)
 
     def _open(self) -> BundleReader:
+        # A scan alone opens no index, and so loads nothing that reads one.
+        from ckptctl.bundle import BundleReader
+
         path = f"{self.prefix}.index"
         try:
             return BundleReader(self.prefix, self.storage)
@@ -100,6 +106,8 @@ class IndexSource:
             reader.close()
 
     def _read_data(self, reader: BundleReader, entry: Entry) -> bytes:
+        from ckptctl.bundle.checksum import crc32c
+
         try:
             file = reader.data_file("global_step", entry)
             data = file.pread(entry.offset, entry.size)
