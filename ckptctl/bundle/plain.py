@@ -28,10 +28,11 @@ _SHARD = rb"([\x80-\xff]{0,3}[\x00-\x7f])"
 _TAIL = re.compile(
     rb"(?:\x18%b)?(?:\x20%b)?(?:\x28%b)?(?:\x35(.{4}))?" % (_SHARD, _NUMBER, _NUMBER), re.DOTALL
 )
+_match_tail = _TAIL.fullmatch
 _HEADER = re.compile(rb"\x08%b\x1a\x02\x08([\x00-\x7f])" % _SHARD)
 
 #: dtype and shape as they stand at the front of an entry, to what they mean.
-_heads: dict[bytes, tuple[DType, tuple[int, ...], int] | None] = {}
+_heads: dict[bytes, tuple[DType, tuple[int, ...], int]] = {}
 
 
 def plain_header(raw: bytes) -> tuple[int, int] | None:
@@ -45,28 +46,28 @@ def plain_entry(raw: bytes) -> PlainEntry | None:
 
     Nothing is checked but its form: neither that its size fits its shape, nor its shard.
     """
-    if len(raw) < 4:
-        return None
-    head = raw[: raw[3] + 4]
-    if head not in _heads:
-        if len(_heads) >= _MOST_HEADS:
-            _heads.clear()
-        _heads[head] = _meaning(head)
-    known = _heads[head]
-    tail = _TAIL.fullmatch(raw, len(head))
+    head = raw[: raw[3] + 4] if len(raw) > 3 else b""
+    known = _heads.get(head) or _learn(head)
+    tail = _match_tail(raw, len(head))
     if known is None or tail is None:
         return None
-    dtype, shape, nbytes = known
     shard, offset, size, crc = tail.groups(b"\0")
     return (
-        dtype,
-        shape,
-        nbytes,
-        _number(shard),
-        _number(offset),
-        _number(size),
+        *known,
+        shard[0] if len(shard) == 1 else _number(shard),
+        offset[0] if len(offset) == 1 else _number(offset),
+        size[0] if len(size) == 1 else _number(size),
         int.from_bytes(crc, "little"),
     )
+
+
+def _learn(head: bytes) -> tuple[DType, tuple[int, ...], int] | None:
+    known = _meaning(head) if len(head) > 3 else None
+    if known is not None:
+        if len(_heads) >= _MOST_HEADS:
+            _heads.clear()
+        _heads[head] = known
+    return known
 
 
 def _meaning(head: bytes) -> tuple[DType, tuple[int, ...], int] | None:

@@ -67,12 +67,13 @@ class BundleReader(BundleData):
     def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
         tensors: dict[str, Entry] = {}
         slices: dict[bytes, Entry] = {}
+        decode, path, shards = Entry.decode, self.index_path, self.header.num_shards
         for key, raw in self._table.items():
             if key[:1] == b"\x00":
-                slices[key] = self._decode(raw, repr(key))
+                slices[key] = decode(raw, path, repr(key), shards)
             elif key:
-                name = _text(key)
-                tensors[name] = self._decode(raw, name)
+                name = key.decode("utf-8", "surrogateescape")
+                tensors[name] = decode(raw, path, name, shards)
         return tensors, slices
 
     @property
