@@ -17,18 +17,13 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
-from ckptctl.bundle.data import shard_path
-from ckptctl.bundle.reader import index_path
+from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX, index_path, shard_path
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import ChangedError, CkptctlError
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
-__all__ = ["INNER_MARK", "MARK_SUFFIX", "Mark", "PendingBundle", "file_identity"]
-
-MARK_SUFFIX = ".ckptctl.json"
-#: The mark inside a temporary, where an older bundle stands at the prefix.
-INNER_MARK = "ckptctl.json"
+__all__ = ["Mark", "PendingBundle", "file_identity"]
 
 _MAX_MARK_BYTES = 64 << 20
 #: What a mark says beside the names of files: JSON.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptctl import knobs
 from ckptctl.bundle.checksum import crc32c, unmask
 from ckptctl.bundle.entry import Entry
+from ckptctl.bundle.names import shard_path
 from ckptctl.bundle.strings import check_strings, check_variants, iter_strings
 from ckptctl.errors import (
     EntryBoundsError,
@@ -26,12 +27,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-__all__ = ["BundleData", "shard_path"]
-
-
-def shard_path(prefix: str, shard: int, num_shards: int) -> str:
-    """Return the path of one of a bundle's data shards."""
-    return f"{prefix}.data-{shard:05d}-of-{num_shards:05d}"
+__all__ = ["BundleData"]
 
 
 class _OpenFiles:

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from ckptctl.bundle.dtypes import DTYPES, DType
-from ckptctl.bundle.proto import BundleEntryProto, BundleHeaderProto
+from ckptctl.bundle.plain import plain_entry, plain_header
 from ckptctl.bundle.slices import TensorSlice, find_overlap
 from ckptctl.errors import EndiannessError, EntryError, HeaderError, ShapeSizeError
 
@@ -38,6 +36,13 @@ class BundleHeader:
     @classmethod
     def decode(cls, raw: bytes, path: str) -> BundleHeader:
         """Return the header of the index at `path`; raise `HeaderError` or `EndiannessError`."""
+        plain = plain_header(raw)
+        if plain is not None and 1 <= plain[0] <= MAX_SHARDS:
+            return cls(*plain, raw=raw)
+        from google.protobuf.message import DecodeError
+
+        from ckptctl.bundle.proto import BundleHeaderProto
+
         try:
             message = BundleHeaderProto.FromString(raw)
         except DecodeError:
@@ -68,6 +73,8 @@ class BundleHeader:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this header."""
+        from ckptctl.bundle.proto import BundleHeaderProto
+
         message = BundleHeaderProto.FromString(self.raw)
         message.num_shards = self.num_shards
         message.version.producer = self.producer
@@ -126,6 +133,22 @@ class Entry:
         ShapeSizeError
             The shape does not fit the size.
         """
+        plain = plain_entry(raw)
+        if plain is None:
+            return cls._decode_any(raw, path, name, num_shards)
+        dtype, shape, nbytes, shard, offset, size, crc = plain
+        entry = cls(dtype, shape, shard, offset, size, crc, (), False, raw)
+        # The checks in one line for the many entries that pass them.
+        if not (nbytes == size > 0 and shard < num_shards and offset <= _MAX_INT64 - size):
+            entry._check(path, name, num_shards)
+        return entry
+
+    @classmethod
+    def _decode_any(cls, raw: bytes, path: str, name: str, num_shards: int) -> Entry:
+        from google.protobuf.message import DecodeError
+
+        from ckptctl.bundle.proto import BundleEntryProto
+
         try:
             message = BundleEntryProto.FromString(raw)
         except DecodeError:
@@ -176,11 +199,7 @@ class Entry:
                 expected=f"at most {MAX_RANK} dimensions, none negative, < 2^63 elements",
                 found=f"{rank}: {_short(shape)}",
             )
-        size, offset = entry.size, entry.offset
-        # The checks in one line for the many entries that pass them.
-        sound = 0 <= offset <= _MAX_INT64 - size and elements * dtype.size == size > 0
-        if slices or entry.is_hash_table or not (sound and 0 <= entry.shard < num_shards):
-            entry._check(path, name, num_shards)
+        entry._check(path, name, num_shards)
         return entry
 
     def _check(self, path: str, name: str, num_shards: int) -> None:
@@ -255,6 +274,8 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this entry, unknown fields kept."""
+        from ckptctl.bundle.proto import BundleEntryProto
+
         message = BundleEntryProto.FromString(self.raw)
         message.dtype = self.dtype.number
         if tuple(dim.size for dim in message.shape.dim) != self.shape or not self.raw:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptctl.bundle.data import BundleData
 from ckptctl.bundle.entry import BundleHeader, Entry
+from ckptctl.bundle.names import index_path
 from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import EntryError, HeaderError, MissingShardError, NotFoundError, RefusedError
@@ -18,12 +19,7 @@ from ckptctl.storage import LOCAL, Storage
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BundleReader", "index_path"]
-
-
-def index_path(prefix: str) -> str:
-    """Return the path of a bundle's index."""
-    return f"{prefix}.index"
+__all__ = ["BundleReader"]
 
 
 def _text(key: bytes) -> str:
@@ -71,12 +67,13 @@ class BundleReader(BundleData):
     def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
         tensors: dict[str, Entry] = {}
         slices: dict[bytes, Entry] = {}
+        decode, path, shards = Entry.decode, self.index_path, self.header.num_shards
         for key, raw in self._table.items():
             if key[:1] == b"\x00":
-                slices[key] = self._decode(raw, repr(key))
+                slices[key] = decode(raw, path, repr(key), shards)
             elif key:
-                name = _text(key)
-                tensors[name] = self._decode(raw, name)
+                name = key.decode("utf-8", "surrogateescape")
+                tensors[name] = decode(raw, path, name, shards)
         return tensors, slices
 
     @property

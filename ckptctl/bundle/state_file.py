@@ -7,10 +7,10 @@ by `update_checkpoint_state_internal` (tensorflow/python/training/checkpoint_man
 from __future__ import annotations
 
 import os
-import warnings
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ckptctl.bundle.proto import CheckpointStateProto
 from ckptctl.errors import NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, Storage
 
@@ -18,6 +18,13 @@ __all__ = ["CheckpointState", "read_state", "state_bytes"]
 
 #: Longer than any state file: 100,000 paths of 160 characters.
 MAX_STATE_BYTES = 16 << 20
+
+# A line as TensorFlow writes it, where nothing is escaped and no number is odd.
+_LINE = re.compile(
+    rb'(?P<key>model_checkpoint_path|all_model_checkpoint_paths): "(?P<path>[ !#-\[\]-~]+)"'
+    rb"|(?P<times>all_model_checkpoint_timestamps|last_preserved_timestamp): "
+    rb"(?P<time>[1-9][0-9]{,17}(?:\.[0-9]{1,17})?(?:e\+?[0-9]{1,2})?)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,6 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
     StateFileError
         It does not parse, names no checkpoint, or is absurdly long.
     """
-    from google.protobuf import text_format
-
     info = storage.stat(path)
     if info is None or info.is_dir:
         return None
@@ -73,6 +78,38 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
         raw = storage.read_small(path, MAX_STATE_BYTES)
     except NotFoundError:
         return None
+    return _read_plain(raw, path) or _read_text(raw, path)
+
+
+def _read_plain(raw: bytes, path: str) -> CheckpointState | None:
+    """Return a state file that holds only plain lines, or None: protobuf's text has many forms.
+
+    Most do, and loading protobuf takes longer than all the rest of a listing.
+    """
+    found: dict[bytes, list[bytes]] = {}
+    for line in raw.splitlines() if raw.endswith(b"\n") and b"\r" not in raw else ():
+        match = _LINE.fullmatch(line)
+        if match is None:
+            return None
+        value = match["path"] or match["time"]
+        found.setdefault(match["key"] or match["times"], []).append(value)
+    latest = found.get(b"model_checkpoint_path", [])
+    preserved = found.get(b"last_preserved_timestamp", [])
+    if len(latest) != 1 or len(preserved) > 1:
+        return None
+    paths = [each.decode() for each in found.get(b"all_model_checkpoint_paths", latest)]
+    times = [float(each) for each in found.get(b"all_model_checkpoint_timestamps", ())]
+    last = float(preserved[0]) if preserved else 0.0
+    return _state(path, latest[0].decode(), paths, times, last)
+
+
+def _read_text(raw: bytes, path: str) -> CheckpointState:
+    import warnings
+
+    from google.protobuf import text_format
+
+    from ckptctl.bundle.proto import CheckpointStateProto
+
     try:
         with warnings.catch_warnings():
             # Of an escape that is none: protobuf's, not the user's, to put right.
@@ -92,16 +129,21 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
             found=f"{len(raw)} bytes without it",
             remedy="remove it: TensorFlow raises on a state file that names nothing",
         )
-    paths = tuple(message.all_model_checkpoint_paths) or (message.model_checkpoint_path,)
-    timestamps = tuple(message.all_model_checkpoint_timestamps)
-    return CheckpointState(
+    return _state(
         path,
         message.model_checkpoint_path,
-        paths,
-        # TensorFlow ignores a list of another length.
-        timestamps if len(timestamps) == len(paths) else (),
-        message.last_preserved_timestamp or None,
+        message.all_model_checkpoint_paths or [message.model_checkpoint_path],
+        message.all_model_checkpoint_timestamps,
+        message.last_preserved_timestamp,
     )
+
+
+def _state(
+    path: str, latest: str, paths: Sequence[str], times: Sequence[float], preserved: float
+) -> CheckpointState:
+    # TensorFlow ignores a list of times of another length.
+    known = tuple(times) if len(times) == len(paths) else ()
+    return CheckpointState(path, latest, tuple(paths), known, preserved or None)
 
 
 def state_bytes(state: CheckpointState) -> bytes:
@@ -113,6 +155,8 @@ def state_bytes(state: CheckpointState) -> bytes:
         A path that is no UTF-8: no state file can name it.
     """
     from google.protobuf import text_format
+
+    from ckptctl.bundle.proto import CheckpointStateProto
 
     try:
         message = CheckpointStateProto(

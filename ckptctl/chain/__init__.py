@@ -1,27 +1,51 @@
 """What a checkpoint directory holds: chains, timelines, bases, restore points."""
 
-from ckptctl.chain.bases import BaseChoice
-from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
-from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
-from ckptctl.chain.idle import Idleness
-from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
-from ckptctl.chain.model import (
-    NO_STEP,
-    Checkpoint,
-    Contents,
-    Leftover,
-    Problem,
-    Removed,
-    Scan,
-    SparseRows,
-    StateFile,
-)
-from ckptctl.chain.names import MAX_STEP, split_step
-from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
-from ckptctl.chain.timelines import WriteOrder
-from ckptctl.chain.unread import check_read
-from ckptctl.chain.vanished import find_changed, telling_what_vanished
-from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptctl.chain.bases import BaseChoice
+    from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
+    from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
+    from ckptctl.chain.idle import Idleness
+    from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
+    from ckptctl.chain.model import (
+        NO_STEP,
+        Checkpoint,
+        Contents,
+        Leftover,
+        Problem,
+        Removed,
+        Scan,
+        SparseRows,
+        StateFile,
+    )
+    from ckptctl.chain.names import MAX_STEP, split_step
+    from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
+    from ckptctl.chain.timelines import WriteOrder
+    from ckptctl.chain.unread import check_read
+    from ckptctl.chain.vanished import find_changed, telling_what_vanished
+    from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
+else:
+    from ckptctl.lazy import lazy_names
+
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "bases": "BaseChoice",
+            "chains": "STATUSES Chain Chains Pair find_chains",
+            "facts": "LINEAGE_TENSOR MERGED_TENSOR Facts Lineage Merged",
+            "idle": "Idleness",
+            "memory": "ProvenPairs VerifiedFulls",
+            "model": "NO_STEP Checkpoint Contents Leftover Problem Removed Scan SparseRows "
+            "StateFile",
+            "names": "MAX_STEP split_step",
+            "scan": "INCREMENT_DIRECTORY REMOVED_LOG scan_directory",
+            "timelines": "WriteOrder",
+            "unread": "check_read",
+            "vanished": "find_changed telling_what_vanished",
+            "writer": "WRITER_WAIT_S Writer find_writer wait_for_writer",
+        },
+    )
 
 __all__ = [
     "INCREMENT_DIRECTORY",

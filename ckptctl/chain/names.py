@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.bundle.names import MARK_SUFFIX
 
 if TYPE_CHECKING:
     from ckptctl.storage import FileInfo

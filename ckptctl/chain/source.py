@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ckptctl.bundle import BundleReader, Entry
-from ckptctl.bundle.checksum import crc32c
 from ckptctl.chain.facts import (
     LINEAGE_TENSOR,
     MAX_FACT_BYTES,
@@ -23,8 +22,10 @@ from ckptctl.errors import (
     RefusedError,
     UnreadableError,
 )
-from ckptctl.storage import Storage
-from ckptctl.tables import find_tables
+
+if TYPE_CHECKING:
+    from ckptctl.bundle import BundleReader, Entry
+    from ckptctl.storage import Storage
 
 __all__ = ["IndexSource"]
 
@@ -59,6 +60,8 @@ class IndexSource:
 
     def contents(self) -> Contents:
         """Return what the whole index says; raise `DamageError`."""
+        from ckptctl.tables import find_tables
+
         reader = self._open()
         catalogue = find_tables(reader.tensors, increment=self.incremental)
         sparse = {
@@ -87,6 +90,9 @@ class IndexSource:
         return int.from_bytes(self._read_data(reader, entry), "little", signed=True)
 
     def _open(self) -> BundleReader:
+        # A scan alone opens no index, and so loads nothing that reads one.
+        from ckptctl.bundle import BundleReader
+
         path = f"{self.prefix}.index"
         try:
             return BundleReader(self.prefix, self.storage)
@@ -106,6 +112,8 @@ class IndexSource:
             reader.close()
 
     def _read_data(self, reader: BundleReader, entry: Entry) -> bytes:
+        from ckptctl.bundle.checksum import crc32c
+
         try:
             file = reader.data_file("global_step", entry)
             data = file.pread(entry.offset, entry.size)

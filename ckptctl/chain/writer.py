@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 
 from ckptctl import knobs
-from ckptctl.bundle.commit import INNER_MARK
+from ckptctl.bundle.names import INNER_MARK
 from ckptctl.chain.scan import scan_directory
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress

@@ -15,10 +15,11 @@ from itertools import pairwise
 import click
 from click.core import ParameterSource
 
+from ckptctl import __version__
 from ckptctl.errors import CkptctlError
 from ckptctl.output.format import safe_text
 
-__all__ = ["Failure", "Terminated", "describe", "report", "version"]
+__all__ = ["Failure", "Terminated", "describe", "report"]
 
 
 class Terminated(BaseException):
@@ -165,7 +166,7 @@ def _bug(error: BaseException) -> Failure:
 
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     where = (
-        f"This is a bug in ckptctl {version()}. Please report it in its issue tracker "
+        f"This is a bug in ckptctl {__version__}. Please report it in its issue tracker "
         f"({_tracker()}) with the lines above and the command that you gave."
     )
     message = f"unexpected {type(error).__name__}: {error}"
@@ -205,16 +206,6 @@ def _wants_json(args: Sequence[str]) -> bool:
     command = next((word for word in options if not word.startswith("-")), "")
     value = os.environ.get(f"CKPTCTL_{command.upper()}_JSON", "")
     return value.strip().lower() in {"1", "true", "t", "yes", "y", "on"}
-
-
-def version() -> str:
-    """Return the version of the installed package."""
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("ckptctl")
-    except importlib.metadata.PackageNotFoundError:
-        return "(run from its source)"
 
 
 def _tracker() -> str:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ckptctl.commands.failures import Terminated, report, version
+from ckptctl import __version__
+from ckptctl.commands.failures import Terminated, report
 from ckptctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class LazyGroup(click.Group):
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    click.echo(f"ckptctl {version()}")
+    click.echo(f"ckptctl {__version__}")
     ctx.exit()
 
 

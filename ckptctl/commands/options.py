@@ -333,7 +333,6 @@ def state_options(function: Callback) -> Callback:
 
 def restore_of(values: Mapping[str, object]) -> RestoreOptions:
     """Return the STATE options among values by parameter."""
-    # Only the commands that read rows pay for NumPy.
     from ckptctl.restore import RestoreOptions
 
     chosen = {name: values[name] for name in _OF_STATE}

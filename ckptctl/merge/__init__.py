@@ -1,19 +1,38 @@
 """A state written as a new full, and what is then no longer needed: plan, tasks, commit."""
 
-from ckptctl.merge.compact import (
-    CompactOptions,
-    CompactPlan,
-    CompactResult,
-    plan_compact,
-    run_compact,
-)
-from ckptctl.merge.execute import MergeResult, execute_merge
-from ckptctl.merge.gate import Gate, Holdings
-from ckptctl.merge.metrics import Measures, write_metrics
-from ckptctl.merge.plan import MergePlan, plan_merge
-from ckptctl.merge.policy import Policy
-from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
-from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptctl.merge.compact import (
+        CompactOptions,
+        CompactPlan,
+        CompactResult,
+        plan_compact,
+        run_compact,
+    )
+    from ckptctl.merge.execute import MergeResult, execute_merge
+    from ckptctl.merge.gate import Gate, Holdings
+    from ckptctl.merge.metrics import Measures, write_metrics
+    from ckptctl.merge.plan import MergePlan, plan_merge
+    from ckptctl.merge.policy import Policy
+    from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
+    from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
+else:
+    from ckptctl.lazy import lazy_names
+
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "compact": "CompactOptions CompactPlan CompactResult plan_compact run_compact",
+            "execute": "MergeResult execute_merge",
+            "gate": "Gate Holdings",
+            "metrics": "Measures write_metrics",
+            "plan": "MergePlan plan_merge",
+            "policy": "Policy",
+            "prune": "PruneResult execute_prune plan_prune",
+            "prune_plan": "PruneOptions PrunePlan",
+        },
+    )
 
 __all__ = [
     "CompactOptions",

@@ -12,29 +12,26 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckptctl.chain import (
-    WRITER_WAIT_S,
-    Chains,
-    check_read,
-    find_chains,
-    scan_directory,
-    wait_for_writer,
-)
+from ckptctl.chain.scan import scan_directory
+from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
 from ckptctl.errors import NoSpaceError, NotFoundError
-from ckptctl.merge.execute import MergeResult, execute_merge
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
-from ckptctl.merge.plan import MergePlan, plan_merge
-from ckptctl.merge.prune import PruneResult, execute_prune, plan_prune
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
-from ckptctl.merge.settle import Unsettled, find_unsettled, settle
-from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.progress import NO_PROGRESS, Progress
-from ckptctl.restore import RestoreOptions
+from ckptctl.restore.options import RestoreOptions
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.storage.lock import DirectoryLock, directory_lock
+
+# What merges and prunes loads NumPy, and cron asks mostly in vain: it is imported where used.
+if TYPE_CHECKING:
+    from ckptctl.chain import Chains
+    from ckptctl.merge.execute import MergeResult
+    from ckptctl.merge.plan import MergePlan
+    from ckptctl.merge.prune import PruneResult
+    from ckptctl.merge.settle import Unsettled
 
 __all__ = ["CompactOptions", "CompactPlan", "CompactResult", "plan_compact", "run_compact"]
 
@@ -104,6 +101,8 @@ class CompactPlan:
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
+        from ckptctl.merge.state_file import is_to_relocate
+
         return self.options.prune.relocate and is_to_relocate(self.chains.scan)
 
     def to_json(self) -> dict[str, Any]:
@@ -210,6 +209,11 @@ def plan_compact(
     NoSpaceError
         The merge does not fit, and nothing could be pruned before it.
     """
+    from ckptctl.chain import check_read, find_chains
+    from ckptctl.merge.plan import plan_merge
+    from ckptctl.merge.prune import plan_prune
+    from ckptctl.merge.settle import find_unsettled
+
     options = options or CompactOptions()
     order = options.restore.assume_order
     chains = find_chains(scan_directory(directory, storage), order)
@@ -338,6 +342,8 @@ def run_compact(
 def _joined(first: PruneResult | None, last: PruneResult | None) -> PruneResult | None:
     if first is None or last is None:
         return first or last
+    from ckptctl.merge.prune import PruneResult
+
     return PruneResult(
         (*first.outcomes, *last.outcomes),
         first.bytes_freed + last.bytes_freed,
@@ -357,6 +363,11 @@ def _execute(
     writer_wait_s: float,
     began: float,
 ) -> CompactResult:
+    from ckptctl.chain import find_chains
+    from ckptctl.merge.execute import execute_merge
+    from ckptctl.merge.prune import execute_prune, plan_prune
+    from ckptctl.merge.settle import find_unsettled, settle
+
     directory, options, storage = plan.directory, plan.options, plan.storage
     merged = None
     common: dict[str, Any] = {"jobs": jobs, "progress": progress, "bwlimit": bwlimit, "lock": lock}

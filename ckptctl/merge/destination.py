@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptctl.bundle import index_path
-from ckptctl.bundle.commit import INNER_MARK, MARK_SUFFIX, file_identity
+from ckptctl.bundle.commit import file_identity
+from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint
 from ckptctl.chain.names import FileGroup, Grouped, group_files
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError

@@ -14,7 +14,8 @@ from typing import Any
 import ckptctl
 from ckptctl.bundle import BundleReader, index_path
 from ckptctl.bundle.checksum import crc32c
-from ckptctl.bundle.commit import MARK_SUFFIX, PendingBundle
+from ckptctl.bundle.commit import PendingBundle
+from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import (
     MERGED_TENSOR,
     WRITER_WAIT_S,

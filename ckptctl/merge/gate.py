@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckptctl.chain import Chains
-from ckptctl.merge.prune_look import save_times
-from ckptctl.storage import Storage
+if TYPE_CHECKING:
+    from ckptctl.chain import Chains
+    from ckptctl.storage import Storage
 
 __all__ = ["Gate", "Holdings", "look_at_holdings"]
 
@@ -53,6 +53,8 @@ class Holdings:
 
 def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
     """Return what a directory holds; reads names, state files and indexes."""
+    from ckptctl.merge.prune_look import save_times
+
     scan, latest = chains.scan, chains.latest
     fulls = [full for full in scan.fulls if chains.is_restore_point(full)]
     newest = fulls[-1] if fulls else None

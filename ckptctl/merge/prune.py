@@ -23,16 +23,10 @@ from ckptctl.chain import (
     wait_for_writer,
 )
 from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
+from ckptctl.merge.owned import fingerprint, owned
 from ckptctl.merge.plan import check_copied
 from ckptctl.merge.prune_delete import Remover, is_gone
-from ckptctl.merge.prune_look import (
-    Pairs,
-    fingerprint,
-    newest_sound,
-    own_leftovers,
-    owned,
-    save_times,
-)
+from ckptctl.merge.prune_look import Pairs, newest_sound, own_leftovers, save_times
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePlan
 from ckptctl.merge.prune_rules import Look, judge
 from ckptctl.merge.removed_log import check_own_room

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
-from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.errors import NoSpaceError, RefusedError
 from ckptctl.merge.execute import TRASH_DIRECTORY
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Leftover, split_step
 from ckptctl.chain.bases import misnamed
 from ckptctl.chain.problems import incompleteness

@@ -13,15 +13,17 @@ import hashlib
 import json
 import os
 from dataclasses import fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ckptctl
-from ckptctl.chain import Scan
 from ckptctl.chain.memory import cache_path, remember
 from ckptctl.chain.scan import REMOVED_LOG
 from ckptctl.merge.gate import Holdings
-from ckptctl.merge.prune_look import fingerprint, owned
-from ckptctl.storage import Storage
+from ckptctl.merge.owned import fingerprint, owned
+
+if TYPE_CHECKING:
+    from ckptctl.chain import Scan
+    from ckptctl.storage import Storage
 
 __all__ = ["QuietNote", "quiet_note", "recall_quiet", "remember_quiet"]
 

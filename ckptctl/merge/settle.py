@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ckptctl.bundle.commit import MARK_SUFFIX
+from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Scan
 from ckptctl.chain.timelines import names_below
 from ckptctl.merge.destination import read_mark, saved_time

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 
-from ckptctl.bundle.commit import MARK_SUFFIX
-from ckptctl.chain import INCREMENT_DIRECTORY, REMOVED_LOG, Scan
+from ckptctl.bundle.names import MARK_SUFFIX
+from ckptctl.chain import Scan
 from ckptctl.chain.names import group_files
+from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG
 from ckptctl.errors import NotFoundError
 from ckptctl.storage import Storage
 

@@ -1,9 +1,24 @@
 """The PS's restore logic: the state at a step, as a stream of parts."""
 
-from ckptctl.restore.member import MemberState, PartJob, Survey, survey_part
-from ckptctl.restore.options import RestoreOptions
-from ckptctl.restore.rows import RowsJob, RowsState
-from ckptctl.restore.state import CopyJob, MemberTensor, State, StateTensor, open_state
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptctl.restore.member import MemberState, PartJob, Survey, survey_part
+    from ckptctl.restore.options import RestoreOptions
+    from ckptctl.restore.rows import RowsJob, RowsState
+    from ckptctl.restore.state import CopyJob, MemberTensor, State, StateTensor, open_state
+else:
+    from ckptctl.lazy import lazy_names
+
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "member": "MemberState PartJob Survey survey_part",
+            "options": "RestoreOptions",
+            "rows": "RowsJob RowsState",
+            "state": "CopyJob MemberTensor State StateTensor open_state",
+        },
+    )
 
 __all__ = [
     "CopyJob",

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckptctl.bundle import CheckpointState, read_state, state_bytes
+from ckptctl.bundle import CheckpointState, read_state, state_bytes, state_file
 from ckptctl.errors import RefusedError, StateFileError
 from tests.bundle import builders as b
 
@@ -169,3 +169,36 @@ def test_ten_thousand_checkpoints(tmp_path: Path) -> None:
     path.write_bytes(state_bytes(ours))
     with b.bounded():
         assert read_state(str(path)) == ours
+
+
+# --- the plain form, read without protobuf ---
+
+_PATHS = st.text("ab/-09 \\\"'é#\t", max_size=4).map(lambda text: f'"{text}"')
+_TIMES = st.one_of(
+    st.floats(0, 1e10).map(repr),
+    st.sampled_from(["1", "017", "0x1f", "1e9", "1E9", "1e+09", "inf", "-1", "1.", ".5", "1f"]),
+)
+_LINES = st.one_of(
+    st.just('model_checkpoint_path: "a-1"'),
+    _PATHS.map("model_checkpoint_path: {}".format),
+    _PATHS.map("all_model_checkpoint_paths: {}".format),
+    _TIMES.map("all_model_checkpoint_timestamps: {}".format),
+    _TIMES.map("last_preserved_timestamp: {}".format),
+    st.sampled_from(["", "# a", "stranger: 1", 'model_checkpoint_path : "a"']),
+)
+
+
+@given(st.lists(_LINES, max_size=3), st.sampled_from(["\n", "", "\r\n", "\n\n"]))
+@example(['model_checkpoint_path: "a-1"', "all_model_checkpoint_timestamps: 1700000000.5"], "\n")
+def test_the_plain_form_is_read_as_protobuf_reads_it(lines: list[str], end: str) -> None:
+    raw = "".join(line + end for line in lines).encode()
+    plain = state_file._read_plain(raw, "checkpoint")
+    if plain is not None:
+        assert plain == state_file._read_text(raw, "checkpoint")
+
+
+@pytest.mark.parametrize("times", [(), (1700000000.123456, 1.7e9)], ids=["", "times"])
+@pytest.mark.parametrize("case", ["plain", "absolute", "spaces", "one"])
+def test_what_trainers_write_is_plain(tmp_path: Path, case: str, times: tuple[float, ...]) -> None:
+    ours = state(tmp_path / "checkpoint", PATHS[case], times[-len(PATHS[case]) :])
+    assert state_file._read_plain(state_bytes(ours), ours.path) == ours

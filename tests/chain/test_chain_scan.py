@@ -72,7 +72,7 @@ def increment_files(directory, name):
 
 
 def test_scanning_opens_no_index(small, monkeypatch):
-    monkeypatch.setattr("ckptctl.chain.source.BundleReader", None)
+    monkeypatch.setattr("ckptctl.bundle.BundleReader", None)
     assert len(scan_directory(str(small)).increments) == 2
 
 

@@ -231,7 +231,7 @@ def test_metrics_that_fail_at_the_end_do_not_hide_the_work(
 def test_a_run_that_is_terminated_is_told_with_its_code(
     compact, models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptctl.merge import compact as room
+    from ckptctl.merge import execute as room
 
     file = tmp_path / "c.prom"
 
