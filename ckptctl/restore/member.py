@@ -375,12 +375,13 @@ class MemberState:
 
     def _source(self, suffix: str, entry: Entry) -> RowSource:
         incoming, _ = self._keys
+        taken = self.rowmap.incoming
         if suffix == "-keys":
-            return ArrayRows(incoming.keys.astype(entry.dtype.numpy))
+            return ArrayRows(incoming.keys[taken].astype(entry.dtype.numpy))
         theirs = {"-values": "-sparse_incr_values", **OPTIONAL_COLUMNS}[suffix]
         return FileRows(
             [(data, ev.name + theirs, ev.entries[theirs]) for data, ev in incoming.sources],
-            incoming.tensor_of,
-            incoming.row_of,
+            incoming.tensor_of[taken],
+            incoming.row_of[taken],
             row_bytes(entry),
         )

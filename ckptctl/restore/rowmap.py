@@ -8,6 +8,8 @@ import numpy as np
 
 __all__ = ["RowMap"]
 
+_NONE = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -106,9 +108,14 @@ class RowMap:
         return self.old_rows == self.rows and len(self.source) == 1 and not len(self.changed)
 
     @classmethod
-    def patch(cls, rows: int, replaced_rows: np.ndarray, replaced_by: np.ndarray) -> RowMap:
-        """Return the map of a tensor of which only single rows change."""
-        none = np.empty(0, np.int64)
+    def patch(
+        cls,
+        rows: int,
+        replaced_rows: np.ndarray = _NONE,
+        replaced_by: np.ndarray = _NONE,
+    ) -> RowMap:
+        """Return the map of a tensor of which only single rows change, or none."""
+        none = _NONE
         return cls.build(
             rows,
             deleted=none,
@@ -133,16 +140,31 @@ class RowMap:
             replaced_by=none,
         )
 
-    def runs(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Return (first result row, length, first row of the full) of the old rows in a range."""
+    def runs(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the old rows in a range of the result, run by run.
+
+        Returns
+        -------
+        begin, length, source
+            int64[runs]: first result row, rows, and first row of the full of each.
+        """
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         last = int(np.searchsorted(self.starts, stop, side="left"))
-        found = []
-        starts = self.starts[first : last + 1].tolist()
-        for at, source in enumerate(self.source[first:last].tolist()):
-            if source < 0:
-                continue
-            begin, end = max(starts[at], start), min(starts[at + 1], stop)
-            if end > begin:
-                found.append((begin, end - begin, source + begin - starts[at]))
-        return found
+        source = self.source[first:last]
+        begin = np.maximum(self.starts[first:last], start)
+        length = np.minimum(self.starts[first + 1 : last + 1], stop) - begin
+        kept = (source >= 0) & (length > 0)
+        begin, length = begin[kept], length[kept]
+        return begin, length, source[kept] + begin - self.starts[first:last][kept]
+
+    def old_before(self, row: int) -> int:
+        """Return how many rows of the full come before a result row, those left out as well."""
+        if row <= 0:
+            return 0
+        if row >= self.rows:
+            return self.old_rows
+        run = int(np.searchsorted(self.starts, row, side="right")) - 1
+        if self.source[run] >= 0:
+            return int(self.source[run] + row - self.starts[run])
+        later = np.flatnonzero(self.source[run:] >= 0)
+        return int(self.source[run + later[0]]) if len(later) else self.old_rows

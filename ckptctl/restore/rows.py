@@ -99,5 +99,6 @@ class RowsState:
             (self._job.increments[number], f"{item.name}-sparse_incr_values", item.values)
             for number, item in plan.incoming
         ]
-        source = FileRows(sources, self._which, self._row, row_bytes(plan.entry))
+        taken = self._map.incoming
+        source = FileRows(sources, self._which[taken], self._row[taken], row_bytes(plan.entry))
         return Column(self._job.base, plan.name, plan.entry, self._map, source)

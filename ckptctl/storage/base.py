@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -45,6 +46,9 @@ class Readable(Protocol):
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
 
+    def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill one buffer after the other; return the bytes read, fewer only at the end."""
+
     def close(self) -> None:
         """Close the file."""
 
@@ -54,6 +58,9 @@ class Writable(Protocol):
 
     def pwrite(self, offset: int, data: Buffer) -> None:
         """Write all of `data` at `offset`."""
+
+    def start_flush(self, offset: int, length: int) -> None:
+        """Begin to bring what was written to the disk, so that `fsync` has less to wait for."""
 
     def fsync(self) -> None:
         """Return when what was written survives a power cut."""

@@ -19,6 +19,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from weakref import ref
 
 from ckptctl import knobs
@@ -77,9 +78,9 @@ class _GentleFile(LocalFile):
         self._was_read(offset, len(data))
         return data
 
-    def readinto(self, offset: int, buffer: memoryview) -> int:
-        """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
-        count = super().readinto(offset, buffer)
+    def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill one buffer after the other; return the bytes read, fewer only at the end."""
+        count = super().readv(offset, buffers)
         self._was_read(offset, count)
         return count
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_module
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
 from ckptctl.storage.attributes import copy_acl, give
 from ckptctl.storage.base import FileInfo
+from ckptctl.storage.flush import start_write_back
 from ckptctl.storage.swap import remove_expected, replace_expected
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ __all__ = ["LOCAL", "LocalStorage"]
 
 #: Linux moves at most this many bytes in one call.
 _MAX_CALL = 0x7FFFF000
+#: And into at most this many buffers.
+_MAX_BUFFERS = 1024
 
 
 class LocalFile:
@@ -59,13 +64,23 @@ class LocalFile:
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; return the bytes read, fewer only at the end."""
+        return self.readv(offset, (buffer,))
+
+    def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """Fill one buffer after the other; return the bytes read, fewer only at the end."""
         done = 0
+        left = deque(buffers)
         try:
-            while done < len(buffer):
-                count = os.preadv(self._fd, [buffer[done : done + _MAX_CALL]], offset + done)
-                if count == 0:
+            while left:
+                batch = list(islice(left, _MAX_BUFFERS))
+                count = os.preadv(self._fd, batch, offset + done)
+                if not count and any(map(len, batch)):
                     break
                 done += count
+                while left and count >= len(left[0]):
+                    count -= len(left.popleft())
+                if count:
+                    left[0] = left[0][count:]
         except OSError as error:
             raise _named(error, self.path) from None
         return done
@@ -79,6 +94,10 @@ class LocalFile:
                 done += os.pwrite(self._fd, view[done : done + _MAX_CALL], offset + done)
         except OSError as error:
             raise _named(error, self.path) from None
+
+    def start_flush(self, offset: int, length: int) -> None:
+        """Begin to bring what was written to the disk, so that `fsync` has less to wait for."""
+        start_write_back(self._fd, offset, length)
 
     def fsync(self) -> None:
         """Return when what was written survives a power cut."""

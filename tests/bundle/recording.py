@@ -22,6 +22,9 @@ class RecordingFile:
         self._tell("pwrite", self._file.path)
         self._file.pwrite(offset, data)
 
+    def start_flush(self, offset: int, length: int) -> None:
+        self._file.start_flush(offset, length)
+
     def fsync(self) -> None:
         self._tell("fsync", self._file.path)
         self._file.fsync()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ckptctl.errors import DamageError, NotFoundError
 from ckptctl.storage.base import FileInfo
@@ -20,9 +20,15 @@ class _File:
         return self._data[offset : offset + length]
 
     def readinto(self, offset: int, buffer: memoryview) -> int:
-        data = self._data[offset : offset + len(buffer)]
-        buffer[: len(data)] = data
-        return len(data)
+        return self.readv(offset, (buffer,))
+
+    def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        done = 0
+        for buffer in buffers:
+            data = self._data[offset + done : offset + done + len(buffer)]
+            buffer[: len(data)] = data
+            done += len(data)
+        return done
 
     def close(self) -> None:
         """Nothing is open."""

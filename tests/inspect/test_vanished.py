@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ class Reading(LocalStorage):
                 storage.tick()
                 return super().pread(offset, length)
 
-            def readinto(self, offset: int, buffer: memoryview) -> int:
+            def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
                 storage.tick()
-                return super().readinto(offset, buffer)
+                return super().readv(offset, buffers)
 
         file.__class__ = Read
         return file

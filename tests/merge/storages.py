@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,8 +121,8 @@ class Counting(LocalStorage):
                 counted[path] = counted.get(path, 0) + len(data)
                 return data
 
-            def readinto(self, offset: int, buffer: memoryview) -> int:
-                count = super().readinto(offset, buffer)
+            def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
+                count = super().readv(offset, buffers)
                 counted[path] = counted.get(path, 0) + count
                 return count
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleReader, BundleWriter
+from ckptctl.bundle.checksum import combine
 from ckptctl.errors import TensorChecksumError
+from ckptctl.restore import column as columns
 from ckptctl.restore.column import ArrayRows, Column, FileRows
 from ckptctl.restore.rowmap import RowMap
 
@@ -58,6 +60,10 @@ def build(edit: dict[str, list[int]]) -> RowMap:
     )
 
 
+def runs(rowmap: RowMap, start: int, stop: int) -> list[tuple[int, ...]]:
+    return list(zip(*(each.tolist() for each in rowmap.runs(start, stop)), strict=True))
+
+
 def naive(edit: dict[str, list[int]]) -> list[tuple[str, int]]:
     """("old", row) or ("new", incoming row), in result order."""
     inserted = iter(edit["inserted"])
@@ -81,7 +87,7 @@ def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: 
     expected = naive(edit)
     assert rowmap.rows == len(expected)
     found: list[object] = [None] * rowmap.rows
-    for begin, length, source in rowmap.runs(0, rowmap.rows):
+    for begin, length, source in runs(rowmap, 0, rowmap.rows):
         found[begin : begin + length] = [("old", source + n) for n in range(length)]
     for row, incoming in zip(rowmap.changed.tolist(), rowmap.incoming.tolist(), strict=True):
         found[row] = ("new", incoming)
@@ -102,12 +108,12 @@ def test_runs_of_a_range_are_those_of_all_cut_off(
     stop = min(start + length, rowmap.rows)
     rows = {
         begin + n: source + n
-        for begin, count, source in rowmap.runs(0, rowmap.rows)
+        for begin, count, source in runs(rowmap, 0, rowmap.rows)
         for n in range(count)
     }
     own = {
         begin + n: source + n
-        for begin, count, source in rowmap.runs(start, stop)
+        for begin, count, source in runs(rowmap, start, stop)
         for n in range(count)
     }
     assert own == {row: source for row, source in rows.items() if start <= row < stop}
@@ -132,9 +138,14 @@ def bundle(room: Path) -> BundleReader:
 
 
 @MANY
-@given(edit=edits(), size=st.sampled_from([1, 3, 5, 7, 10, 1 << 20]), start=st.integers(0, 15))
+@given(
+    edit=edits(),
+    size=st.sampled_from([1, 3, 5, 7, 10, 1 << 20]),
+    start=st.integers(0, 15),
+    many=st.sampled_from([0, 1, 64]),
+)
 def test_a_column_is_the_rows_of_its_map(
-    bundle: BundleReader, edit: dict[str, list[int]], size: int, start: int
+    bundle: BundleReader, edit: dict[str, list[int]], size: int, start: int, many: int
 ) -> None:
     rowmap = build(edit)
     name = f"w{edit['old'][0]}"
@@ -143,18 +154,32 @@ def test_a_column_is_the_rows_of_its_map(
     which = np.arange(numbers) % 2
     row = np.where(which, np.arange(numbers) * 11 % 30, np.arange(numbers) * 7 % 50)
     tensors = [(bundle, tensor, bundle.entry(tensor)) for tensor in ("in", "in2")]
-    source = FileRows(tensors, which, row, 3)
+    taken = rowmap.incoming
+    source = FileRows(tensors, which[taken], row[taken], 3)
     old = bundle.read(name)
     new = [bundle.read(("in", "in2")[n % 2])[row[n]] for n in range(numbers)]
     expected = b"".join((old[n] if kind == "old" else new[n]).tobytes() for kind, n in naive(edit))
     saved, knobs.PIECE_BYTES = knobs.PIECE_BYTES, size
+    known, columns._MANY_RUNS = columns._MANY_RUNS, many
     try:
         column = Column(bundle, name, bundle.entry(name), rowmap, source)
         assert b"".join(bytes(piece) for piece in column.pieces()) == expected
         begin = min(start, rowmap.rows)
         assert column.read(begin, rowmap.rows).tobytes() == expected[begin * 3 :]
         assert (column.rows, column.nbytes) == (rowmap.rows, len(expected))
+        ranges = [column.stream(0, begin), column.stream(begin, rowmap.rows)]
+        if not begin:
+            del ranges[0]
+        assert b"".join(bytes(piece) for each in ranges for piece in each.pieces()) == expected
+        for each in ranges:
+            each.drain()
+        assert sum(each.old_rows for each in ranges) == len(old)
+        crc = 0
+        for each in ranges:
+            crc = combine(crc, each.crc, each.old_rows * column.row_bytes)
+        column.check(crc)
     finally:
+        columns._MANY_RUNS = known
         knobs.PIECE_BYTES = saved
 
 
