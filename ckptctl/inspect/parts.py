@@ -22,7 +22,6 @@ __all__ = ["ColumnName", "PartView", "RawPart", "StatePart"]
 ColumnName = Literal[
     "keys", "values", "freqs", "versions", "keys_filtered", "freqs_filtered", "versions_filtered"
 ]
-_NONE = np.empty(0, np.int64)
 
 
 class PartView(ABC):
@@ -172,5 +171,5 @@ class RawPart(PartView):
         entry = self.entries.get(suffix)
         if entry is None or (not entry.rows and self.rows):
             return None
-        untouched = RowMap.without(entry.rows, _NONE)
+        untouched = RowMap.build(entry.rows)
         return Column(self.reader, self.name + suffix, entry, untouched, None)

@@ -204,9 +204,9 @@ class TableView:
         state = self._view.state
         if state is not None and self._number is not None and surveyed is not None:
             survey = surveyed.parts[self._number, part]
-            join = survey.joins[member] if survey.joins else None
+            kept = survey.kept[member] if survey.kept else None
             job = state.part_job(self._number, part)
-            return StatePart(MemberState(job, member, survey.dropped, join=join))
+            return StatePart(MemberState(job, member, survey.dropped, kept=kept))
         own = self.shapes[member][2][part]
         return RawPart(self._view.reader, own.name, _entries(own))
 

@@ -18,7 +18,7 @@ from ckptctl.restore import (
     RowsState,
 )
 from ckptctl.restore.column import copy_checked, view_bytes
-from ckptctl.restore.join import KeyJoin
+from ckptctl.restore.member import Kept
 from ckptctl.running import Report, ignore
 from ckptctl.storage import Readable, Storage, Writable
 
@@ -136,7 +136,7 @@ class MemberTask:
     dropped: bytes
     target: PendingData
     places: tuple[tuple[str, Place], ...]
-    join: KeyJoin | None = None
+    kept: Kept | None = None
 
     @property
     def nbytes(self) -> int:
@@ -151,7 +151,7 @@ class MemberTask:
             self.job,
             self.member,
             np.frombuffer(self.dropped, np.int64),
-            join=self.join,
+            kept=self.kept,
             report=lambda _: report(0),  # a sign of life; the bytes were counted before
         )
         out = _Output(self.target, report)

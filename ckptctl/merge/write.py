@@ -219,9 +219,9 @@ def _write_tasks(
     for (table, part, member), places in members.items():
         survey = surveys[table, part]
         dropped = survey.dropped.astype(np.int64).tobytes()
-        join = survey.joins[member] if survey.joins else None
+        kept = survey.kept[member] if survey.kept else None
         job = state.part_job(table, part)
-        yield "", MemberTask(job, member, dropped, target, tuple(places), join)
+        yield "", MemberTask(job, member, dropped, target, tuple(places), kept)
     for task in rows:
         yield task.job.plan.name, task
     for batch in batches(copies, lambda item: item[1].size):

@@ -9,7 +9,8 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.restore.join import IncomingKeys, find_keys, key_twice
+from ckptctl.restore.incoming import IncomingKeys, key_twice
+from ckptctl.restore.join import find_keys
 from ckptctl.restore.keys import bucket_of, is_in, read_keys, read_offsets
 from ckptctl.restore.member import PartJob
 from ckptctl.running import Report, ignore
@@ -93,8 +94,9 @@ class AskTask:
         """
         job = self.job
         members = range(len(job.table.members))
-        incoming = [job.incoming(member) for member in members]
-        same = all(np.array_equal(incoming[0].keys, own.keys) for own in incoming[1:])
+        incoming = job.all_incoming()
+        first = incoming[0].keys
+        same = all(own.keys is first or np.array_equal(first, own.keys) for own in incoming[1:])
         # What every member has brought along, no member lacks (rule 9).
         if self.dropped is None and not same:
             return None

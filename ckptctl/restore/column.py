@@ -198,7 +198,7 @@ class Column:
     @classmethod
     def whole(cls, data: BundleData, name: str, entry: Entry) -> Column:
         """Return a tensor that is taken as it is, each byte of it a row."""
-        return cls(data, name, entry, RowMap.patch(entry.size), None, width=1)
+        return cls(data, name, entry, RowMap.build(entry.size), None, width=1)
 
     def check(self, crc: int) -> None:
         """Raise `TensorChecksumError` unless that is the crc32c of the full's tensor."""
@@ -254,10 +254,9 @@ class Column:
 
     def change(self, start: int, stop: int, out: np.ndarray) -> None:
         """Put what the increments bring into `out`, the rows [start, stop) of the result."""
-        changed = self.rowmap.changed
-        first, last = np.searchsorted(changed, (start, stop)).tolist()
+        first, last = self.rowmap.changes(start, stop)
         if last > first and self._source is not None:
-            self._source.take(first, last, out, changed[first:last] - start)
+            self._source.take(first, last, out, self.rowmap.changed[first:last] - start)
 
 
 class ColumnStream:

@@ -3,185 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
+from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import (
     FACTOR,
     KeyReader,
     bucket_of,
     check_keys,
     in_slice,
-    is_in,
     read_keys,
     read_offsets,
 )
 from ckptctl.tables import BUCKETS, EvSet
 
-__all__ = [
-    "IncomingKeys",
-    "KeyJoin",
-    "find_keys",
-    "join_keys",
-    "key_twice",
-    "read_incoming",
-]
+__all__ = ["KeyJoin", "Twin", "find_keys", "join_keys"]
 
 _NONE = np.empty(0, np.int64)
-
-
-@dataclass
-class IncomingKeys:
-    """The keys that increments bring to one member of one part, ready to join.
-
-    Attributes
-    ----------
-    keys
-        int64[n], unique, by bucket and then ascending.
-    bucket
-        int64[n].
-    tensor_of, row_of
-        Which source set, and which of its rows, each key stands in.
-    sources
-        The source sets: (data, EV).
-    skipped
-        Rows outside their part or bucket, left out as a PS does.
-    """
-
-    keys: np.ndarray = field(default_factory=lambda: _NONE)
-    bucket: np.ndarray = field(default_factory=lambda: _NONE)
-    tensor_of: np.ndarray = field(default_factory=lambda: _NONE)
-    row_of: np.ndarray = field(default_factory=lambda: _NONE)
-    sources: Sequence[tuple[BundleData, EvSet]] = ()
-    skipped: int = 0
-
-    def without(self, dropped: np.ndarray) -> IncomingKeys:
-        """Return the keys that are not in `dropped` (int64, sorted)."""
-        if not len(dropped) or not len(self.keys):
-            return self
-        kept = ~is_in(self.keys, dropped)
-        return IncomingKeys(
-            self.keys[kept],
-            self.bucket[kept],
-            self.tensor_of[kept],
-            self.row_of[kept],
-            self.sources,
-            self.skipped,
-        )
-
-
-def read_incoming(
-    generations: Sequence[Sequence[tuple[BundleData, EvSet, int, int]]], part: int, num_parts: int
-) -> IncomingKeys:
-    """Return the keys of one part out of increments, whatever parts these have.
-
-    Parameters
-    ----------
-    generations
-        For each increment, oldest first: (data, EV, its part number, its number of parts).
-        A key of a newer increment wins over an older one.
-    part, num_parts
-        The part of the full, and the number of its parts: keys with
-        `key % 1000 % num_parts == part` are taken (EmbeddingVar restore of DeepRec).
-
-    Raises
-    ------
-    TableError
-        A key twice in one increment, or one that no PS can save.
-    """
-    sources: list[tuple[BundleData, EvSet]] = []
-    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray, int]] = []
-    skipped = 0
-    for age, generation in enumerate(generations):
-        for data, ev, own_part, own_parts in generation:
-            if not ev.rows:
-                continue
-            offsets = read_offsets(data, ev, "-incr_partition_offset", ev.rows)
-            own = np.arange(own_part, BUCKETS, own_parts)
-            if part == own_part % num_parts:  # so that each source counts its strays once
-                skipped += _check_strays(data, ev, offsets, own)
-            wanted = own[own % num_parts == part]
-            rows, keys, place = _read_buckets(data, ev, offsets, wanted)
-            check_keys(data, ev, keys)
-            legal = bucket_of(keys) == place
-            skipped += int(len(keys) - np.count_nonzero(legal))
-            pieces.append((keys[legal], place[legal], rows[legal], age))
-            sources.append((data, ev))
-    if not pieces:
-        return IncomingKeys(sources=sources, skipped=skipped)
-    keys = np.concatenate([piece[0] for piece in pieces])
-    bucket = np.concatenate([piece[1] for piece in pieces])
-    row_of = np.concatenate([piece[2] for piece in pieces])
-    lengths = [len(piece[0]) for piece in pieces]
-    tensor_of = np.repeat(np.arange(len(pieces), dtype=np.int64), lengths)
-    age_of = np.repeat(np.array([piece[3] for piece in pieces], np.int64), lengths)
-    del pieces
-    step = np.diff(bucket)
-    if not ((step > 0) | ((step == 0) & (keys[1:] > keys[:-1]))).all():
-        order = np.lexsort((age_of, keys, bucket))
-        keys, bucket, row_of = keys[order], bucket[order], row_of[order]
-        tensor_of, age_of = tensor_of[order], age_of[order]
-        same = np.flatnonzero(keys[1:] == keys[:-1])
-        twice = same[age_of[same + 1] == age_of[same]]
-        if len(twice):
-            data, ev = sources[int(tensor_of[twice[0]])]
-            raise key_twice(data, ev, int(keys[twice[0]]))
-        if len(same):  # the newest of each key stands last
-            keep = np.ones(len(keys), bool)
-            keep[same] = False
-            keys, bucket, row_of = keys[keep], bucket[keep], row_of[keep]
-            tensor_of = tensor_of[keep]
-    return IncomingKeys(keys, bucket, tensor_of, row_of, sources, skipped)
-
-
-def key_twice(data: BundleData, ev: EvSet, key: int) -> TableError:
-    """Return the error of a key that stands twice."""
-    return TableError(
-        "a key twice in one member",
-        file=data.shard_path(ev.keys.shard),
-        tensor=ev.name,
-        offset=ev.keys.offset,
-        expected="each key once",
-        found=f"key {key} twice or more",
-    )
-
-
-def _check_strays(data: BundleData, ev: EvSet, offsets: np.ndarray, own: np.ndarray) -> int:
-    """Return how many rows lie outside the buckets of their part; check their keys."""
-    counts = np.diff(offsets)
-    counts[own] = 0
-    foreign = np.flatnonzero(counts)
-    ranges = [(int(offsets[bucket]), int(offsets[bucket + 1])) for bucket in foreign]
-    if offsets[-1] < ev.rows:
-        ranges.append((int(offsets[-1]), ev.rows))
-    for first, last in ranges:
-        for at in range(first, last, knobs.JOIN_KEYS):
-            stop = min(at + knobs.JOIN_KEYS, last)
-            check_keys(data, ev, read_keys(data, ev.name, ev.keys, at, stop))
-    return sum(last - first for first, last in ranges)
-
-
-def _read_buckets(
-    data: BundleData, ev: EvSet, offsets: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows, keys and buckets (by offset) of the wanted buckets."""
-    begin, end = offsets[wanted], offsets[wanted + 1]
-    counts = end - begin
-    bucket = np.repeat(wanted, counts).astype(np.int64)
-    rows = np.arange(len(bucket), dtype=np.int64)
-    rows += np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1 if len(rows) else _NONE
-    keys = np.empty(len(rows), np.int64)
-    for first, last in pairwise([0, *breaks.tolist(), len(rows)]):
-        if last > first:
-            row = int(rows[first])
-            keys[first:last] = read_keys(data, ev.name, ev.keys, row, row + last - first)
-    return rows, keys, bucket
 
 
 @dataclass(frozen=True)
@@ -191,7 +34,7 @@ class KeyJoin:
     Attributes
     ----------
     found
-        int64[incoming]: row of the full that holds each incoming key, or -1.
+        int32[incoming]: row of the full that holds each incoming key, or -1.
     deleted
         Rows of the full that lie outside their part or bucket, left out as a PS does.
     old_rows
@@ -200,8 +43,6 @@ class KeyJoin:
         int64[1001] of the full, or None for a table in the old form.
     digest
         Of the full's key set, whatever its order: equal sets, equal digests.
-    unfiltered
-        Ascending rows of filtered keys that are admitted now; None: not yet looked up.
     """
 
     found: np.ndarray
@@ -209,7 +50,33 @@ class KeyJoin:
     old_rows: int
     offsets: np.ndarray | None
     digest: int = 0
-    unfiltered: np.ndarray | None = None
+
+
+class Twin:
+    """The keys of another member, read along while they are the same, row for row.
+
+    Attributes
+    ----------
+    same
+        Whether they were so far.
+    """
+
+    def __init__(self, data: BundleData, ev: EvSet) -> None:
+        self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
+        self.same = True
+
+    def follow(self, keys: np.ndarray) -> int:
+        """Compare the next rows; return the bytes that were read for it."""
+        if not self.same:
+            return 0
+        own = self._reader.read(len(keys))
+        self.same = bool((own == keys).all())
+        return own.nbytes
+
+    def finish(self) -> None:
+        """Check the column against its checksum, if it was read to its end."""
+        if self.same:
+            self._reader.finish()
 
 
 def join_keys(
@@ -221,6 +88,7 @@ def join_keys(
     *,
     validate: bool = True,
     report: Callable[[int], None] | None = None,
+    twins: Sequence[Twin] = (),
 ) -> KeyJoin:
     """Find incoming keys among the keys of one member of one part of the full.
 
@@ -230,7 +98,8 @@ def join_keys(
     bucket) is read again, see `_Unique`. Memory: some pieces, `_UNIQUE_KEYS`
     keys where there are such rows, and 16 bytes an incoming key. Without `validate`, keys
     that were looked at before are only found again. `report` is told of the bytes as they
-    are read, and may raise to stop.
+    are read, and may raise to stop. `twins` are members that may have the same keys: what is
+    found then holds for them as well.
 
     Raises
     ------
@@ -239,7 +108,7 @@ def join_keys(
     offsets = None
     if "-partition_offset" in ev.entries:
         offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
-    found = np.full(len(incoming.keys), -1, np.int64)
+    found = np.full(len(incoming.keys), -1, np.int32 if ev.rows < 1 << 31 else np.int64)
     by_key: np.ndarray | None = None
     deleted: list[np.ndarray] = []
     problem: TableError | None = None
@@ -248,15 +117,15 @@ def join_keys(
     for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
         at = reader.row
         keys = reader.read(stop - at)
+        followed = sum(twin.follow(keys) for twin in twins)
         if report is not None:
-            report(keys.nbytes)
+            report(keys.nbytes + followed)
         wrong = _illegal(keys, at, part, num_parts, offsets)
         if offsets is None or bucket_first == BUCKETS:
             wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
         else:
-            lo, hi = np.searchsorted(incoming.bucket, (bucket_first, bucket_last))
-            # Runs that ascend, one a bucket: a merge sort joins them.
-            wanted = lo + np.argsort(incoming.keys[lo:hi], kind="stable")
+            lo, hi = incoming.starts[[bucket_first, bucket_last]].tolist()
+            wanted = lo + np.argsort(incoming.keys[lo:hi])
         if wrong.any():
             deleted.append(np.flatnonzero(wrong) + at)
         hits, rows = _match(keys, incoming.keys[wanted], wrong)
@@ -271,6 +140,8 @@ def join_keys(
             problem = problem or error
         found[wanted[hits]] = rows + at
     reader.finish()
+    for twin in twins:
+        twin.finish()
     if problem is not None:
         raise problem
     if unique is not None:
@@ -287,11 +158,15 @@ def _illegal(
         return np.asarray(own % num_parts != part)
     stop = at + len(keys)
     first = int(np.searchsorted(offsets, at, side="right")) - 1
-    last = int(np.searchsorted(offsets, stop, side="left"))
-    edges = np.clip(offsets[first : last + 1], at, stop)
-    bucket = np.repeat(np.arange(first, min(last, BUCKETS)), np.diff(edges))
+    last = min(int(np.searchsorted(offsets, stop, side="left")), BUCKETS)
+    counts = np.diff(np.clip(offsets[first : last + 1], at, stop))
+    buckets = np.arange(first, last)
+    # No bucket of another part has rows that are in their place.
+    bucket = np.repeat(np.where(buckets % num_parts == part, buckets, -BUCKETS), counts)
+    if len(bucket) == len(own):
+        return np.asarray(own != bucket)
     wrong = own % num_parts != part
-    wrong[: len(bucket)] |= own[: len(bucket)] != bucket
+    wrong[: len(bucket)] = own[: len(bucket)] != bucket
     return np.asarray(wrong)
 
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import TableError
+from ckptctl.restore.arrivals import Arrivals
 from ckptctl.restore.column import ArrayRows, Column, FileRows, RowSource, row_bytes
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
-from ckptctl.restore.join import IncomingKeys, KeyJoin, join_keys, read_incoming
-from ckptctl.restore.keys import KeyReader, bucket_of, is_in, read_offsets
+from ckptctl.restore.incoming import (
+    Generation,
+    IncomingKeys,
+    read_incoming,
+    same_bytes,
+    sources_of,
+)
+from ckptctl.restore.join import KeyJoin, Twin, join_keys
+from ckptctl.restore.keys import KeyReader, is_in, read_offsets
 from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.rowmap import RowMap
-from ckptctl.tables import BUCKETS, EvSet
+from ckptctl.tables import EvSet
 
-__all__ = ["MemberState", "PartJob", "Survey", "survey_part"]
+__all__ = ["Kept", "MemberState", "PartJob", "Survey", "survey_part"]
 
 #: Offset tensors are int32.
 MAX_ROWS = (1 << 31) - 1
@@ -51,13 +59,25 @@ class PartJob:
     part: int
     present: frozenset[str]
 
+    def generations(self, member: int) -> list[Generation]:
+        """Return the sets that each increment brings to a member of this part."""
+        generations: list[list[tuple[BundleData, EvSet, int, int]]] = [[] for _ in self.increments]
+        for number, ev, own_part, own_parts in self.table.members[member].incoming:
+            generations[number].append((self.increments[number], ev, own_part, own_parts))
+        return list(generations)
+
     def incoming(self, member: int) -> IncomingKeys:
         """Return the keys that the increments bring to a member of this part."""
-        plan = self.table.members[member]
-        generations: list[list[tuple[BundleData, EvSet, int, int]]] = [[] for _ in self.increments]
-        for number, ev, own_part, own_parts in plan.incoming:
-            generations[number].append((self.increments[number], ev, own_part, own_parts))
-        return read_incoming(generations, self.part, self.table.num_parts)
+        return read_incoming(self.generations(member), self.part, self.table.num_parts)
+
+    def all_incoming(self) -> list[IncomingKeys]:
+        """Return those of all members, which share what is the same."""
+        first = self.incoming(0)
+        alike = self.generations(0), first
+        return [first] + [
+            read_incoming(self.generations(member), self.part, self.table.num_parts, alike)
+            for member in range(1, len(self.table.members))
+        ]
 
     def join(
         self,
@@ -66,13 +86,66 @@ class PartJob:
         *,
         validate: bool = True,
         report: Report | None = None,
+        twins: Sequence[Twin] = (),
     ) -> KeyJoin:
         """Find those keys among the full's; see `join_keys`."""
         ev = self.table.members[member].parts[self.part]
-        parts = self.table.num_parts
         return join_keys(
-            self.full, ev, self.part, parts, incoming, validate=validate, report=report
+            self.full,
+            ev,
+            self.part,
+            self.table.num_parts,
+            incoming,
+            validate=validate,
+            report=report,
+            twins=twins,
         )
+
+    def all_joins(
+        self, incoming: Sequence[IncomingKeys], *, validate: bool, report: Report | None
+    ) -> list[KeyJoin]:
+        """Find the keys of all members; those with the same keys in the same rows share it."""
+        found: dict[int, KeyJoin] = {}
+        for member, own in enumerate(incoming):
+            if member in found:
+                continue
+            twins = {
+                other: Twin(self.full, self.table.members[other].parts[self.part])
+                for other in range(member + 1, len(incoming))
+                if other not in found
+                and incoming[other].keys is own.keys
+                and self._alike(member, other)
+            }
+            found[member] = self.join(
+                member, own, validate=validate, report=report, twins=list(twins.values())
+            )
+            for other, twin in twins.items():
+                if twin.same:
+                    found[other] = found[member]
+        return [found[member] for member in range(len(incoming))]
+
+    def _alike(self, member: int, other: int) -> bool:
+        """Return whether two members may hold the same keys in the same buckets."""
+        one, two = (self.table.members[each].parts[self.part] for each in (member, other))
+        if one.rows != two.rows or one.keys.dtype != two.keys.dtype:
+            return False
+        return same_bytes(self.full, one, two, "-partition_offset")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was found out of one member of a part.
+
+    Attributes
+    ----------
+    arrivals
+        What increments do to its rows.
+    unfiltered
+        Ascending rows of filtered keys that are admitted now.
+    """
+
+    arrivals: Arrivals
+    unfiltered: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,8 +168,8 @@ class Survey:
     unpaired
         Rows that the full's members have, where their key sets differ already (DeepRec
         #1023); None where they are equal.
-    joins
-        Where the keys of each member stand, if that was to be kept.
+    kept
+        What happens to the rows of each member, if that was to be kept.
     """
 
     rows: tuple[int, ...]
@@ -108,7 +181,7 @@ class Survey:
     dropped: np.ndarray
     new_keys: int
     unpaired: tuple[int, ...] | None
-    joins: tuple[KeyJoin, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
 
 def survey_part(
@@ -117,7 +190,8 @@ def survey_part(
     """Look at the keys of one part: how many rows will there be, and do they fit together.
 
     `report` is told of the bytes of the full as they are read, and may raise to stop. With
-    `keep` the survey holds 8 bytes for each incoming key, which spares the writing a search.
+    `keep` the survey holds 13 to 18 bytes for each incoming key, which spares the writing a
+    search.
     Without `validate` it does not look for keys that no PS can save or that stand twice.
 
     Raises
@@ -127,23 +201,25 @@ def survey_part(
     TensorChecksumError
         The keys of the full do not match their checksum.
     """
-    members = range(len(job.table.members))
-    incoming = [job.incoming(member) for member in members]
-    joins = [
-        job.join(member, incoming[member], validate=validate, report=report) for member in members
-    ]
+    incoming = job.all_incoming()
+    joins = job.all_joins(incoming, validate=validate, report=report)
     dropped, new_keys = _unpaired(job, incoming, joins)
-    admitted = lru_cache(maxsize=None)(lambda: _union([keys.keys for keys in incoming], dropped))
+    admitted = cache(lambda: _union([keys.keys for keys in incoming], dropped))
+    shared: dict[tuple[int, int], Arrivals] = {}
+    for own, join in zip(incoming, joins, strict=True):
+        at = id(own.keys), id(join)
+        if at not in shared:
+            shared[at] = Arrivals.build(own, join, dropped)
     states = [
         MemberState(
             job,
             member,
             dropped,
+            arrivals=shared[id(incoming[member].keys), id(joins[member])],
             report=report and _sign_of_life(report),
-            _keys=(incoming[member], joins[member]),
             _admitted=admitted,
         )
-        for member in members
+        for member in range(len(incoming))
     ]
     for state in states:
         if state.rowmap.rows > MAX_ROWS:
@@ -158,19 +234,14 @@ def survey_part(
     return Survey(
         rows=tuple(state.rowmap.rows for state in states),
         filtered=tuple(state.filtered_map.rows for state in states),
-        new=tuple(int(np.count_nonzero(state.is_new)) for state in states),
-        replaced=tuple(int(np.count_nonzero(join.found >= 0)) for join in joins),
+        new=tuple(state.arrivals.new for state in states),
+        replaced=tuple(state.arrivals.replaced for state in states),
         skipped=sum(keys.skipped for keys in incoming),
         misplaced=sum(len(join.deleted) for join in joins),
         dropped=dropped,
         new_keys=new_keys,
         unpaired=tuple(join.old_rows for join in joins) if len(digests) > 1 else None,
-        joins=tuple(
-            replace(join, unfiltered=state.unfiltered)
-            for join, state in zip(joins, states, strict=True)
-        )
-        if keep
-        else (),
+        kept=tuple(Kept(state.arrivals, state.unfiltered) for state in states) if keep else (),
     )
 
 
@@ -181,7 +252,7 @@ def _sign_of_life(report: Report) -> Report:
 def _union(keys: Sequence[np.ndarray], dropped: np.ndarray) -> np.ndarray:
     """Return the ascending keys that stand in any of the arrays and are not dropped."""
     first = keys[0]
-    if all(np.array_equal(first, other) for other in keys[1:]):
+    if all(other is first or np.array_equal(first, other) for other in keys[1:]):
         together = np.sort(first)
     else:
         together = np.unique(np.concatenate(keys))
@@ -194,7 +265,7 @@ def _unpaired(
     """Return the new keys that would lack a row in some member, and how many keys are new."""
     fresh = [keys.keys[join.found < 0] for keys, join in zip(incoming, joins, strict=True)]
     first = incoming[0].keys
-    if all(np.array_equal(first, keys.keys) for keys in incoming[1:]):
+    if all(keys.keys is first or np.array_equal(first, keys.keys) for keys in incoming[1:]):
         same = all(np.array_equal(fresh[0], keys) for keys in fresh[1:])
         return _NONE, len(fresh[0]) if same else len(np.unique(np.concatenate(fresh)))
     new = np.unique(np.concatenate(fresh))
@@ -209,11 +280,9 @@ def _unpaired(
 
 def _in_full(job: PartJob, member: int, keys: np.ndarray) -> np.ndarray:
     """Return which of the ascending `keys` the full's member has."""
-    bucket = bucket_of(keys)
-    order = np.lexsort((keys, bucket))
-    asked = IncomingKeys(keys[order], bucket[order], order, order)
+    asked = IncomingKeys.of(keys)
     has = np.empty(len(keys), bool)
-    has[order] = job.join(member, asked, validate=False).found >= 0
+    has[asked.row_of] = job.join(member, asked, validate=False).found >= 0
     return has
 
 
@@ -230,8 +299,8 @@ class MemberState:
         Number of the member.
     dropped
         New keys to leave out, of the part's survey.
-    join
-        Where the keys stand, if the survey kept it.
+    kept
+        What the survey found out, if it kept it.
     report
         Called now and then while keys are read; may raise to stop.
     """
@@ -242,65 +311,34 @@ class MemberState:
         member: int,
         dropped: np.ndarray = _NONE,
         *,
-        join: KeyJoin | None = None,
+        kept: Kept | None = None,
+        arrivals: Arrivals | None = None,
         report: Report | None = None,
-        _keys: tuple[IncomingKeys, KeyJoin] | None = None,
         _admitted: Callable[[], np.ndarray] | None = None,
     ) -> None:
         self.job = job
         self.member = member
         self.dropped = dropped
         self._report = report
-        self._join = join
+        self._kept = kept
+        self._arrivals = arrivals if kept is None else kept.arrivals
         self.ev = job.table.members[member].parts[job.part]
-        self._known = _keys
         self._admitted = _admitted or self._all_admitted
 
     @cached_property
-    def _keys(self) -> tuple[IncomingKeys, KeyJoin]:
-        if self._known is not None:
-            return self._known
+    def arrivals(self) -> Arrivals:
+        """What increments do to the rows."""
+        if self._arrivals is not None:
+            return self._arrivals
         incoming = self.job.incoming(self.member)
-        if self._join is not None:
-            return incoming, self._join
         # The survey of the part has looked at the keys themselves.
         join = self.job.join(self.member, incoming, validate=False, report=self._report)
-        return incoming, join
+        return Arrivals.build(incoming, join, self.dropped)
 
-    @cached_property
-    def is_new(self) -> np.ndarray:
-        """bool[incoming]: keys that get a row they did not have."""
-        incoming, join = self._keys
-        new = join.found < 0
-        if len(self.dropped):
-            new &= ~np.isin(incoming.keys, self.dropped)
-        return new
-
-    @cached_property
-    def _new_counts(self) -> np.ndarray:
-        incoming, _ = self._keys
-        return np.bincount(incoming.bucket[self.is_new], minlength=BUCKETS).astype(np.int64)
-
-    @cached_property
+    @property
     def rowmap(self) -> RowMap:
         """Where each admitted row comes from."""
-        incoming, join = self._keys
-        new = np.flatnonzero(self.is_new)
-        if join.offsets is None:
-            new = new[np.argsort(incoming.keys[new], kind="stable")]
-            insert_at, insert_count = np.array([join.old_rows]), np.array([len(new)])
-        else:
-            insert_at, insert_count = join.offsets[1:], self._new_counts
-        replaced = np.flatnonzero(join.found >= 0)
-        return RowMap.build(
-            join.old_rows,
-            deleted=join.deleted,
-            insert_at=insert_at,
-            insert_count=insert_count,
-            inserted=new,
-            replaced_rows=join.found[replaced],
-            replaced_by=replaced,
-        )
+        return self.arrivals.rowmap
 
     @cached_property
     def unfiltered(self) -> np.ndarray:
@@ -308,21 +346,20 @@ class MemberState:
         entry = self.ev.entries.get("-keys_filtered")
         if entry is None or not entry.rows:
             return _NONE
-        if self._join is not None and self._join.unfiltered is not None:
-            return self._join.unfiltered
+        if self._kept is not None:
+            return self._kept.unfiltered
         return self._find_filtered(entry, self._admitted())
 
     def _all_admitted(self) -> np.ndarray:
         """Return the ascending keys that the increments admit, of whichever member."""
-        own = {self.member: self._keys[0]}
         members = range(len(self.job.table.members))
-        incoming = [(own[m] if m in own else self.job.incoming(m)).keys for m in members]
-        return _union(incoming, self.dropped)
+        others = [self.job.incoming(m).keys for m in members if m != self.member]
+        return _union([self.arrivals.keys, *others], self.dropped)
 
     @cached_property
     def filtered_map(self) -> RowMap:
         """Which filtered rows stay: an admitted key leaves those of every member."""
-        return RowMap.without(self.ev.filtered, self.unfiltered)
+        return RowMap.build(self.ev.filtered, deleted=self.unfiltered)
 
     def _find_filtered(self, entry: Entry, admitted: np.ndarray) -> np.ndarray:
         """Return the ascending rows of the filtered keys that are admitted now."""
@@ -348,22 +385,19 @@ class MemberState:
     def _map(self, suffix: str) -> RowMap:
         if suffix.endswith("_filtered"):
             kept = self.ev.entries[suffix].rows
-            return self.filtered_map if kept else RowMap.without(0, _NONE)
+            return self.filtered_map if kept else RowMap.build(0)
         if suffix in OPTIONAL_COLUMNS and suffix not in self.job.present:
-            return RowMap.without(0, _NONE)
+            return RowMap.build(0)
         return self.rowmap
 
     def offsets(self, suffix: str) -> np.ndarray:
         """Return a rebuilt offset tensor: int32[1001]."""
         if suffix == "-partition_offset":
-            _, join = self._keys
-            old, deleted, new = join.offsets, join.deleted, self._new_counts
-            assert old is not None  # a table in the old form has no such tensor
+            moved = self.arrivals.offsets
+            assert moved is not None  # a table in the old form has no such tensor
         else:
             old = read_offsets(self.job.full, self.ev, suffix, self.ev.filtered)
-            deleted, new = self.unfiltered, np.zeros(BUCKETS, np.int64)
-        moved = old - np.searchsorted(deleted, old)
-        moved[1:] += np.cumsum(new)
+            moved = old - np.searchsorted(self.unfiltered, old)
         return moved.astype("<i4")
 
     def column(self, suffix: str) -> Column:
@@ -374,14 +408,12 @@ class MemberState:
         return Column(self.job.full, self.ev.name + suffix, entry, rowmap, source)
 
     def _source(self, suffix: str, entry: Entry) -> RowSource:
-        incoming, _ = self._keys
-        taken = self.rowmap.incoming
+        arrivals = self.arrivals
         if suffix == "-keys":
-            return ArrayRows(incoming.keys[taken].astype(entry.dtype.numpy))
+            return ArrayRows(arrivals.keys.astype(entry.dtype.numpy, copy=False))
         theirs = {"-values": "-sparse_incr_values", **OPTIONAL_COLUMNS}[suffix]
-        return FileRows(
-            [(data, ev.name + theirs, ev.entries[theirs]) for data, ev in incoming.sources],
-            incoming.tensor_of[taken],
-            incoming.row_of[taken],
-            row_bytes(entry),
-        )
+        tensors = [
+            (data, ev.name + theirs, ev.entries[theirs])
+            for data, ev in sources_of(self.job.generations(self.member))
+        ]
+        return FileRows(tensors, arrivals.tensor_of, arrivals.row_of, row_bytes(entry))

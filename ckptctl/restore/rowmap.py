@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["RowMap"]
+__all__ = ["RowMap", "compact"]
 
 _NONE = np.empty(0, np.int64)
+
+
+def compact(numbers: np.ndarray, most: int) -> np.ndarray:
+    """Return numbers from 0 to `most` in as few bytes as hold them."""
+    return numbers.astype(np.min_scalar_type(most), copy=False)
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,7 @@ class RowMap:
     source
         int64[runs]: first row of the full of each run, -1 for room for new rows.
     changed
-        int64[changes], ascending: result rows that come from an increment.
-    incoming
-        int64[changes]: which incoming row each of them takes.
+        int[changes], ascending: result rows that come from an increment.
     """
 
     old_rows: int
@@ -39,21 +42,17 @@ class RowMap:
     starts: np.ndarray
     source: np.ndarray
     changed: np.ndarray
-    incoming: np.ndarray
 
     @classmethod
     def build(
         cls,
         old_rows: int,
         *,
-        deleted: np.ndarray,
-        insert_at: np.ndarray,
-        insert_count: np.ndarray,
-        inserted: np.ndarray,
-        replaced_rows: np.ndarray,
-        replaced_by: np.ndarray,
+        deleted: np.ndarray = _NONE,
+        insert_at: np.ndarray = _NONE,
+        insert_count: np.ndarray = _NONE,
     ) -> RowMap:
-        """Return the map of a tensor that loses, gains and changes rows.
+        """Return the map of a tensor that loses and gains rows; none is replaced.
 
         Parameters
         ----------
@@ -63,10 +62,6 @@ class RowMap:
             Ascending rows of the full that go.
         insert_at, insert_count
             Ascending rows of the full before which so many new rows stand.
-        inserted
-            Incoming row of each new row, in result order.
-        replaced_rows, replaced_by
-            Rows of the full that change, and the incoming row of each.
         """
         used = insert_count > 0
         insert_at, insert_count = insert_at[used], insert_count[used]
@@ -85,60 +80,34 @@ class RowMap:
         lengths = np.concatenate([insert_count, run_length])[order].astype(np.int64)
         source = np.concatenate([np.full(len(insert_at), -1, np.int64), run_start])[order]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(old_rows, int(starts[-1]), starts, source, _NONE)
 
-        old_first = starts[:-1][source >= 0]
-        at = np.searchsorted(run_start, replaced_rows, side="right") - 1
-        replaced_out = (
-            old_first[at] + (replaced_rows - run_start[at]) if len(replaced_rows) else replaced_rows
-        )
-        fresh = source < 0
-        fresh_starts, fresh_lengths = starts[:-1][fresh], lengths[fresh]
-        before = np.cumsum(fresh_lengths) - fresh_lengths
-        inserted_out = np.arange(len(inserted), dtype=np.int64) + np.repeat(
-            fresh_starts - before, fresh_lengths
-        )
-        changed = np.concatenate([replaced_out, inserted_out]).astype(np.int64)
-        incoming = np.concatenate([replaced_by, inserted]).astype(np.int64)
-        by_row = np.argsort(changed, kind="stable")
-        return cls(old_rows, int(starts[-1]), starts, source, changed[by_row], incoming[by_row])
+    def with_changes(self, changed: np.ndarray) -> RowMap:
+        """Return the same map with rows that come from an increment: ascending."""
+        return replace(self, changed=compact(changed, self.rows))
+
+    def place_old(self, rows: np.ndarray) -> np.ndarray:
+        """Return the result rows of rows of the full, none of them deleted."""
+        if len(self.source) == 1 and not self.source[0]:  # nothing before them came or went
+            return rows
+        old = self.source >= 0
+        first, source = self.starts[:-1][old], self.source[old]
+        at = np.searchsorted(source, rows, side="right") - 1
+        return np.asarray(rows + (first - source)[at])
+
+    def fresh_rows(self) -> np.ndarray:
+        """Return the ascending result rows that only increments have."""
+        fresh = self.source < 0
+        first, length = self.starts[:-1][fresh], np.diff(self.starts)[fresh]
+        before = np.cumsum(length) - length
+        rows = np.arange(int(length.sum()), dtype=np.int64)
+        rows += np.repeat(first - before, length)
+        return rows
 
     @property
     def untouched(self) -> bool:
         """Whether the result is the full's tensor, row for row."""
         return self.old_rows == self.rows and len(self.source) == 1 and not len(self.changed)
-
-    @classmethod
-    def patch(
-        cls,
-        rows: int,
-        replaced_rows: np.ndarray = _NONE,
-        replaced_by: np.ndarray = _NONE,
-    ) -> RowMap:
-        """Return the map of a tensor of which only single rows change, or none."""
-        none = _NONE
-        return cls.build(
-            rows,
-            deleted=none,
-            insert_at=none,
-            insert_count=none,
-            inserted=none,
-            replaced_rows=replaced_rows,
-            replaced_by=replaced_by,
-        )
-
-    @classmethod
-    def without(cls, rows: int, deleted: np.ndarray) -> RowMap:
-        """Return the map of a tensor that only loses rows."""
-        none = np.empty(0, np.int64)
-        return cls.build(
-            rows,
-            deleted=deleted,
-            insert_at=none,
-            insert_count=none,
-            inserted=none,
-            replaced_rows=none,
-            replaced_by=none,
-        )
 
     def runs(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the old rows in a range of the result, run by run.
@@ -154,8 +123,16 @@ class RowMap:
         begin = np.maximum(self.starts[first:last], start)
         length = np.minimum(self.starts[first + 1 : last + 1], stop) - begin
         kept = (source >= 0) & (length > 0)
-        begin, length = begin[kept], length[kept]
-        return begin, length, source[kept] + begin - self.starts[first:last][kept]
+        if not kept.all():
+            begin, length, source = begin[kept], length[kept], source[kept]
+            return begin, length, source + begin - self.starts[first:last][kept]
+        return begin, length, source + begin - self.starts[first:last]
+
+    def changes(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which of `changed` lie in a range of the result: the first, and behind it."""
+        ends = np.array((start, stop), self.changed.dtype)
+        first, last = np.searchsorted(self.changed, ends).tolist()
+        return first, last
 
     def old_before(self, row: int) -> int:
         """Return how many rows of the full come before a result row, those left out as well."""

@@ -61,8 +61,8 @@ class RowsState:
         newest[:-1] = key[order][1:] != key[order][:-1]
         chosen = order[newest]
         self.replaced = len(chosen)
-        self._map = RowMap.patch(length, key[chosen], chosen)
-        self._which, self._row = which, row
+        self._map = RowMap.build(length).with_changes(key[chosen])
+        self._which, self._row = which[chosen], row[chosen]
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which of the plan's incoming rows each row is, -1 for the base's, and its row."""
@@ -70,10 +70,10 @@ class RowsState:
         places = rows.astype(np.int64)
         changed = self._map.changed
         if len(changed):
-            at = np.minimum(np.searchsorted(changed, rows), len(changed) - 1)
+            wanted = rows.astype(changed.dtype)
+            at = np.minimum(np.searchsorted(changed, wanted), len(changed) - 1)
             hit = changed[at] == rows
-            incoming = self._map.incoming[at[hit]]
-            which[hit], places[hit] = self._which[incoming], self._row[incoming]
+            which[hit], places[hit] = self._which[at[hit]], self._row[at[hit]]
         return which, places
 
     def _keys(self, data: BundleData, rows: RowSet) -> np.ndarray:
@@ -99,6 +99,5 @@ class RowsState:
             (self._job.increments[number], f"{item.name}-sparse_incr_values", item.values)
             for number, item in plan.incoming
         ]
-        taken = self._map.incoming
-        source = FileRows(sources, self._which[taken], self._row[taken], row_bytes(plan.entry))
+        source = FileRows(sources, self._which, self._row, row_bytes(plan.entry))
         return Column(self._job.base, plan.name, plan.entry, self._map, source)

@@ -18,6 +18,7 @@ from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.errors import EntryBoundsError, TableError
 from ckptctl.restore import join
 from ckptctl.restore import keys as stored
+from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
 
@@ -76,9 +77,7 @@ def test_joining_is_looking_up(
     asked = sorted(
         (k for k in asked if bucket_of(k) % parts == part), key=lambda k: (bucket_of(k), k)
     )
-    bucket = np.array([bucket_of(k) for k in asked], np.int64)
-    zeros = np.zeros(len(asked), np.int64)
-    incoming = join.IncomingKeys(np.array(asked, np.int64), bucket, zeros, zeros)
+    incoming = IncomingKeys.of(np.array(asked, np.int64))
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", sizes[0]),
@@ -130,7 +129,7 @@ def test_reading_increments_is_a_dict(data: st.DataObject, parts: int, generatio
         skipped = 0
         seen: dict[int, tuple[int, int]] = {}
         for part in range(parts):
-            incoming = join.read_incoming(sets, part, parts)
+            incoming = read_incoming(sets, part, parts)
             skipped += incoming.skipped
             order = [(bucket_of(k), k) for k in incoming.keys.tolist()]
             assert order == sorted(order)
@@ -170,7 +169,7 @@ def test_a_key_twice_in_a_bucket_is_always_found(
     ):
         reader, found = written(ev, room)
         try:
-            join.join_keys(reader, found, 0, 1, join.IncomingKeys())
+            join.join_keys(reader, found, 0, 1, IncomingKeys())
             twice = False
         except TableError:
             twice = True
@@ -213,7 +212,7 @@ def test_memory_does_not_grow_with_a_bucket(tmp_path: Path, twice: bool, bound: 
     del keys
     tracemalloc.start()
     try:
-        join.join_keys(reader, found, 0, 1, join.IncomingKeys())
+        join.join_keys(reader, found, 0, 1, IncomingKeys())
         error = ""
     except TableError as caught:
         error = str(caught)

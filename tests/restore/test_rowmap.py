@@ -48,16 +48,18 @@ def array(values: list[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def build(edit: dict[str, list[int]]) -> RowMap:
-    return RowMap.build(
+def build(edit: dict[str, list[int]]) -> tuple[RowMap, np.ndarray]:
+    """Return the map, and which incoming row each changed row takes."""
+    rowmap = RowMap.build(
         edit["old"][0],
         deleted=array(edit["deleted"]),
         insert_at=array(edit["at"]),
         insert_count=array(edit["count"]),
-        inserted=array(edit["inserted"]),
-        replaced_rows=array(edit["replaced"]),
-        replaced_by=array(edit["by"]),
     )
+    changed = np.concatenate([rowmap.place_old(array(edit["replaced"])), rowmap.fresh_rows()])
+    order = np.argsort(changed)
+    incoming = np.concatenate([array(edit["by"]), array(edit["inserted"])])
+    return rowmap.with_changes(changed[order]), incoming[order]
 
 
 def runs(rowmap: RowMap, start: int, stop: int) -> list[tuple[int, ...]]:
@@ -83,13 +85,13 @@ def naive(edit: dict[str, list[int]]) -> list[tuple[str, int]]:
 @MANY
 @given(edit=edits(), data=st.data())
 def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: object) -> None:
-    rowmap = build(edit)
+    rowmap, incoming_of = build(edit)
     expected = naive(edit)
     assert rowmap.rows == len(expected)
     found: list[object] = [None] * rowmap.rows
     for begin, length, source in runs(rowmap, 0, rowmap.rows):
         found[begin : begin + length] = [("old", source + n) for n in range(length)]
-    for row, incoming in zip(rowmap.changed.tolist(), rowmap.incoming.tolist(), strict=True):
+    for row, incoming in zip(rowmap.changed.tolist(), incoming_of.tolist(), strict=True):
         found[row] = ("new", incoming)
     assert found == expected
     assert rowmap.changed.tolist() == sorted(rowmap.changed.tolist())
@@ -103,7 +105,7 @@ def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: 
 def test_runs_of_a_range_are_those_of_all_cut_off(
     edit: dict[str, list[int]], start: int, length: int
 ) -> None:
-    rowmap = build(edit)
+    rowmap, _ = build(edit)
     start = min(start, rowmap.rows)
     stop = min(start + length, rowmap.rows)
     rows = {
@@ -147,14 +149,13 @@ def bundle(room: Path) -> BundleReader:
 def test_a_column_is_the_rows_of_its_map(
     bundle: BundleReader, edit: dict[str, list[int]], size: int, start: int, many: int
 ) -> None:
-    rowmap = build(edit)
+    rowmap, taken = build(edit)
     name = f"w{edit['old'][0]}"
     numbers = len(edit["by"]) + len(edit["inserted"])
     # Incoming row n: row (n * 7) % 50 of `in`, or (n * 11) % 30 of `in2` where n is odd.
     which = np.arange(numbers) % 2
     row = np.where(which, np.arange(numbers) * 11 % 30, np.arange(numbers) * 7 % 50)
     tensors = [(bundle, tensor, bundle.entry(tensor)) for tensor in ("in", "in2")]
-    taken = rowmap.incoming
     source = FileRows(tensors, which[taken], row[taken], 3)
     old = bundle.read(name)
     new = [bundle.read(("in", "in2")[n % 2])[row[n]] for n in range(numbers)]
@@ -202,7 +203,7 @@ def test_a_column_checks_every_row_that_it_had(
         file.seek(at)
         file.write(bytes([whole[at] ^ 1]))
     try:
-        column = Column(bundle, "w", entry, build(edit), source)
+        column = Column(bundle, "w", entry, build(edit)[0], source)
         with pytest.raises(TensorChecksumError):
             list(column.pieces())
     finally:

@@ -1,0 +1,287 @@
+"""The keys that increments bring to one member of one part of the full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleData
+from ckptctl.errors import TableError
+from ckptctl.restore.keys import bucket_of, check_keys, read_keys, read_offsets
+from ckptctl.tables import BUCKETS, EvSet
+
+__all__ = ["Generation", "IncomingKeys", "key_twice", "read_incoming", "same_bytes", "sources_of"]
+
+_NONE = np.empty(0, np.int64)
+
+#: The sets of one increment: (data, EV, its part number, its number of parts).
+Generation = Sequence[tuple[BundleData, EvSet, int, int]]
+
+
+@dataclass(frozen=True)
+class IncomingKeys:
+    """The keys that increments bring to one member of one part, ready to join.
+
+    Attributes
+    ----------
+    keys
+        int64[n], unique, by bucket and then ascending.
+    starts
+        int64[1001]: where the keys of each bucket start, and the end.
+    tensor_of, row_of
+        int[n]: which source set, and which of its rows, each key stands in.
+    sources
+        The source sets: (data, EV).
+    skipped
+        Rows outside their part or bucket, left out as a PS does.
+    """
+
+    keys: np.ndarray = field(default_factory=lambda: _NONE)
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS + 1, np.int64))
+    tensor_of: np.ndarray = field(default_factory=lambda: _NONE)
+    row_of: np.ndarray = field(default_factory=lambda: _NONE)
+    sources: Sequence[tuple[BundleData, EvSet]] = ()
+    skipped: int = 0
+
+    @classmethod
+    def of(cls, keys: np.ndarray) -> IncomingKeys:
+        """Return keys that stand nowhere, in any order, ready to be looked for."""
+        bucket = bucket_of(keys)
+        order = np.lexsort((keys, bucket))
+        starts = np.searchsorted(bucket[order], np.arange(BUCKETS + 1))
+        return cls(keys[order], starts, order, order)
+
+    def counts(self, chosen: np.ndarray) -> np.ndarray:
+        """Return how many keys of each bucket are `chosen` (bool[n]): int64[1000]."""
+        ends = self.starts.tolist()
+        return np.array([np.count_nonzero(chosen[i:j]) for i, j in pairwise(ends)], np.int64)
+
+
+def read_incoming(
+    generations: Sequence[Generation],
+    part: int,
+    num_parts: int,
+    alike: tuple[Sequence[Generation], IncomingKeys] | None = None,
+) -> IncomingKeys:
+    """Return the keys of one part out of increments, whatever parts these have.
+
+    Parameters
+    ----------
+    generations
+        For each increment, oldest first. A key of a newer increment wins over an older one.
+    part, num_parts
+        The part of the full, and the number of its parts: keys with
+        `key % 1000 % num_parts == part` are taken (EmbeddingVar restore of DeepRec).
+    alike
+        The generations of another member and what they bring: where the same keys stand here
+        byte for byte, its arrays are shared.
+
+    Raises
+    ------
+    TableError
+        A key twice in one increment, or one that no PS can save.
+    """
+    if alike is not None and _same_keys(generations, alike[0]):
+        return replace(alike[1], sources=sources_of(generations))
+    readers = [
+        _Source(age, data, ev, own_part, own_parts, part, num_parts)
+        for age, generation in enumerate(generations)
+        for data, ev, own_part, own_parts in generation
+        if ev.rows
+    ]
+    skipped = sum(reader.strays for reader in readers)
+    counts = np.zeros(BUCKETS, np.int64)
+    for reader in readers:
+        counts += reader.counts
+    total = int(np.sum(counts))
+    rows = max((reader.ev.rows for reader in readers), default=0)
+    keys = np.empty(total, np.int64)
+    starts = np.zeros(BUCKETS + 1, np.int64)
+    tensor_of = np.empty(total, np.min_scalar_type(len(readers)))
+    row_of = np.empty(total, np.min_scalar_type(rows))
+    end = 0
+    for first, last in _groups(counts) if total else ():
+        found = _read_group(readers, first, last)
+        begin, end = end, end + len(found.keys)
+        keys[begin:end] = found.keys
+        tensor_of[begin:end], row_of[begin:end] = found.tensor_of, found.row_of
+        bounds = np.searchsorted(found.bucket, np.arange(first + 1, last + 1))
+        starts[first + 1 : last + 1] = bounds + begin
+        skipped += found.skipped
+    return IncomingKeys(
+        keys[:end], starts, tensor_of[:end], row_of[:end], sources_of(generations), skipped
+    )
+
+
+def sources_of(generations: Sequence[Generation]) -> list[tuple[BundleData, EvSet]]:
+    """Return the sets that bring rows, numbered as `IncomingKeys.tensor_of` has them."""
+    return [(data, ev) for generation in generations for data, ev, _, _ in generation if ev.rows]
+
+
+def _groups(counts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Return (first, behind the last) of buckets that bring about `4 * knobs.JOIN_KEYS` keys."""
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    first = 0
+    while first < BUCKETS:
+        last = int(np.searchsorted(ends, ends[first] + 4 * knobs.JOIN_KEYS, side="right")) - 1
+        last = min(max(last, first + 1), BUCKETS)
+        yield first, last
+        first = last
+
+
+class _Source:
+    """One set of an increment, of which some buckets belong to a part of the full."""
+
+    def __init__(
+        self,
+        age: int,
+        data: BundleData,
+        ev: EvSet,
+        own_part: int,
+        own_parts: int,
+        part: int,
+        num_parts: int,
+    ) -> None:
+        self.age = age
+        self.data = data
+        self.ev = ev
+        self.offsets = read_offsets(data, ev, "-incr_partition_offset", ev.rows)
+        own = np.arange(own_part, BUCKETS, own_parts)
+        # So that each source counts its strays once.
+        first = part == own_part % num_parts
+        self.strays = _check_strays(data, ev, self.offsets, own) if first else 0
+        self.wanted = own[own % num_parts == part]
+        self.counts = np.zeros(BUCKETS, np.int64)
+        self.counts[self.wanted] = np.diff(self.offsets)[self.wanted]
+
+
+@dataclass
+class _Group:
+    """The keys of some buckets, by bucket and then ascending."""
+
+    keys: np.ndarray
+    bucket: np.ndarray
+    tensor_of: np.ndarray
+    row_of: np.ndarray
+    skipped: int
+
+
+def _read_group(readers: Sequence[_Source], first: int, last: int) -> _Group:
+    skipped = 0
+    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for reader in readers:
+        wanted = reader.wanted[slice(*np.searchsorted(reader.wanted, (first, last)))]
+        rows, keys, place = _read_buckets(reader.data, reader.ev, reader.offsets, wanted)
+        check_keys(reader.data, reader.ev, keys)
+        legal = bucket_of(keys) == place
+        if not legal.all():
+            skipped += int(len(keys) - np.count_nonzero(legal))
+            rows, keys, place = rows[legal], keys[legal], place[legal]
+        pieces.append((keys, place, rows))
+    keys = np.concatenate([piece[0] for piece in pieces])
+    bucket = np.concatenate([piece[1] for piece in pieces])
+    row_of = np.concatenate([piece[2] for piece in pieces])
+    lengths = [len(piece[0]) for piece in pieces]
+    tensor_of = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
+    step = np.diff(bucket)
+    if ((step > 0) | ((step == 0) & (keys[1:] > keys[:-1]))).all():
+        return _Group(keys, bucket, tensor_of, row_of, skipped)
+    order = np.argsort(keys)
+    again = keys[order]
+    if (again[1:] == again[:-1]).any():  # the newest of each key is to stand last
+        order = np.argsort(keys, kind="stable")
+    order = order[np.argsort(bucket[order].astype(np.uint16), kind="stable")]
+    keys, bucket, row_of, tensor_of = keys[order], bucket[order], row_of[order], tensor_of[order]
+    same = np.flatnonzero(keys[1:] == keys[:-1])
+    if len(same):
+        age_of = np.array([reader.age for reader in readers])[tensor_of]
+        twice = same[age_of[same + 1] == age_of[same]]
+        if len(twice):
+            reader = readers[int(tensor_of[twice[0]])]
+            raise key_twice(reader.data, reader.ev, int(keys[twice[0]]))
+        keep = np.ones(len(keys), bool)
+        keep[same] = False
+        keys, bucket, row_of, tensor_of = keys[keep], bucket[keep], row_of[keep], tensor_of[keep]
+    return _Group(keys, bucket, tensor_of, row_of, skipped)
+
+
+def _same_keys(generations: Sequence[Generation], others: Sequence[Generation]) -> bool:
+    """Return whether two members bring the same keys in the same order, byte for byte."""
+    if [len(each) for each in generations] != [len(each) for each in others]:
+        return False
+    for generation, other in zip(generations, others, strict=True):
+        for (data, ev, *place), (_, their_ev, *their_place) in zip(generation, other, strict=True):
+            if place != their_place:
+                return False
+            for suffix in ("-incr_partition_offset", "-sparse_incr_keys") if ev.rows else ():
+                if not same_bytes(data, ev, their_ev, suffix):
+                    return False
+            if ev.rows != their_ev.rows:
+                return False
+    return True
+
+
+def same_bytes(data: BundleData, ev: EvSet, other: EvSet, suffix: str) -> bool:
+    """Return whether a tensor of two EVs of a bundle is the same, byte for byte; unchecked."""
+    one, two = ev.entries.get(suffix), other.entries.get(suffix)
+    if one is None or two is None:
+        return one is two
+    if (one.dtype, one.shape, one.crc) != (two.dtype, two.shape, two.crc):
+        return False
+    first, second = (
+        data.data_file(each.name + suffix, entry) for each, entry in ((ev, one), (other, two))
+    )
+    for at in range(0, one.size, knobs.PIECE_BYTES):
+        size = min(knobs.PIECE_BYTES, one.size - at)
+        if first.pread(one.offset + at, size) != second.pread(two.offset + at, size):
+            return False
+    return True
+
+
+def key_twice(data: BundleData, ev: EvSet, key: int) -> TableError:
+    """Return the error of a key that stands twice."""
+    return TableError(
+        "a key twice in one member",
+        file=data.shard_path(ev.keys.shard),
+        tensor=ev.name,
+        offset=ev.keys.offset,
+        expected="each key once",
+        found=f"key {key} twice or more",
+    )
+
+
+def _check_strays(data: BundleData, ev: EvSet, offsets: np.ndarray, own: np.ndarray) -> int:
+    """Return how many rows lie outside the buckets of their part; check their keys."""
+    counts = np.diff(offsets)
+    counts[own] = 0
+    foreign = np.flatnonzero(counts)
+    ranges = [(int(offsets[bucket]), int(offsets[bucket + 1])) for bucket in foreign]
+    if offsets[-1] < ev.rows:
+        ranges.append((int(offsets[-1]), ev.rows))
+    for first, last in ranges:
+        for at in range(first, last, knobs.JOIN_KEYS):
+            stop = min(at + knobs.JOIN_KEYS, last)
+            check_keys(data, ev, read_keys(data, ev.name, ev.keys, at, stop))
+    return sum(last - first for first, last in ranges)
+
+
+def _read_buckets(
+    data: BundleData, ev: EvSet, offsets: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, keys and buckets (by offset) of the wanted buckets."""
+    begin, end = offsets[wanted], offsets[wanted + 1]
+    counts = end - begin
+    bucket = np.repeat(wanted, counts).astype(np.int64)
+    rows = np.arange(len(bucket), dtype=np.int64)
+    rows += np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1 if len(rows) else _NONE
+    keys = np.empty(len(rows), np.int64)
+    for first, last in pairwise([0, *breaks.tolist(), len(rows)]):
+        if last > first:
+            row = int(rows[first])
+            keys[first:last] = read_keys(data, ev.name, ev.keys, row, row + last - first)
+    return rows, keys, bucket
