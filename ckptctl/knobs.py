@@ -21,6 +21,10 @@ def _seconds(name: str, default: float) -> float:
 
 #: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
 PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
+#: Bytes of a tensor that one task writes.
+RANGE_BYTES = _number("RANGE_BYTES", 64 << 20)
+#: Bytes that are written to a file before the kernel is told to bring them to the disk.
+FLUSH_BYTES = _number("FLUSH_BYTES", 8 << 20)
 #: Keys that one step of a join looks at together.
 JOIN_KEYS = _number("JOIN_KEYS", 1 << 16)
 #: Most bytes that the blocks of one index may take before we call it absurd.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
-from ckptctl.bundle.checksum import EMPTY_MASKED, crc32c, mask
+from ckptctl.bundle.checksum import EMPTY_MASKED, combine, crc32c, mask
 from ckptctl.errors import ChangedError, TensorChecksumError
 from ckptctl.restore import (
     CopyJob,
@@ -17,8 +17,8 @@ from ckptctl.restore import (
     RowsJob,
     RowsState,
 )
-from ckptctl.restore.column import copy_checked, view_bytes
-from ckptctl.restore.member import Kept
+from ckptctl.restore.column import Column, copy_checked, view_bytes
+from ckptctl.restore.member import OFFSETS, Kept
 from ckptctl.running import Report, ignore
 from ckptctl.storage import Readable, Storage, Writable
 
@@ -26,11 +26,15 @@ __all__ = [
     "CopyTask",
     "FlushTask",
     "MemberTask",
+    "Parts",
     "PendingData",
     "Place",
+    "RangeTask",
     "RowsTask",
     "SideTask",
     "Written",
+    "WrittenRange",
+    "range_tasks",
 ]
 
 
@@ -61,6 +65,56 @@ class Written:
 
     key: bytes
     crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRange:
+    """What became of one range of a tensor.
+
+    Attributes
+    ----------
+    number
+        Which range of its tensor it is.
+    size, crc
+        Bytes that were written, and their crc32c.
+    old_size, old_crc
+        The same of the bytes of the full that were read for it.
+    """
+
+    number: int
+    size: int
+    crc: int
+    old_size: int
+    old_crc: int
+
+
+class Parts:
+    """Puts the ranges of one tensor together, in whatever order they are done."""
+
+    def __init__(self, column: Column, key: bytes, count: int) -> None:
+        self._column = column
+        self._key = key
+        self._left = count
+        self._done: list[WrittenRange] = []
+
+    def add(self, done: WrittenRange) -> Written | None:
+        """Take one range; with the last one check the full's tensor, and return the whole.
+
+        Raises
+        ------
+        TensorChecksumError
+            The full's tensor does not match its checksum.
+        """
+        self._done.append(done)
+        self._left -= 1
+        if self._left:
+            return None
+        crc = old = 0
+        for each in sorted(self._done, key=lambda each: each.number):
+            crc = combine(crc, each.crc, each.size)
+            old = combine(old, each.old_crc, each.old_size)
+        self._column.check(old)
+        return Written(self._key, mask(crc))
 
 
 @dataclass(frozen=True)
@@ -128,6 +182,46 @@ class FlushTask:
 
 
 @dataclass(frozen=True)
+class RangeTask:
+    """Writes the rows [start, stop) of a column."""
+
+    column: Column
+    number: int
+    start: int
+    stop: int
+    target: PendingData
+    place: Place
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are written."""
+        return (self.stop - self.start) * self.column.row_bytes
+
+    def run(self, report: Report = ignore) -> WrittenRange:
+        """Return what was written; what was read of the full is not yet checked."""
+        width = self.column.row_bytes
+        stream = self.column.stream(self.start, self.stop)
+        out = _Output(self.target, report)
+        at = self.place.offset + self.start * width
+        crc = out.pieces(self.place.shard, at, self.nbytes, stream.pieces())
+        out.close()
+        stream.drain()
+        return WrittenRange(self.number, self.nbytes, crc, stream.old_rows * width, stream.crc)
+
+
+def range_tasks(
+    column: Column, target: PendingData, place: Place
+) -> Iterator[tuple[Parts, RangeTask]]:
+    """Return the tasks that write a column, `knobs.RANGE_BYTES` each, and what joins them."""
+    step = max(1, knobs.RANGE_BYTES // max(column.row_bytes, 1))
+    starts = range(0, column.rows, step) if column.rows else (0,)
+    parts = Parts(column, place.key, len(starts))
+    for number, start in enumerate(starts):
+        stop = min(start + step, column.rows)
+        yield parts, RangeTask(column.cut(start, stop), number, start, stop, target, place)
+
+
+@dataclass(frozen=True)
 class MemberTask:
     """Writes the tensors of one member of one part."""
 
@@ -156,7 +250,7 @@ class MemberTask:
         )
         out = _Output(self.target, report)
         for suffix, place in self.places:
-            if suffix in ("-partition_offset", "-partition_filter_offset"):
+            if suffix in OFFSETS:
                 out.write(place, [view_bytes(state.offsets(suffix))])
             else:
                 out.write(place, state.column(suffix).pieces())
@@ -215,22 +309,31 @@ class _Output:
         self._files: dict[int, Writable] = {}
 
     def write(self, place: Place, pieces: Iterable[memoryview], crc: int | None = None) -> None:
-        file = self._files.get(place.shard)
+        """Write a whole tensor; `crc` is its stored checksum, where that is known."""
+        found = self.pieces(place.shard, place.offset, place.size, pieces)
+        masked = mask(found) if place.size else EMPTY_MASKED
+        self._written.append(Written(place.key, masked if crc is None else crc))
+
+    def pieces(self, shard: int, at: int, size: int, pieces: Iterable[memoryview]) -> int:
+        """Write `size` bytes at an offset of a shard; return their crc32c."""
+        file = self._files.get(shard)
         if file is None:
-            path = self._target.shard_path(place.shard)
-            file = self._files[place.shard] = self._target.storage.open_write(path)
-        at = place.offset
-        running = 0
+            path = self._target.shard_path(shard)
+            file = self._files[shard] = self._target.storage.open_write(path)
+        begin = flushed = at
+        crc = 0
         for piece in pieces:
             file.pwrite(at, piece)
-            if crc is None:
-                running = crc32c(piece, running)
+            crc = crc32c(piece, crc)
             at += len(piece)
+            if at - flushed >= knobs.FLUSH_BYTES:
+                file.start_flush(flushed, at - flushed)
+                flushed = at
             self._report(len(piece))
-        if at != place.offset + place.size:
-            raise AssertionError(f"{place}: {at - place.offset} bytes were written")
-        masked = mask(running) if place.size else EMPTY_MASKED
-        self._written.append(Written(place.key, masked if crc is None else crc))
+        file.start_flush(flushed, at - flushed)
+        if at != begin + size:
+            raise AssertionError(f"{at - begin} bytes were written instead of {size}")
+        return crc
 
     def close(self) -> list[Written]:
         for file in self._files.values():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
+from ckptctl import knobs
 from ckptctl.bundle import Entry, dtype_by_name
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.strings import encode_strings
@@ -15,20 +18,26 @@ from ckptctl.merge.tasks import (
     CopyTask,
     FlushTask,
     MemberTask,
+    Parts,
     PendingData,
     Place,
     RowsTask,
     SideTask,
     Written,
+    WrittenRange,
+    range_tasks,
 )
 from ckptctl.restore import (
     CopyJob,
+    MemberState,
     MemberTensor,
     RowsJob,
     State,
     StateTensor,
     Survey,
 )
+from ckptctl.restore.column import Column
+from ckptctl.restore.member import OFFSETS
 from ckptctl.restore.survey import CheckTask, Surveyed
 from ckptctl.running import Runner, Task, batches
 
@@ -159,14 +168,22 @@ def write_state(
         pass
     crcs: dict[bytes, int] = {}
     skipped: dict[str, int] = {}
-    for name, result in runner.map(_write_tasks(state, layout, surveys, target)):
-        if isinstance(result, tuple):
-            written, replaced, beyond = result
-            outcome.rows_replaced += replaced
-            skipped[name] = skipped.get(name, 0) + beyond
-        else:
-            written = result
-        crcs.update((item.key, item.crc) for item in written)
+    with _held_open(target):
+        for label, result in runner.map(_write_tasks(state, layout, surveys, target)):
+            written: list[Written] = []
+            if isinstance(result, WrittenRange):
+                whole = label.add(result) if isinstance(label, Parts) else None
+                written = [whole] if whole is not None else []
+            elif isinstance(result, tuple):
+                written, replaced, beyond = result
+                outcome.rows_replaced += replaced
+                skipped[str(label)] = skipped.get(str(label), 0) + beyond
+            else:
+                written = result
+            crcs.update((item.key, item.crc) for item in written)
+        runner.progress.start("flushing")
+        for _ in runner.map((None, FlushTask(target, shard)) for shard in range(num_shards)):
+            pass
     outcome.warnings += [
         f"{name}: {count} incoming rows beyond its end were skipped"
         for name, count in sorted(skipped.items())
@@ -180,9 +197,6 @@ def write_state(
             size=place.size,
             crc=crcs[place.key],
         )
-    runner.progress.start("flushing")
-    for _ in runner.map((None, FlushTask(target, shard)) for shard in range(num_shards)):
-        pass
     if verify:
         runner.progress.start("verifying", sum(sizes))
         for _ in runner.map(_verify_tasks(entries, target)):
@@ -195,17 +209,36 @@ def write_state(
     return sum(sizes)
 
 
+@contextmanager
+def _held_open(target: PendingData) -> Iterator[None]:
+    """Keep the shards open: a failed write-back is told to who opened a file before it failed."""
+    files = [
+        target.storage.open_write(target.shard_path(shard))
+        for shard in range(min(target.num_shards, knobs.MAX_OPEN_FILES))
+    ]
+    try:
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
 def _side_task(pending: PendingBundle, path: str, size: int, suffix: str, verify: bool) -> SideTask:
     target = pending.extra(suffix)
     pending.storage.create(target, size)
     return SideTask(path, target, size, pending.storage, verify)
 
 
+#: What a task of the writing returns.
+_Result: TypeAlias = "WrittenRange | list[Written] | tuple[list[Written], int, int]"
+
+
 def _write_tasks(
     state: State, layout: Layout, surveys: dict[tuple[int, int], Survey], target: PendingData
-) -> Iterator[tuple[str, Task[list[Written] | tuple[list[Written], int, int]]]]:
+) -> Iterator[tuple[Parts | str, Task[_Result]]]:
     members: dict[tuple[int, int, int], list[tuple[str, Place]]] = {}
-    copies: list[tuple[CopyJob, Place]] = []
+    small: list[tuple[CopyJob, Place]] = []
+    large: list[tuple[CopyJob, Place]] = []
     rows: list[RowsTask] = []
     for tensor, place in zip(layout.tensors, layout.places, strict=True):
         made = tensor.made
@@ -215,16 +248,27 @@ def _write_tasks(
         elif isinstance(made, RowsJob):
             rows.append(RowsTask(made, target, place))
         else:
-            copies.append((made, place))
+            cut = place.size > knobs.RANGE_BYTES and made.entry.dtype.size
+            (large if cut else small).append((made, place))
     for (table, part, member), places in members.items():
         survey = surveys[table, part]
-        dropped = survey.dropped.astype(np.int64).tobytes()
-        kept = survey.kept[member] if survey.kept else None
+        dropped = survey.dropped.astype(np.int64)
         job = state.part_job(table, part)
-        yield "", MemberTask(job, member, dropped, target, tuple(places), kept)
+        if survey.kept:
+            known = MemberState(job, member, dropped, kept=survey.kept[member])
+            columns = [each for each in places if each[0] not in OFFSETS]
+            others = tuple(each for each in places if each[0] in OFFSETS)
+            yield "", MemberTask(job, member, dropped.tobytes(), target, others, known.kept)
+            for suffix, place in columns:
+                yield from range_tasks(known.column(suffix), target, place)
+        else:
+            yield "", MemberTask(job, member, dropped.tobytes(), target, tuple(places))
     for task in rows:
         yield task.job.plan.name, task
-    for batch in batches(copies, lambda item: item[1].size):
+    for copy, place in large:
+        column = Column.whole(copy.data, copy.name, copy.entry)
+        yield from range_tasks(column, target, place)
+    for batch in batches(small, lambda item: item[1].size):
         yield "", CopyTask(batch, target)
 
 

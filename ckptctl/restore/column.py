@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Protocol
 
@@ -72,6 +73,9 @@ class RowSource(Protocol):
     def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
         """Put the rows [first, last) into rows `at` of `out`, uint8[rows, row bytes]."""
 
+    def cut(self, first: int, last: int) -> RowSource:
+        """Return the rows [first, last) alone."""
+
 
 class ArrayRows:
     """Incoming rows that lie in memory, such as keys: one element a row."""
@@ -82,6 +86,10 @@ class ArrayRows:
     def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
         """Put the rows [first, last) into rows `at` of `out`."""
         out.view(self._rows.dtype).reshape(len(out))[at] = self._rows[first:last]
+
+    def cut(self, first: int, last: int) -> ArrayRows:
+        """Return the rows [first, last) alone."""
+        return ArrayRows(self._rows[first:last])
 
 
 class FileRows:
@@ -126,6 +134,11 @@ class FileRows:
         for number in np.unique(which).tolist():
             chosen = which == number
             self._take(number, rows[chosen], out, at[chosen])
+
+    def cut(self, first: int, last: int) -> FileRows:
+        """Return the rows [first, last) alone."""
+        tensor_of = None if self._tensor_of is None else self._tensor_of[first:last]
+        return FileRows(self._tensors, tensor_of, self._row_of[first:last], self._row_bytes)
 
     def _take(self, number: int, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         window = max(1, knobs.PIECE_BYTES // self._row_bytes)
@@ -199,6 +212,15 @@ class Column:
     def whole(cls, data: BundleData, name: str, entry: Entry) -> Column:
         """Return a tensor that is taken as it is, each byte of it a row."""
         return cls(data, name, entry, RowMap.build(entry.size), None, width=1)
+
+    def cut(self, start: int, stop: int) -> Column:
+        """Return a column that knows no increments' rows but those of rows [start, stop)."""
+        if self._source is None:
+            return self
+        first, last = self.rowmap.changes(start, stop)
+        rowmap = replace(self.rowmap, changed=self.rowmap.changed[first:last])
+        source = self._source.cut(first, last)
+        return Column(self._data, self._name, self.entry, rowmap, source, width=self.row_bytes)
 
     def check(self, crc: int) -> None:
         """Raise `TensorChecksumError` unless that is the crc32c of the full's tensor."""

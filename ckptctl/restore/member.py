@@ -27,9 +27,11 @@ from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import EvSet
 
-__all__ = ["Kept", "MemberState", "PartJob", "Survey", "survey_part"]
+__all__ = ["OFFSETS", "Kept", "MemberState", "PartJob", "Survey", "survey_part"]
 
-#: Offset tensors are int32.
+#: Suffixes of the tensors that bound the buckets of a full.
+OFFSETS = ("-partition_offset", "-partition_filter_offset")
+#: They are int32.
 MAX_ROWS = (1 << 31) - 1
 _NONE = np.empty(0, np.int64)
 
@@ -320,7 +322,7 @@ class MemberState:
         self.member = member
         self.dropped = dropped
         self._report = report
-        self._kept = kept
+        self.kept = kept
         self._arrivals = arrivals if kept is None else kept.arrivals
         self.ev = job.table.members[member].parts[job.part]
         self._admitted = _admitted or self._all_admitted
@@ -346,8 +348,8 @@ class MemberState:
         entry = self.ev.entries.get("-keys_filtered")
         if entry is None or not entry.rows:
             return _NONE
-        if self._kept is not None:
-            return self._kept.unfiltered
+        if self.kept is not None:
+            return self.kept.unfiltered
         return self._find_filtered(entry, self._admitted())
 
     def _all_admitted(self) -> np.ndarray:
@@ -378,7 +380,7 @@ class MemberState:
     def shape(self, suffix: str) -> tuple[int, ...]:
         """Return the shape of one of the member's tensors."""
         entry = self.ev.entries[suffix]
-        if suffix in ("-partition_offset", "-partition_filter_offset"):
+        if suffix in OFFSETS:
             return entry.shape
         return (self._map(suffix).rows, *entry.shape[1:])
 
