@@ -43,11 +43,12 @@ from typing import Any
 
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.diff_rows import Lines, RowsDiff
+from ckptctl.inspect.diff_same import Compared, SameFull, same_full
 from ckptctl.inspect.diff_tensors import compare_tensors
 from ckptctl.inspect.parts import ColumnName
 from ckptctl.inspect.view import MemberView, TableView, View
 from ckptctl.inspect.walk import walk_quad
-from ckptctl.running import Report, ignore
+from ckptctl.running import Report, Task, ignore
 
 __all__ = ["Diff", "Differing", "diff"]
 
@@ -161,6 +162,9 @@ class _Tables:
         one = b or a
         assert one is not None
         members: list[dict[str, Any]] = []
+        if a and b:
+            a.share(b)
+            b.share(a)
         found: dict[str, Any] = {
             "name": name,
             "kind": one.kind,
@@ -192,14 +196,29 @@ class _Tables:
     def _member(self, table: str, a: MemberView, b: MemberView) -> RowsDiff:
         total = self._empty(table, b)
         parts = _parts(a, b)
-        tasks = [_Part(x, y, self._empty(table, b)) for x, y in parts]
-        self.runner.progress.start(f"comparing {b.name}", sum(task.nbytes for task in tasks))
+        self.runner.progress.start(f"comparing {b.name}", sum(_nbytes(*pair) for pair in parts))
         if self.each is not None:  # lines come in order, from one thread
-            for task in tasks:
-                total.merge(task.run(self.runner.progress.advance))
+            for x, y in parts:
+                total.merge(_Part(x, y, self._empty(table, b)).run(self.runner.progress.advance)[0])
             return total
-        for _, counted in self.runner.map((None, task) for task in tasks):
+        once: list[SameFull] = []
+
+        def tasks() -> Iterator[tuple[tuple[SameFull, int] | None, Task[Compared]]]:
+            for x, y in parts:
+                same = same_full(x.parts[0], y.parts[0], _columns(y)) if len(x.parts) == 1 else None
+                if same is None:
+                    yield None, _Part(x, y, self._empty(table, b))
+                    continue
+                once.append(same)
+                for task in same.tasks(lambda: self._empty(table, b)):
+                    yield (same, task.first), task
+
+        for label, (counted, checksums) in self.runner.map(tasks()):
             total.merge(counted)
+            if label is not None:
+                label[0].add(label[1], checksums)
+        for same in once:
+            same.finish()
         return total
 
     def _empty(self, table: str, member: MemberView) -> RowsDiff:
@@ -224,18 +243,23 @@ class _Part:
 
     @property
     def nbytes(self) -> int:
-        size = self.a.dtype.size * self.a.dim + 8
-        return size * (self.a.rows + self.b.rows)
+        return _nbytes(self.a, self.b)
 
-    def run(self, report: Report = ignore) -> RowsDiff:
-        columns: tuple[ColumnName, ...] = ("values",)
-        if not self.b.slot:  # the slots hold the same
-            columns = ("values", "freqs", "versions")
+    def run(self, report: Report = ignore) -> Compared:
         size = self.a.dtype.size * self.a.dim + 8
-        for rows in walk_quad(self.a, self.b, columns):
+        for rows in walk_quad(self.a, self.b, _columns(self.b)):
             self.counted.add(*rows)
             report(size * (len(rows[0]) + len(rows[1])))
-        return self.counted
+        return self.counted, {}
+
+
+def _nbytes(a: MemberView, b: MemberView) -> int:
+    return (a.dtype.size * a.dim + 8) * (a.rows + b.rows)
+
+
+def _columns(member: MemberView) -> tuple[ColumnName, ...]:
+    # The slots hold the same freqs and versions.
+    return ("values",) if member.slot else ("values", "freqs", "versions")
 
 
 def _parts(a: MemberView, b: MemberView) -> Sequence[tuple[MemberView, MemberView]]:

@@ -62,6 +62,7 @@ class RowsDiff:
     before: Sketch = field(default_factory=Sketch)
     after: Sketch = field(default_factory=Sketch)
     squares: float = 0.0
+    _both: Sketch = field(default_factory=Sketch)
     _buckets: np.ndarray = field(default_factory=lambda: np.zeros((3, BUCKET_RANGES), np.int64))
     _freqs: np.ndarray = field(default_factory=lambda: np.zeros(_FREQS, np.int64))
     #: L2, key, norm before, norm after of the keys that changed most.
@@ -80,8 +81,11 @@ class RowsDiff:
             self.admitted += int(np.count_nonzero(is_in(b.keys[fresh], np.sort(away_a.keys))))
             self.filtered += int(np.count_nonzero(is_in(a.keys[lost], np.sort(away_b.keys))))
         if self.norms:
-            self._add_norms(self.before, a)
-            self._add_norms(self.after, b)
+            for sketch, rows in ((self.before, a), (self.after, b)):
+                values = rows.columns.get("values")
+                norms = None if values is None else self.norms_of(values)
+                if norms is not None:
+                    sketch.add(norms)
         moved = self._move(a, b, in_a, in_b)
         which, measured = self._compare(a, b, in_a, in_b)
         self.changed += len(which)
@@ -137,11 +141,18 @@ class RowsDiff:
         self.cosine.add(measured[:, 4])
         with np.errstate(over="ignore"):
             self.squares += float(np.square(l2[np.isfinite(l2)]).sum())
-        facts = np.concatenate([self._top, measured[:, [0, 2, 3]]])
-        together = np.concatenate([self._top_keys, keys])
-        rank = np.where(np.isnan(facts[:, 0]), np.inf, facts[:, 0])
-        order = np.lexsort((together, -rank))[: self.top]
-        self._top, self._top_keys = facts[order], together[order]
+        if len(l2) > self.top > 0:  # to sort all would take longer than all else here
+            rank = _rank(l2)
+            kept = rank >= np.partition(rank, -self.top)[-self.top]
+            keys, measured = keys[kept], measured[kept]
+        self._keep(keys, measured[:, [0, 2, 3]])
+
+    def _keep(self, keys: np.ndarray, facts: np.ndarray) -> None:
+        """Keep the keys that changed most of those that were kept and of these."""
+        facts = np.concatenate([self._top, facts])
+        keys = np.concatenate([self._top_keys, keys])
+        order = np.lexsort((keys, -_rank(facts[:, 0])))[: self.top]
+        self._top, self._top_keys = facts[order], keys[order]
 
     def _move(
         self, a: Rows, b: Rows, in_a: slice | np.ndarray, in_b: slice | np.ndarray
@@ -155,16 +166,20 @@ class RowsDiff:
                 self.moved.setdefault(name, Sketch()).add(change[change != 0])
         return found
 
-    def _add_norms(self, sketch: Sketch, rows: Rows) -> None:
-        values = rows.columns.get("values")
-        numbers = None if values is None else decode(self.dtype, values)
+    def norms_of(self, values: np.ndarray) -> np.ndarray | None:
+        """Return the norm of each row; None for what has no numbers."""
+        numbers = decode(self.dtype, values)
         if numbers is None or not numbers.size:
-            return
-        flat = numbers.reshape(len(rows), -1)
+            return None
+        flat = numbers.reshape(len(values), -1)
         if flat.dtype.kind != "f" or flat.dtype.itemsize < 4:
             flat = flat.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            sketch.add(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
+            return np.asarray(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
+
+    def add_norms(self, norms: np.ndarray) -> None:
+        """Count the norms of rows that both sides have, unchanged."""
+        self._both.add(norms)
 
     def _count(self, what: int, keys: np.ndarray) -> None:
         if len(keys):
@@ -175,17 +190,13 @@ class RowsDiff:
         """Take over what was counted of another part."""
         for name in ("new", "gone", "changed", "unchanged", "admitted", "filtered", "squares"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("l2", "most", "cosine", "before", "after"):
+        for name in ("l2", "most", "cosine", "before", "after", "_both"):
             getattr(self, name).merge(getattr(other, name))
         for name, sketch in other.moved.items():
             self.moved.setdefault(name, Sketch()).merge(sketch)
         self._buckets += other._buckets
         self._freqs += other._freqs
-        facts = np.concatenate([self._top, other._top])
-        keys = np.concatenate([self._top_keys, other._top_keys])
-        rank = np.where(np.isnan(facts[:, 0]), np.inf, facts[:, 0])
-        order = np.lexsort((keys, -rank))[: self.top]
-        self._top, self._top_keys = facts[order], keys[order]
+        self._keep(other._top_keys, other._top)
 
     @property
     def differs(self) -> bool:
@@ -231,8 +242,27 @@ class RowsDiff:
                 {"freq": [2 ** (at - 1) if at else 0, 2**at - 1], "changed": int(self._freqs[at])}
                 for at in powers
             ],
-            "norms": _norms(self.before, self.after) if self.norms else None,
+            "norms": self._norms() if self.norms else None,
         }
+
+    def _norms(self) -> dict[str, object]:
+        """Return histograms of norms over the same edges."""
+        before, after, every = Sketch(), Sketch(), Sketch()
+        for sketch, own in ((before, self.before), (after, self.after)):
+            sketch.merge(own)
+            sketch.merge(self._both)
+            every.merge(sketch)
+        edges, _ = every.histogram(_BARS)
+        return {
+            "edges": edges,
+            "before": before.histogram_of(edges),
+            "after": after.histogram_of(edges),
+        }
+
+
+def _rank(l2: np.ndarray) -> np.ndarray:
+    """Return what orders changes by size: NaN before all numbers."""
+    return np.where(np.isnan(l2), np.inf, l2)
 
 
 def _match(
@@ -302,19 +332,6 @@ def _rows_differ(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     # Eight answers are one number: a short reduction over bytes is slow.
     wide = differs.view(np.uint64) if differs.shape[1] % 8 == 0 else differs
     return np.asarray(wide[:, 0] != 0) if wide.shape[1] == 1 else wide.any(axis=1)
-
-
-def _norms(before: Sketch, after: Sketch) -> dict[str, object]:
-    """Return histograms of norms over the same edges."""
-    both = Sketch()
-    both.merge(before)
-    both.merge(after)
-    edges, _ = both.histogram(_BARS)
-    return {
-        "edges": edges,
-        "before": before.histogram_of(edges),
-        "after": after.histogram_of(edges),
-    }
 
 
 def _quantiles(sketch: Sketch) -> dict[str, object]:

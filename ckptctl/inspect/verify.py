@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from ckptctl.bundle import BundleReader
+from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import (
     Chains,
     Checkpoint,
@@ -25,7 +25,7 @@ from ckptctl.chain import (
 )
 from ckptctl.errors import AmbiguousError, CkptctlError, DamageError, UnprovenError
 from ckptctl.inspect.findings import Finding, of_error
-from ckptctl.inspect.verify_data import TensorsTask, Told
+from ckptctl.inspect.verify_data import TensorsTask, Together, Told, spans
 from ckptctl.inspect.verify_keys import PartTask, RowNumbersTask, parts_of
 from ckptctl.inspect.verify_memory import VerifiedData
 from ckptctl.inspect.verify_quick import check_bundle, check_checkpoint, check_directory
@@ -304,42 +304,66 @@ class _Reading:
 
     def run(self, found: Verified, out_of_time: Callable[[], bool]) -> list[Finding]:
         """Return the findings; count in `found` what was read."""
+        results: list[Told] = []
         told: list[Finding] = []
-        damaged: set[str] = set()
         index = f"{self.checkpoint.prefix}.index"
         try:
             reader = BundleReader(self.checkpoint.prefix, self.plan.storage)
             catalogue = self._catalogue(reader, told)
         except (CkptctlError, OSError) as error:
             return [of_error(error, index)]
+        together = Together(reader)
 
         def timely(tasks: Iterator[Task[Told]]) -> Iterator[tuple[None, Task[Told]]]:
             for task in tasks:
-                if out_of_time():
+                begins = not isinstance(task, TensorsTask) or task.begins
+                if begins and out_of_time():
                     self.cut_short = True
                     return
                 yield None, task
 
         def collect(tasks: Iterator[Task[Told]]) -> None:
             for _, result in self.runner.map(timely(tasks)):
-                told.extend(result.findings)
-                damaged.update(result.damaged)
-                found.tensors += result.tensors
-                found.keys += result.keys
-                found.nbytes += result.nbytes
+                together.add(result)
+                results.append(result)
 
         try:
             self.runner.progress.start(
                 f"verifying {self.checkpoint.name}", self.checkpoint.bytes // self.plan.subset[1]
             )
-            collect(self._tensors(reader))
-            self.runner.progress.start(f"looking at keys of {self.checkpoint.name}")
-            collect(self._keys(reader, catalogue, damaged))
+            parts = list(self._parts(reader, catalogue))
+            own: dict[str, Entry] = {}
+            for part in parts:
+                own |= part.tensors
+            mine = self._mine_of(reader)
+
+            def tasks() -> Iterator[Task[Told]]:
+                yield from parts
+                yield from self._row_numbers(reader, catalogue)
+                yield from _tensors(reader, [each for each in mine if not _is_in(each, own)])
+
+            collect(tasks())
+            # Keys are read once, for what they mean and for their checksum, unless that failed.
+            checked: dict[str, Entry] = {}
+            for result in results:
+                checked |= result.checked
+            left = [each for each in mine if _is_in(each, own) and not _is_in(each, checked)]
+            collect(_tensors(reader, left))
+            once = [entry for name, entry in mine if _is_in((name, entry), checked)]
+            found.tensors += len(once)
+            found.nbytes += sum(entry.size for entry in once)
             told += self._columns(catalogue, reader)
         except (CkptctlError, OSError) as error:
             told.append(of_error(error, index))
         finally:
             reader.close()
+        damaged = set[str]().union(*(each.damaged for each in results))
+        for each in results:
+            if each.rests_on.isdisjoint(damaged):
+                told += each.findings
+                found.keys += each.keys
+            found.tensors += each.tensors
+            found.nbytes += each.nbytes
         return told
 
     def _catalogue(self, reader: BundleReader, told: list[Finding]) -> Catalogue:
@@ -360,25 +384,19 @@ class _Reading:
         # Of the name alone, so that it is the same in every run and on every machine.
         return zlib.crc32(name.encode("utf-8", "surrogateescape")) % parts == number - 1
 
-    def _tensors(self, reader: BundleReader) -> Iterator[Task[Told]]:
+    def _mine_of(self, reader: BundleReader) -> list[tuple[str, Entry]]:
+        """Return the tensors to read, in the order of their bytes."""
         entries = [(n, e) for _, n, e in reader.data_entries() if self._mine(f"{e.offset}{n}")]
-        entries.sort(key=lambda item: (item[1].shard, item[1].offset))
-        for batch in batches(entries, lambda item: item[1].size):
-            yield TensorsTask(reader, batch)
+        return sorted(entries, key=lambda item: (item[1].shard, item[1].offset))
 
-    def _keys(
-        self, reader: BundleReader, catalogue: Catalogue, damaged: set[str]
-    ) -> Iterator[Task[Told]]:
+    def _parts(self, reader: BundleReader, catalogue: Catalogue) -> Iterator[PartTask]:
         for table in catalogue.tables:
             sets = [(member.name, member.parts) for member in table.members]
             for part, own in parts_of(sets).items():
-                if self._mine(own[0].name) and not any(
-                    ev.name + suffix in damaged
-                    for ev in own
-                    for suffix in ev.entries
-                    if not suffix.endswith("values")
-                ):
+                if self._mine(own[0].name):
                     yield PartTask(reader, own, part, table.num_parts)
+
+    def _row_numbers(self, reader: BundleReader, catalogue: Catalogue) -> Iterator[RowNumbersTask]:
         for rows in catalogue.rows.values():
             if not rows.problem and self._mine(rows.name):
                 yield RowNumbersTask(reader, rows, self._longest(rows.name))
@@ -406,3 +424,13 @@ class _Reading:
                 if entry is not None and entry.shape:
                     return entry.rows
         return None
+
+
+def _is_in(tensor: tuple[str, Entry], tensors: Mapping[str, Entry]) -> bool:
+    name, entry = tensor
+    return tensors.get(name) == entry
+
+
+def _tensors(reader: BundleReader, tensors: list[tuple[str, Entry]]) -> Iterator[TensorsTask]:
+    for batch in batches(spans(tensors), lambda span: span.nbytes):
+        yield TensorsTask(reader, batch)

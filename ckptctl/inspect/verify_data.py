@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, DType, Entry
-from ckptctl.bundle.checksum import crc32c
+from ckptctl.bundle.checksum import combine, crc32c
 from ckptctl.errors import CkptctlError
 from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.inspect.stats import decode
-from ckptctl.running import Report, ignore
+from ckptctl.running import BATCH_BYTES, Report, ignore
 
-__all__ = ["ABSURD", "TensorsTask", "Told"]
+__all__ = ["ABSURD", "Seen", "Span", "TensorsTask", "Together", "Told", "spans"]
 
 #: Beyond what any training makes: uninitialised rows are near 1e38 (DeepRec #1023).
 ABSURD = 1e30
+#: The largest number of each type that is not absurd, and its bits as an integer.
+_LIMITS = {
+    "float16": (65504.0, 0x7BFF),
+    "bfloat16": (ABSURD, 0x7149),
+    "float32": (ABSURD, 0x7149F2CA),
+    "float64": (ABSURD, 0x46293E5939A08CEA),
+}
+#: Bytes that are read, checked and looked at while they are in the L2 cache (bench.md).
+_PIECE_BYTES = 1 << 19
+
+
+class Span(NamedTuple):
+    """Some bytes of a tensor, from `first` to before `last`; `number` tells tensors apart."""
+
+    number: int
+    name: str
+    entry: Entry
+    first: int
+    last: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many."""
+        return self.last - self.first
+
+
+def spans(tensors: Iterable[tuple[str, Entry]]) -> Iterator[Span]:
+    """Return the tensors, large ones in spans that several threads can read side by side."""
+    for number, (name, entry) in enumerate(tensors):
+        # The checksum of strings and variants does not run over their bytes as they are stored.
+        step = BATCH_BYTES if entry.dtype.size else entry.size
+        for at in range(0, entry.size, step or 1):
+            yield Span(number, name, entry, at, min(at + step, entry.size))
+        if not entry.size:
+            yield Span(number, name, entry, 0, 0)
+
+
+@dataclass
+class Seen:
+    """What one span of a tensor showed: its checksum and odd values, or why it was not read."""
+
+    span: Span
+    crc: int = 0
+    odd: _Odd | None = None
+    error: Finding | None = None
 
 
 @dataclass
@@ -29,10 +75,20 @@ class Told:
     ----------
     damaged
         Names of tensors whose bytes are wrong: what they mean need not be looked at.
+    checked
+        Tensors by name that were compared with their checksums while their meaning was
+        looked at.
+    rests_on
+        Names of tensors: if one of them is damaged, the rest of this tells nothing.
+    seen
+        Spans of tensors, of which other tasks may have read others.
     """
 
     findings: list[Finding] = field(default_factory=list)
     damaged: set[str] = field(default_factory=set)
+    checked: dict[str, Entry] = field(default_factory=dict)
+    rests_on: frozenset[str] = frozenset()
+    seen: list[Seen] = field(default_factory=list)
     keys: int = 0
     tensors: int = 0
     nbytes: int = 0
@@ -43,93 +99,168 @@ class TensorsTask:
     """Reads tensors once: their checksums, and NaN, infinities and absurd values."""
 
     data: BundleData
-    tensors: tuple[tuple[str, Entry], ...]
+    spans: tuple[Span, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes that are read."""
-        return sum(entry.size for _, entry in self.tensors)
+        return sum(span.nbytes for span in self.spans)
+
+    @property
+    def begins(self) -> bool:
+        """Whether no other task has begun the first of the tensors."""
+        return not self.spans[0].first
 
     def run(self, report: Report = ignore) -> Told:
         """Return what was found; damage of one tensor does not keep the others unread."""
         told = Told()
-        for name, entry in self.tensors:
-            told.tensors += 1
-            told.nbytes += entry.size
+        buffer = np.empty(min(_PIECE_BYTES, knobs.PIECE_BYTES, self.nbytes), np.uint8)
+        for span in self.spans:
+            told.tensors += not span.first
+            told.nbytes += span.nbytes
+            seen = Seen(span)
             try:
-                if _has_floats(entry.dtype):
-                    told.findings += self._floats(name, entry, report)
+                if span.entry.dtype.size:
+                    self._read(seen, buffer, report)
                 else:
-                    self.data.check_tensor(name, entry, report)
+                    self.data.check_tensor(span.name, span.entry, report)
             except (CkptctlError, OSError) as error:
-                told.findings.append(of_error(error, self.data.shard_path(entry.shard)))
-                told.damaged.add(name)
+                seen.error = of_error(error, self.data.shard_path(span.entry.shard))
+            told.seen.append(seen)
         return told
 
-    def _floats(self, name: str, entry: Entry, report: Report) -> Iterator[Finding]:
-        """Check a tensor of floats; its values are looked at while they are in the cache."""
+    def _read(self, seen: Seen, buffer: np.ndarray, report: Report) -> None:
+        """Check a span; its values are looked at while they are in the cache."""
+        _, name, entry, first, last = seen.span
         file = self.data.data_file(name, entry)
-        kind = entry.dtype.numpy
-        width = kind.itemsize
-        step = max(knobs.PIECE_BYTES // width, 1) * width
-        buffer = np.empty(min(step, entry.size), np.uint8)
+        width = entry.dtype.numpy.itemsize
+        odd = seen.odd = _Odd(entry.dtype) if entry.dtype.name in _LIMITS else None
+        step = max(len(buffer) // width * width, width)
+        if len(buffer) < step:
+            buffer = np.empty(step, np.uint8)
         crc = 0
-        odd = _Odd()
-        for at in range(0, entry.size, step):
-            piece = buffer[: min(step, entry.size - at)]
+        for at in range(first, last, step):
+            piece = buffer[: min(step, last - at)]
             if file.readinto(entry.offset + at, piece.data) != len(piece):
                 raise self.data.past_end(name, entry, entry.offset + at)
             crc = crc32c(piece.data, crc)
-            odd.look(entry.dtype, piece.view(kind), at // width)
+            if odd is not None:
+                odd.look(piece, at // width)
             report(len(piece))
-        self.data.compare_crc(name, entry, crc)
+        seen.crc = crc
+
+
+class Together:
+    """Puts the spans of tensors together, whatever the order in which they were read."""
+
+    def __init__(self, data: BundleData) -> None:
+        self._data = data
+        self._waiting: dict[int, list[Seen]] = {}
+
+    def add(self, told: Told) -> None:
+        """Turn the spans of tensors that are all there now into findings."""
+        for seen in told.seen:
+            number, name, entry, _, _ = seen.span
+            own = self._waiting.setdefault(number, [])
+            own.append(seen)
+            if sum(each.span.nbytes for each in own) < entry.size:
+                continue
+            del self._waiting[number]
+            own.sort(key=lambda each: each.span.first)
+            damage = self._damage(name, entry, own)
+            if damage is None:
+                told.findings += self._odd(name, entry, own)
+            else:
+                told.findings.append(damage)
+                told.damaged.add(name)
+        told.seen.clear()
+
+    def _damage(self, name: str, entry: Entry, own: list[Seen]) -> Finding | None:
+        """Return why a tensor cannot be trusted, or None."""
+        for seen in own:
+            if seen.error is not None:
+                return seen.error
+        crc = own[0].crc
+        for seen in own[1:]:
+            crc = combine(crc, seen.crc, seen.span.nbytes)
+        try:
+            if entry.dtype.size:  # strings and variants were checked as they were read
+                self._data.compare_crc(name, entry, crc)
+        except CkptctlError as error:
+            return of_error(error, self._data.shard_path(entry.shard))
+        return None
+
+    def _odd(self, name: str, entry: Entry, own: list[Seen]) -> Iterator[Finding]:
+        odd = own[0].odd
+        if odd is None:
+            return
+        for seen in own[1:]:
+            odd.merge(seen.odd)
         per_row = entry.elements // entry.rows if entry.rows else 1
-        where = (self.data.shard_path(entry.shard), name)
         for code, count, first in odd.found():
             what = "NaN or infinite" if code == "CK060" else f"beyond {ABSURD:g}"
             row = first // max(per_row, 1)
             yield Finding(
                 code,
                 f"{count} of {entry.elements} elements are {what}, the first in row {row}",
-                *where,
-                entry.offset + first * width,
+                self._data.shard_path(entry.shard),
+                name,
+                entry.offset + first * entry.dtype.size,
                 "finite numbers of a trained model",
                 str(count),
             )
 
 
 class _Odd:
-    """Counts NaN, infinities and absurd values."""
+    """Counts NaN, infinities and absurd values of a tensor.
 
-    def __init__(self) -> None:
-        self._counts = [0, 0]
-        self._first = [0, 0]
+    Attributes
+    ----------
+    counts, first
+        How many elements are not finite, and how many absurd; and the first of each.
+    """
 
-    def look(self, dtype: DType, values: np.ndarray, at: int) -> None:
-        numbers = decode(dtype, values)
-        if numbers is None or not len(numbers):
+    def __init__(self, dtype: DType) -> None:
+        self.counts = [0, 0]
+        self.first = [0, 0]
+        self._dtype = dtype
+        # The numbers of float16 end below what is absurd: there the limit is their last one.
+        self._limit, self._most = _LIMITS.get(dtype.name, (ABSURD, 0))
+        bits = 8 * dtype.size
+        self._signed, self._unsigned = np.dtype(f"<i{dtype.size}"), np.dtype(f"<u{dtype.size}")
+        self._least = self._most | 1 << (bits - 1)
+
+    def look(self, piece: np.ndarray, at: int) -> None:
+        """Look at elements, as uint8, of which the first is element `at` of the tensor."""
+        # Two passes over what is in the cache. As integers, numbers of one sign stand in the
+        # order of their size, with the infinities and NaN at the end.
+        if (
+            np.maximum.reduce(piece.view(self._signed)) <= self._most
+            and np.maximum.reduce(piece.view(self._unsigned)) <= self._least
+        ):
             return
-        # Both are false for NaN; two passes over what is in the cache. The numbers of float16
-        # end below what is absurd: there the limit itself would be infinite.
-        limit = min(ABSURD, float(np.finfo(numbers.dtype).max))
-        if numbers.max() <= limit and numbers.min() >= -limit:
-            return
+        numbers = decode(self._dtype, piece.view(self._dtype.numpy))
+        assert numbers is not None
         with np.errstate(invalid="ignore"):
             finite = np.isfinite(numbers)
-            wrong = [~finite, finite & (np.abs(numbers) > limit)]
+            wrong = [~finite, finite & (np.abs(numbers) > self._limit)]
         for which, mask in enumerate(wrong):
             hits = np.flatnonzero(mask)
             if len(hits):
-                if not self._counts[which]:
-                    self._first[which] = at + int(hits[0])
-                self._counts[which] += len(hits)
+                if not self.counts[which]:
+                    self.first[which] = at + int(hits[0])
+                self.counts[which] += len(hits)
+
+    def merge(self, after: _Odd | None) -> None:
+        """Take over what was seen of elements that come after these."""
+        assert after is not None  # a span that was read has one
+        for which, count in enumerate(after.counts):
+            if count and not self.counts[which]:
+                self.first[which] = after.first[which]
+            self.counts[which] += count
 
     def found(self) -> Iterator[tuple[str, int, int]]:
         """Return code, count and first element of what was seen."""
-        for code, count, first in zip(("CK060", "CK061"), self._counts, self._first, strict=True):
+        for code, count, first in zip(("CK060", "CK061"), self.counts, self.first, strict=True):
             if count:
                 yield code, count, first
-
-
-def _has_floats(dtype: DType) -> bool:
-    return dtype.name in ("float16", "bfloat16", "float32", "float64")

@@ -27,7 +27,7 @@ from ckptctl.restore import MemberState, RestoreOptions, State, open_state
 from ckptctl.restore.column import Column
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.opening import open_bundle
-from ckptctl.restore.survey import Surveyed, survey_state
+from ckptctl.restore.survey import Surveyed, judge, survey_state
 from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.tables import EvSet, RowSet
@@ -151,7 +151,7 @@ class TableView:
     @cached_property
     def members(self) -> tuple[MemberView, ...]:
         """The members with their rows; surveys the keys when first asked."""
-        surveyed = self._view.survey(self._number)
+        surveyed = self._surveyed
         return tuple(
             MemberView(
                 name,
@@ -162,6 +162,34 @@ class TableView:
             )
             for at, (name, slot, sets) in enumerate(self.shapes)
         )
+
+    @cached_property
+    def _surveyed(self) -> Surveyed | None:
+        return self._view.survey(self._number)
+
+    def share(self, other: TableView) -> None:
+        """Take over what another view of the same full finds of its keys.
+
+        Nothing happens where an increment brings something here, or all is known already.
+        """
+        ours, theirs = self._view.state, other._view.state
+        if ours is None or theirs is None or "_surveyed" in self.__dict__:
+            return
+        plan = ours.tables[self._number or 0]
+        incoming = any(member.incoming for member in plan.members)
+        if incoming or ours.full.prefix != theirs.full.prefix or self.shapes != other.shapes:
+            return
+        known = other._surveyed
+        found = Surveyed({})
+        for (_, part), survey in sorted(known.parts.items() if known is not None else ()):
+            sets = [sets[part] for _, _, sets in self.shapes]
+            own = survey.of_full(ours.full, [ev for ev in sets if isinstance(ev, EvSet)])
+            if own is None:
+                return
+            found.parts[self._number or 0, part] = own
+        judge(self.name, list(found.parts.values()), self._view.options, found)
+        self._view.notes += found.warnings
+        self._surveyed = found
 
     @property
     def primary(self) -> MemberView:

@@ -20,7 +20,7 @@ from ckptctl.restore.column import Column
 from ckptctl.restore.keys import in_slice
 from ckptctl.tables import BUCKETS
 
-__all__ = ["Rows", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]
+__all__ = ["Rows", "typed", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]
 
 #: Rows of one side that are held together.
 MOST_ROWS = 1 << 16
@@ -138,7 +138,7 @@ def walk_filtered(part: PartView) -> Iterator[Rows]:
     for at in range(0, total, MOST_ROWS):
         rows = min(MOST_ROWS, total - at)
         read = {
-            name: _typed(column, stream.take(rows)) for name, (column, stream) in streams.items()
+            name: typed(column, stream.take(rows)) for name, (column, stream) in streams.items()
         }
         yield Rows((0, BUCKETS + 1), read.pop("keys").astype(np.int64, copy=False), read)
     for _, stream in streams.values():
@@ -231,7 +231,7 @@ class _Part:
         begin, end = int(self.offsets[first]), int(self.offsets[last])
         if slices == 1:
             read = {
-                name: _typed(self._columns[name], stream.take(end - begin))
+                name: typed(self._columns[name], stream.take(end - begin))
                 for name, stream in self._streams.items()
             }
             counts = np.diff(self.offsets[first : last + 1])
@@ -239,11 +239,11 @@ class _Part:
         found = []
         for at in range(begin, end, MOST_ROWS):
             stop = min(at + MOST_ROWS, end)
-            keys = _typed(self._columns["keys"], self._columns["keys"].read(at, stop))
+            keys = typed(self._columns["keys"], self._columns["keys"].read(at, stop))
             keys = keys.astype(np.int64)
             kept = np.flatnonzero(in_slice(keys, number, slices))
             columns: dict[ColumnName, np.ndarray] = {
-                name: _typed(column, column.read(at, stop)[kept])
+                name: typed(column, column.read(at, stop)[kept])
                 for name, column in self._columns.items()
                 if name != "keys" and len(kept)
             }
@@ -281,7 +281,7 @@ def _together(buckets: tuple[int, int], pieces: Sequence[Rows]) -> Rows:
     )
 
 
-def _typed(column: Column, raw: np.ndarray) -> np.ndarray:
+def typed(column: Column, raw: np.ndarray) -> np.ndarray:
     """Return the bytes of rows in the type and shape of the tensor."""
     entry = column.entry
     if not raw.size:

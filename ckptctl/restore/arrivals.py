@@ -47,6 +47,12 @@ class Arrivals:
     replaced: int
 
     @classmethod
+    def none(cls, rows: int, offsets: np.ndarray | None) -> Arrivals:
+        """Return what no increment does to a full's rows, all of them in their place."""
+        nothing = np.empty(0, np.int64)
+        return cls(RowMap.build(rows), nothing, None, nothing, offsets, 0, 0)
+
+    @classmethod
     def build(cls, incoming: IncomingKeys, join: KeyJoin, dropped: np.ndarray) -> Arrivals:
         """Return what incoming keys do, but for new ones that are `dropped` (ascending keys)."""
         new = join.found < 0

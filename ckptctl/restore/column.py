@@ -73,8 +73,8 @@ class RowSource(Protocol):
     def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
         """Put the rows [first, last) into rows `at` of `out`, uint8[rows, row bytes]."""
 
-    def cut(self, first: int, last: int) -> RowSource:
-        """Return the rows [first, last) alone."""
+    def cut(self, chosen: slice | np.ndarray) -> RowSource:
+        """Return some rows alone, in the order given."""
 
 
 class ArrayRows:
@@ -87,9 +87,9 @@ class ArrayRows:
         """Put the rows [first, last) into rows `at` of `out`."""
         out.view(self._rows.dtype).reshape(len(out))[at] = self._rows[first:last]
 
-    def cut(self, first: int, last: int) -> ArrayRows:
-        """Return the rows [first, last) alone."""
-        return ArrayRows(self._rows[first:last])
+    def cut(self, chosen: slice | np.ndarray) -> ArrayRows:
+        """Return some rows alone, in the order given."""
+        return ArrayRows(self._rows[chosen])
 
 
 class FileRows:
@@ -135,10 +135,10 @@ class FileRows:
             chosen = which == number
             self._take(number, rows[chosen], out, at[chosen])
 
-    def cut(self, first: int, last: int) -> FileRows:
-        """Return the rows [first, last) alone."""
-        tensor_of = None if self._tensor_of is None else self._tensor_of[first:last]
-        return FileRows(self._tensors, tensor_of, self._row_of[first:last], self._row_bytes)
+    def cut(self, chosen: slice | np.ndarray) -> FileRows:
+        """Return some rows alone, in the order given."""
+        tensor_of = None if self._tensor_of is None else self._tensor_of[chosen]
+        return FileRows(self._tensors, tensor_of, self._row_of[chosen], self._row_bytes)
 
     def _take(self, number: int, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         window = max(1, knobs.PIECE_BYTES // self._row_bytes)
@@ -219,7 +219,7 @@ class Column:
             return self
         first, last = self.rowmap.changes(start, stop)
         rowmap = replace(self.rowmap, changed=self.rowmap.changed[first:last])
-        source = self._source.cut(first, last)
+        source = self._source.cut(slice(first, last))
         return Column(self._data, self._name, self.entry, rowmap, source, width=self.row_bytes)
 
     def check(self, crc: int) -> None:
@@ -236,6 +236,13 @@ class Column:
             self.read_old(first, scratch)
             _place(begin - start, length, source - first, scratch, out)
         self.change(start, stop, out)
+        return out
+
+    def brought(self, places: np.ndarray) -> np.ndarray:
+        """Return the rows `changed[places]` of the row map as uint8[rows, row bytes], unchecked."""
+        out = np.empty((len(places), self.row_bytes), np.uint8)
+        if self._source is not None:
+            self._source.cut(places).take(0, len(places), out, np.arange(len(places)))
         return out
 
     def pieces(self) -> Iterator[memoryview]:

@@ -14,8 +14,10 @@ from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import (
     FACTOR,
     KeyReader,
+    again,
     bucket_of,
     check_keys,
+    in_order,
     in_slice,
     read_keys,
     read_offsets,
@@ -289,24 +291,8 @@ class _Unique:
 
 
 def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
-    """Raise `TableError` for a key that stands twice.
-
-    Every key takes a slot of a hash table, the last one of a slot stays. A key that was put
-    out equals the one that stayed, or another that was put out, or is unique: only those
-    few are sorted, which is five times as fast as sorting all.
-    """
-    bits = max(10, (len(keys) * 4).bit_length())
-    slot = (keys.view(np.uint64) * FACTOR) >> np.uint64(64 - bits)
-    number = np.arange(len(keys), dtype=np.int32)
-    table = np.empty(1 << bits, np.int32)
-    table[slot] = number
-    stayed = table[slot]
-    out = np.flatnonzero(stayed != number)
-    put_out = keys[out]
-    twice = put_out[put_out == keys[stayed[out]]]
-    if not len(twice):
-        put_out = np.sort(put_out)
-        twice = put_out[1:][put_out[1:] == put_out[:-1]]
+    """Raise `TableError` for a key that stands twice."""
+    twice = again(in_order(keys))
     if len(twice):
         raise key_twice(data, ev, int(twice[0]))
 

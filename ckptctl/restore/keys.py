@@ -12,9 +12,11 @@ from ckptctl.tables import BUCKETS, EvSet
 __all__ = [
     "FACTOR",
     "KeyReader",
+    "again",
     "bucket_of",
     "check_keys",
     "digest_of",
+    "in_order",
     "in_slice",
     "is_in",
     "read_keys",
@@ -28,12 +30,15 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)
 def bucket_of(keys: np.ndarray) -> np.ndarray:
     """Return the bucket of each key: C++'s `key % 1000`, so not above 0 for negative keys."""
     wide = keys.astype(np.int64, copy=False)
-    # NumPy's floor division by a constant is vectorised, its remainder is not.
-    rest = wide - wide // BUCKETS * BUCKETS
-    negative = wide < 0
-    if negative.any():
-        rest = np.where(negative & (rest != 0), rest - BUCKETS, rest)
-    return rest
+    # NumPy's floor division by a constant is vectorised, its remainder is not; and memory that
+    # is in the cache is used again.
+    if not len(wide) or wide.min() >= 0:
+        plain = wide.view(np.uint64)
+        rest = np.floor_divide(plain, np.uint64(BUCKETS))
+        rest *= np.uint64(BUCKETS)
+        return np.asarray(np.subtract(plain, rest, out=rest).view(np.int64))
+    signed = wide - wide // BUCKETS * BUCKETS
+    return np.asarray(np.where((wide < 0) & (signed != 0), signed - BUCKETS, signed))
 
 
 def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:
@@ -93,6 +98,21 @@ def is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), bool)
     at = np.minimum(np.searchsorted(sorted_set, values), len(sorted_set) - 1)
     return np.asarray(sorted_set[at] == values)
+
+
+def in_order(keys: np.ndarray) -> np.ndarray:
+    """Return keys ascending; as uint32 where all fit, which NumPy sorts twice as fast."""
+    if len(keys) and keys.min() >= 0 and keys.max() < 1 << 32:
+        keys = keys.astype(np.uint32)
+        keys.sort()
+        return keys
+    return np.sort(keys)
+
+
+def again(ordered: np.ndarray) -> np.ndarray:
+    """Return each key that an ascending array has again, once for each time more."""
+    twice = ordered[1:] == ordered[:-1]
+    return ordered[1:][twice] if twice.any() else ordered[:0]
 
 
 def in_slice(keys: np.ndarray, number: int, slices: int) -> np.ndarray:

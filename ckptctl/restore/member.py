@@ -185,6 +185,31 @@ class Survey:
     unpaired: tuple[int, ...] | None
     kept: tuple[Kept, ...] = ()
 
+    def of_full(self, full: BundleData, sets: Sequence[EvSet]) -> Survey | None:
+        """Return what a look at the full's keys alone tells; None where some are misplaced.
+
+        `sets` are the members of the part.
+        """
+        if self.misplaced or not self.kept:
+            return None
+        kept = []
+        for ev in sets:
+            bounded = OFFSETS[0] in ev.entries
+            offsets = read_offsets(full, ev, OFFSETS[0], ev.rows) if bounded else None
+            kept.append(Kept(Arrivals.none(ev.rows, offsets), _NONE))
+        return Survey(
+            rows=tuple(ev.rows for ev in sets),
+            filtered=tuple(ev.filtered for ev in sets),
+            new=(0,) * len(sets),
+            replaced=(0,) * len(sets),
+            skipped=0,
+            misplaced=0,
+            dropped=_NONE,
+            new_keys=0,
+            unpaired=self.unpaired,
+            kept=tuple(kept),
+        )
+
 
 def survey_part(
     job: PartJob, report: Report | None = None, *, keep: bool = False, validate: bool = True

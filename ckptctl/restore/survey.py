@@ -14,7 +14,7 @@ from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.state import State
 from ckptctl.running import Report, Runner, batches, ignore
 
-__all__ = ["CheckTask", "SurveyTask", "Surveyed", "survey_state"]
+__all__ = ["CheckTask", "SurveyTask", "Surveyed", "judge", "survey_state"]
 
 #: New keys of a table that may be dropped for want of a row in some member.
 _TOLERATED = 0.01
@@ -121,7 +121,7 @@ def survey_state(
     surveyed = Surveyed(surveys)
     for number, table in chosen.items():
         own = [surveys[number, part] for part in range(table.num_parts)]
-        _judge(table.name, own, options, surveyed)
+        judge(table.name, own, options, surveyed)
     return surveyed
 
 
@@ -151,7 +151,8 @@ def _check_tasks(state: State, tables: Sequence[TablePlan], variables: bool) -> 
             yield CheckTask(state.increments[number], batch)
 
 
-def _judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Surveyed) -> None:
+def judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Surveyed) -> None:
+    """Count what the parts of a table have; refuse or warn as the restore rules say."""
     outcome.keys += sum(survey.rows[0] for survey in surveys)
     outcome.keys_new += sum(survey.new[0] for survey in surveys)
     outcome.keys_replaced += sum(survey.replaced[0] for survey in surveys)

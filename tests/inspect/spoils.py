@@ -71,7 +71,7 @@ def whole(tmp_path: Path) -> Chain:
 
 
 def look(directory: Path, **options: Any) -> Verified:
-    chosen = {name: options.pop(name) for name in ("max_duration_s",) if name in options}
+    chosen = {name: options.pop(name) for name in ("max_duration_s", "jobs") if name in options}
     return execute_verify(plan_verify(str(directory), **({"data": True} | options)), **chosen)
 
 

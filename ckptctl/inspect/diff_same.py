@@ -1,0 +1,282 @@
+"""Two states of one full: its rows are read once, and only those that increments bring differ.
+
+A row that neither state takes from an increment is the same bytes in both, and not compared.
+The full's columns are read front to back in ranges of rows, by several threads, and their
+checksums put together at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptctl.bundle.checksum import combine
+from ckptctl.inspect.diff_rows import RowsDiff
+from ckptctl.inspect.parts import ColumnName, PartView, StatePart
+from ckptctl.inspect.walk import MOST_ROWS, Rows, typed
+from ckptctl.restore.join import find_keys
+from ckptctl.restore.rowmap import compact
+from ckptctl.running import BATCH_BYTES, Report, ignore
+from ckptctl.tables import BUCKETS
+
+__all__ = ["Compared", "NewTask", "SameFull", "SameTask", "same_full"]
+
+#: Bytes of a column that are read, checked and measured while they are in the L2 cache.
+_PIECE_BYTES = 1 << 19
+#: Rows that are compared together, if not too many of them are replaced.
+_BLOCK_ROWS = 1 << 18
+
+
+class _Brought:
+    """The rows that the increments of one state bring to a part.
+
+    Attributes
+    ----------
+    rows
+        int64, ascending: the full's rows that they replace.
+    whole
+        Whether all rows of the full are rows of the state.
+    columns
+        Those of the state.
+    """
+
+    def __init__(self, part: StatePart, names: Sequence[ColumnName]) -> None:
+        rowmap = part.state.rowmap
+        self._keys = part.state.arrivals.keys
+        self._new = np.ones(len(rowmap.changed), bool)
+        run = np.searchsorted(rowmap.starts, rowmap.changed.astype(np.int64), side="right") - 1
+        source = rowmap.source[run]
+        old = np.flatnonzero(source >= 0)
+        self._new[old] = False
+        self.rows = (source - rowmap.starts[run] + rowmap.changed)[old]
+        self._places = compact(old, len(source))
+        self.whole = rowmap.rows - (len(source) - len(old)) == rowmap.old_rows
+        found = {name: part.column(name) for name in names}
+        self.columns = {name: column for name, column in found.items() if column is not None}
+
+    def span(self, first: int, last: int) -> slice:
+        """Return which of `rows` lie in a range of the full's."""
+        begin, end = np.searchsorted(self.rows, (first, last)).tolist()
+        return slice(begin, end)
+
+    def replace(
+        self, rows: np.ndarray, old: dict[ColumnName, np.ndarray], keys: np.ndarray
+    ) -> dict[ColumnName, np.ndarray]:
+        """Return some rows of the full, ascending, as the state has them; put in their keys."""
+        own = self.span(int(rows[0]), int(rows[-1]) + 1)
+        at = np.searchsorted(rows, self.rows[own])
+        columns = {name: column.copy() for name, column in old.items() if name in self.columns}
+        if len(at):
+            brought = self.take(self._places[own])
+            keys[at] = brought.keys
+            for name, column in columns.items():
+                column[at] = brought.columns[name]
+        return columns
+
+    def new(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys that the full lacks, ascending, and their places for `take`."""
+        places = np.flatnonzero(self._new)
+        keys = self._keys[places]
+        order = np.argsort(keys)
+        return keys[order], places[order]
+
+    def take(self, places: np.ndarray) -> Rows:
+        """Return rows that are brought."""
+        read = {
+            name: typed(column, column.brought(places)) for name, column in self.columns.items()
+        }
+        return Rows((0, BUCKETS + 1), self._keys[places], read)
+
+
+#: Of each column that was read: checksum, and bytes.
+Checksums = dict[ColumnName, tuple[int, int]]
+#: What a task gives back.
+Compared = tuple[RowsDiff, Checksums]
+
+
+class SameFull:
+    """One member of one part of two states of the same full.
+
+    Attributes
+    ----------
+    columns
+        The full's columns that are compared, or that what is told rests on.
+    rows
+        Rows of the full.
+    """
+
+    def __init__(self, a: StatePart, b: StatePart, names: Sequence[ColumnName]) -> None:
+        self.parts = a, b
+        self.a, self.b = _Brought(a, names), _Brought(b, names)
+        self.columns = {**self.a.columns, **self.b.columns}
+        self.rows = a.state.rowmap.old_rows
+        self._crcs: dict[ColumnName, dict[int, tuple[int, int]]] = {n: {} for n in self.columns}
+
+    @property
+    def alike(self) -> bool:
+        """Whether every row of the full is a row of both states, in all columns."""
+        known = all(column.entry.rows == self.rows for column in self.columns.values())
+        return known and self.a.whole and self.b.whole
+
+    def touched(self, first: int, last: int) -> np.ndarray:
+        """Return which of the full's rows [first, last) one of the states replaces, ascending."""
+        a, b = (side.rows[side.span(first, last)] for side in (self.a, self.b))
+        return np.union1d(a, b) if len(a) and len(b) else a if len(a) else b
+
+    def tasks(self, empty: Callable[[], RowsDiff]) -> Iterator[SameTask | NewTask]:
+        """Return what compares all rows."""
+        width = sum(column.row_bytes for column in self.columns.values())
+        step = max(BATCH_BYTES // max(width, 1), 1)
+        for first in range(0, self.rows, step):
+            yield SameTask(self, first, min(first + step, self.rows), empty())
+        yield NewTask(self, empty())
+
+    def add(self, first: int, found: Checksums) -> None:
+        """Keep the checksums of the rows from `first` on."""
+        for name, own in found.items():
+            self._crcs[name][first] = own
+
+    def finish(self) -> None:
+        """Compare the full's columns with their checksums.
+
+        Raises
+        ------
+        TensorChecksumError
+        """
+        for name, column in self.columns.items():
+            crc = 0
+            for _, (own, length) in sorted(self._crcs[name].items()):
+                crc = combine(crc, own, length)
+            column.check(crc)
+
+
+@dataclass(frozen=True)
+class SameTask:
+    """Reads rows [first, last) of the full once, and compares those that are replaced."""
+
+    same: SameFull
+    first: int
+    last: int
+    counted: RowsDiff
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read, about."""
+        columns = self.same.columns.values()
+        return sum(column.row_bytes for column in columns) * (self.last - self.first)
+
+    def run(self, report: Report = ignore) -> Compared:
+        """Return what was counted, and the checksum of these rows of each column."""
+        crcs: dict[ColumnName, int] = dict.fromkeys(self.same.columns, 0)
+        first = self.first
+        while first < self.last:
+            last = min(first + _BLOCK_ROWS, self.last)
+            touched = self.same.touched(first, last)
+            if len(touched) > MOST_ROWS:
+                last = int(touched[MOST_ROWS])
+                touched = touched[:MOST_ROWS]
+            self._compare(first, last, touched, crcs, report)
+            first = last
+        rows = self.last - self.first
+        columns = self.same.columns.items()
+        return self.counted, {n: (crcs[n], rows * column.row_bytes) for n, column in columns}
+
+    def _compare(
+        self,
+        first: int,
+        last: int,
+        touched: np.ndarray,
+        crcs: dict[ColumnName, int],
+        report: Report,
+    ) -> None:
+        old: dict[ColumnName, np.ndarray] = {}
+        for name, column in self.same.columns.items():
+            measure = name == "values" and self.counted.norms
+            kept = np.empty((len(touched), column.row_bytes), np.uint8)
+            norms: list[np.ndarray] = []
+            step = max(1, _PIECE_BYTES // max(column.row_bytes, 1))
+            buffer = np.empty((min(step, last - first), column.row_bytes), np.uint8)
+            starts = range(first, last, step)
+            edges = np.searchsorted(touched, [*starts, last]).tolist()
+            for at, begin, end in zip(starts, edges, edges[1:], strict=False):
+                piece = buffer[: last - at]
+                crcs[name] = column.read_old(at, piece, crc=crcs[name])
+                if end > begin:
+                    kept[begin:end] = piece[touched[begin:end] - at]
+                own = self.counted.norms_of(typed(column, piece)) if measure else None
+                if own is not None:
+                    norms.append(own)
+                report(piece.nbytes)
+            old[name] = typed(column, kept)
+            if norms:
+                same = np.ones(last - first, bool)
+                same[touched - first] = False
+                self.counted.add_norms(np.concatenate(norms)[same])
+        self.counted.unchanged += last - first - len(touched)
+        if len(touched):
+            keys = np.empty(len(touched), np.int64)  # each is replaced by one of the two
+            a, b = (side.replace(touched, old, keys) for side in (self.same.a, self.same.b))
+            self.counted.add(Rows((0, BUCKETS + 1), keys, a), Rows((0, BUCKETS + 1), keys, b))
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """Compares the rows that the full lacks, and looks for those that it has filtered."""
+
+    same: SameFull
+    counted: RowsDiff
+    first: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Nothing that is told beforehand."""
+        return 0
+
+    def run(self, report: Report = ignore) -> Compared:
+        """Return what was counted."""
+        sides = self.same.a, self.same.b
+        keys, places = zip(*(side.new() for side in sides), strict=True)
+        together = np.union1d(*keys)
+        for first in range(0, len(together), MOST_ROWS):
+            bounds = together[first], together[min(first + MOST_ROWS, len(together)) - 1]
+            rows = []
+            for side, own, at in zip(sides, keys, places, strict=True):
+                begin = np.searchsorted(own, bounds[0])
+                end = np.searchsorted(own, bounds[1], side="right")
+                rows.append(side.take(at[begin:end]))
+            self.counted.add(*rows)
+            report(0)
+        a, b = self.same.parts
+        fresh = np.setdiff1d(keys[1], keys[0], assume_unique=True)
+        lost = np.setdiff1d(keys[0], keys[1], assume_unique=True)
+        self.counted.admitted += _filtered(a, fresh, report)
+        self.counted.filtered += _filtered(b, lost, report)
+        return self.counted, {}
+
+
+def _filtered(part: StatePart, keys: np.ndarray, report: Report) -> int:
+    """Return how many of some keys are filtered in a state; its filtered keys are checked."""
+    found = np.zeros(len(keys), bool)
+    column = part.column("keys_filtered")
+    if column is None:
+        return 0
+    stream = column.stream()
+    for at in range(0, column.rows, MOST_ROWS):
+        own = typed(column, stream.take(min(MOST_ROWS, column.rows - at)))
+        found[find_keys(own.astype(np.int64), keys)[0]] = True
+        report(own.nbytes)
+    stream.finish()
+    return int(np.count_nonzero(found))
+
+
+def same_full(a: PartView, b: PartView, names: Sequence[ColumnName]) -> SameFull | None:
+    """Return two parts as parts of one full; None if they are not, or rows of it are left out."""
+    if not isinstance(a, StatePart) or not isinstance(b, StatePart):
+        return None
+    ours, theirs = a.state, b.state
+    if ours.job.full.prefix != theirs.job.full.prefix or ours.ev != theirs.ev or not ours.ev.rows:
+        return None
+    found = SameFull(a, b, names)
+    return found if found.alike else None
