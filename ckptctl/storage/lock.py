@@ -235,8 +235,12 @@ def _wait_for_home(home: int, how: int, path: str, waiting: Waiting) -> None:
 @contextmanager
 def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
     try:
-        # What is also known by another name may be someone's data.
-        if os.fstat(fd).st_nlink == 1:
+        try:
+            links = os.fstat(fd).st_nlink
+        except OSError as error:
+            error.filename = path  # a call on an open file knows none
+            raise
+        if links == 1:  # what is also known by another name may be someone's data
             with suppress(OSError):  # a full disk is no reason not to prune it
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, Owner.of_this_process().note(), 0)
@@ -312,8 +316,10 @@ def _open(own: int, path: str, more: int = 0) -> int:
         _check_regular(os.fstat(fd), path)
         if new:  # for everyone who may write to the directory
             share(fd, os.path.dirname(os.path.dirname(path)))
-    except BaseException:
+    except BaseException as error:
         os.close(fd)
+        if isinstance(error, OSError):
+            error.filename = path  # a call on an open file knows none
         raise
     return fd
 
