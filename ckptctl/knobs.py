@@ -33,8 +33,6 @@ MAX_INDEX_BYTES = _number("MAX_INDEX_BYTES", 1 << 31)
 PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)
 #: Data shards that are held open at a time, all bundles together.
 MAX_OPEN_FILES = _number("MAX_OPEN_FILES", 256)
-#: Incoming keys of a whole merge up to which what the survey found is kept for the writing.
-KEPT_KEYS = _number("KEPT_KEYS", 1 << 22)
 #: Seconds after its last write during which a temporary counts as a save that is under way.
 WRITER_SECONDS = _number("WRITER_SECONDS", 10)
 #: Seconds between two renewals of a lease.

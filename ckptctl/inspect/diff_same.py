@@ -44,7 +44,10 @@ class _Brought:
 
     def __init__(self, part: StatePart, names: Sequence[ColumnName]) -> None:
         rowmap = part.state.rowmap
-        self._keys = part.state.arrivals.keys
+        keys = part.column("keys")
+        assert keys is not None  # every table has that column
+        brought = typed(keys, keys.brought(np.arange(len(rowmap.changed))))
+        self._keys = brought.astype(np.int64, copy=False)
         self._new = np.ones(len(rowmap.changed), bool)
         run = np.searchsorted(rowmap.starts, rowmap.changed.astype(np.int64), side="right") - 1
         source = rowmap.source[run]

@@ -269,7 +269,7 @@ class _Asking:
         answers = None if self._survey else self._ask(state, number, part_of, None)
         if answers is None:
             parts = table.primary.parts
-            dropped = [part.state.dropped for part in parts if isinstance(part, StatePart)]
+            dropped = [part.state.kept.dropped for part in parts if isinstance(part, StatePart)]
             answers = self._ask(state, number, part_of, dropped)
         for part, answer in sorted((answers or {}).items()):
             self._answered(table, state, number, part, np.flatnonzero(part_of == part), answer)

@@ -232,9 +232,8 @@ class TableView:
         state = self._view.state
         if state is not None and self._number is not None and surveyed is not None:
             survey = surveyed.parts[self._number, part]
-            kept = survey.kept[member] if survey.kept else None
             job = state.part_job(self._number, part)
-            return StatePart(MemberState(job, member, survey.dropped, kept=kept))
+            return StatePart(MemberState(job, member, survey.kept[member]))
         own = self.shapes[member][2][part]
         return RawPart(self._view.reader, own.name, _entries(own))
 

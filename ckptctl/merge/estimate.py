@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
 from ckptctl.restore import State, Survey
 
-__all__ = ["fit_memory", "most_keys", "most_rows"]
+__all__ = ["all_keys", "fit_memory", "most_keys", "most_rows"]
 
 #: Bytes of the interpreter with NumPy, before any work (measured: 45 MB).
 _BASE_MEMORY = 48 << 20
-#: Bytes that one incoming key takes while a part is surveyed, all arrays together.
+#: Bytes that an incoming key takes as long as the merge runs: two row numbers and a source.
+_KEPT_MEMORY = 10
+#: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
 _KEY_MEMORY = 96
 
 
 def most_rows(state: State) -> dict[tuple[int, int], Survey]:
     """Return surveys of the most rows that there can be: every incoming key is new."""
-    none = np.empty(0, np.int64)
     found = {}
     for number, table in enumerate(state.tables):
         for part in range(table.num_parts):
@@ -32,37 +31,50 @@ def most_rows(state: State) -> dict[tuple[int, int], Survey]:
                 replaced=tuple(0 for _ in own),
                 skipped=0,
                 misplaced=0,
-                dropped=none,
                 new_keys=0,
                 unpaired=None,
             )
     return found
 
 
+def all_keys(state: State) -> int:
+    """Return the most incoming keys that are held until the end; members share theirs."""
+    found = 0
+    for table in state.tables:
+        found += max(sum(item[1].rows for item in member.incoming) for member in table.members)
+    return found
+
+
 def most_keys(state: State) -> int:
-    """Return the most incoming keys that one task holds: all members of one part."""
+    """Return the most incoming keys that one task looks at together.
+
+    Some buckets of a part, but all of it for a table in the old form; and all of one slice of a
+    normal variable.
+    """
     most = [0]
-    for number, table in enumerate(state.tables):
-        for part in range(table.num_parts):
-            job = state.part_job(number, part)
-            most.append(
-                sum(item[1].rows for member in job.table.members for item in member.incoming)
-            )
+    for table in state.tables:
+        members = [sum(item[1].rows for item in member.incoming) for member in table.members]
+        bounded = all("-partition_offset" in ev.entries for ev in table.members[0].parts)
+        most.append(min(sum(members), 4 * knobs.JOIN_KEYS) if bounded else sum(members))
     most += [sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
     return max(most)
 
 
-def fit_memory(keys: int, jobs: int, limit: int | None) -> tuple[int | None, int]:
-    """Return the tasks at a time that fit into `limit` bytes, and what they take."""
+def fit_memory(kept: int, keys: int, jobs: int, limit: int | None) -> tuple[int | None, int]:
+    """Return the tasks at a time that fit into `limit` bytes, and what they take.
+
+    `kept` are the keys of `all_keys`, `keys` those of `most_keys`.
+    """
+    base = _BASE_MEMORY + kept * _KEPT_MEMORY
     each = 12 * knobs.PIECE_BYTES + keys * _KEY_MEMORY
     if limit is None:
-        return None, _BASE_MEMORY + jobs * each
-    fit = min(jobs, (limit - _BASE_MEMORY) // each)
+        return None, base + jobs * each
+    fit = min(jobs, (limit - base) // each)
     if fit < 1:
         raise RefusedError(
             "not enough memory for one part",
-            expected=f">= {_BASE_MEMORY + each} bytes",
+            expected=f">= {base + each} bytes",
             found=f"--memory {limit}",
             remedy="give it more, or merge an earlier step with fewer keys",
         )
-    return fit, _BASE_MEMORY + fit * each
+    return fit, base + fit * each

@@ -13,19 +13,17 @@ from ckptctl.errors import ChangedError, TensorChecksumError
 from ckptctl.restore import (
     CopyJob,
     MemberState,
-    PartJob,
     RowsJob,
     RowsState,
 )
 from ckptctl.restore.column import Column, copy_checked, view_bytes
-from ckptctl.restore.member import OFFSETS, Kept
 from ckptctl.running import Report, ignore
 from ckptctl.storage import Readable, Storage, Writable
 
 __all__ = [
     "CopyTask",
     "FlushTask",
-    "MemberTask",
+    "OffsetsTask",
     "Parts",
     "PendingData",
     "Place",
@@ -222,15 +220,12 @@ def range_tasks(
 
 
 @dataclass(frozen=True)
-class MemberTask:
-    """Writes the tensors of one member of one part."""
+class OffsetsTask:
+    """Writes the tensors that bound the buckets of a member of a part."""
 
-    job: PartJob
-    member: int
-    dropped: bytes
-    target: PendingData
+    state: MemberState
     places: tuple[tuple[str, Place], ...]
-    kept: Kept | None = None
+    target: PendingData
 
     @property
     def nbytes(self) -> int:
@@ -239,21 +234,9 @@ class MemberTask:
 
     def run(self, report: Report = ignore) -> list[Written]:
         """Return what was written."""
-        import numpy as np
-
-        state = MemberState(
-            self.job,
-            self.member,
-            np.frombuffer(self.dropped, np.int64),
-            kept=self.kept,
-            report=lambda _: report(0),  # a sign of life; the bytes were counted before
-        )
         out = _Output(self.target, report)
         for suffix, place in self.places:
-            if suffix in OFFSETS:
-                out.write(place, [view_bytes(state.offsets(suffix))])
-            else:
-                out.write(place, state.column(suffix).pieces())
+            out.write(place, [view_bytes(self.state.offsets(suffix))])
         return out.close()
 
 

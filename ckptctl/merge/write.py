@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
-
 from ckptctl import knobs
 from ckptctl.bundle import Entry, dtype_by_name
 from ckptctl.bundle.commit import PendingBundle
@@ -17,7 +15,7 @@ from ckptctl.bundle.writer import index_bytes
 from ckptctl.merge.tasks import (
     CopyTask,
     FlushTask,
-    MemberTask,
+    OffsetsTask,
     Parts,
     PendingData,
     Place,
@@ -37,7 +35,7 @@ from ckptctl.restore import (
     Survey,
 )
 from ckptctl.restore.column import Column
-from ckptctl.restore.member import OFFSETS
+from ckptctl.restore.part import OFFSETS
 from ckptctl.restore.survey import CheckTask, Surveyed
 from ckptctl.running import Runner, Task, batches
 
@@ -251,18 +249,12 @@ def _write_tasks(
             cut = place.size > knobs.RANGE_BYTES and made.entry.dtype.size
             (large if cut else small).append((made, place))
     for (table, part, member), places in members.items():
-        survey = surveys[table, part]
-        dropped = survey.dropped.astype(np.int64)
-        job = state.part_job(table, part)
-        if survey.kept:
-            known = MemberState(job, member, dropped, kept=survey.kept[member])
-            columns = [each for each in places if each[0] not in OFFSETS]
-            others = tuple(each for each in places if each[0] in OFFSETS)
-            yield "", MemberTask(job, member, dropped.tobytes(), target, others, known.kept)
-            for suffix, place in columns:
+        kept = surveys[table, part].kept[member]
+        known = MemberState(state.part_job(table, part), member, kept)
+        yield "", OffsetsTask(known, tuple(each for each in places if each[0] in OFFSETS), target)
+        for suffix, place in places:
+            if suffix not in OFFSETS:
                 yield from range_tasks(known.column(suffix), target, place)
-        else:
-            yield "", MemberTask(job, member, dropped.tobytes(), target, tuple(places))
     for task in rows:
         yield task.job.plan.name, task
     for copy, place in large:

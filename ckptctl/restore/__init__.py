@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptctl.restore.member import MemberState, PartJob, Survey, survey_part
+    from ckptctl.restore.member import MemberState
     from ckptctl.restore.options import RestoreOptions
+    from ckptctl.restore.part import PartJob, Survey, survey_part
     from ckptctl.restore.rows import RowsJob, RowsState
     from ckptctl.restore.state import CopyJob, MemberTensor, State, StateTensor, open_state
 else:
@@ -13,8 +14,9 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "member": "MemberState PartJob Survey survey_part",
+            "member": "MemberState",
             "options": "RestoreOptions",
+            "part": "PartJob Survey survey_part",
             "rows": "RowsJob RowsState",
             "state": "CopyJob MemberTensor State StateTensor open_state",
         },

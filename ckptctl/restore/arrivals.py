@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ckptctl import knobs
-from ckptctl.restore.incoming import IncomingKeys
-from ckptctl.restore.join import KeyJoin
+from ckptctl.restore.incoming import IncomingKeys, IncomingReader
+from ckptctl.restore.join import FullKeys
 from ckptctl.restore.keys import is_in
-from ckptctl.restore.rowmap import RowMap, compact
+from ckptctl.restore.rowmap import RowMap
 from ckptctl.tables import BUCKETS
 
-__all__ = ["Arrivals"]
+__all__ = ["Arrivals", "ArrivalsBuilder"]
 
 
 @dataclass(frozen=True)
 class Arrivals:
     """Rows that come from increments, in the order of the result; picklable.
 
-    It takes 13 to 18 bytes a row, and members with the same keys share it.
+    It takes 8 to 10 bytes a row, and members with the same keys share it.
 
     Attributes
     ----------
     rowmap
         Where each row of the result comes from.
-    keys
-        int64[changes]: the key of each row that comes from an increment.
     tensor_of, row_of
         int[changes]: which source set, and which of its rows; `tensor_of` is None if there is
         but one.
@@ -39,7 +35,6 @@ class Arrivals:
     """
 
     rowmap: RowMap
-    keys: np.ndarray
     tensor_of: np.ndarray | None
     row_of: np.ndarray
     offsets: np.ndarray | None
@@ -49,86 +44,111 @@ class Arrivals:
     @classmethod
     def none(cls, rows: int, offsets: np.ndarray | None) -> Arrivals:
         """Return what no increment does to a full's rows, all of them in their place."""
-        nothing = np.empty(0, np.int64)
-        return cls(RowMap.build(rows), nothing, None, nothing, offsets, 0, 0)
+        return cls(RowMap.build(rows), None, np.empty(0, np.int64), offsets, 0, 0)
 
-    @classmethod
-    def build(cls, incoming: IncomingKeys, join: KeyJoin, dropped: np.ndarray) -> Arrivals:
-        """Return what incoming keys do, but for new ones that are `dropped` (ascending keys)."""
-        new = join.found < 0
+
+class ArrivalsBuilder:
+    """Makes `Arrivals` from groups of buckets, one after the other.
+
+    Parameters
+    ----------
+    column
+        The keys of the full.
+    reader
+        What the increments bring.
+    """
+
+    def __init__(self, column: FullKeys, reader: IncomingReader) -> None:
+        self._column = column
+        self._deleted = [np.empty(0, np.int64)]
+        self._counts = np.zeros(BUCKETS, np.int64)
+        self._rows = self._end = self.new = 0
+        most = int(reader.counts.sum())
+        # What is not used of these was never touched, so it takes no memory.
+        self._changed = np.empty(most, np.min_scalar_type(column.rows + most))
+        self._row_of = np.empty(most, reader.row_type)
+        several = len(reader.sources) > 1
+        self._tensor_of = np.empty(most, reader.tensor_type) if several else None
+
+    @property
+    def misplaced(self) -> int:
+        """Rows of the full outside their part or bucket."""
+        return sum(map(len, self._deleted))
+
+    def add(
+        self,
+        first: int,
+        last: int,
+        incoming: IncomingKeys,
+        found: np.ndarray,
+        deleted: np.ndarray,
+        dropped: np.ndarray,
+    ) -> None:
+        """Take over what was found out about buckets [first, last).
+
+        Parameters
+        ----------
+        incoming
+            What the increments bring to them.
+        found, deleted
+            Of `FullKeys.join`.
+        dropped
+            Ascending new keys to leave out.
+        """
+        offsets = self._column.offsets
+        new = found < 0
         if len(dropped):
             new &= ~is_in(incoming.keys, dropped)
+        came, old = np.flatnonzero(new), np.flatnonzero(found >= 0)
         counts = incoming.counts(new)
-        total = int(counts.sum())
-        if join.offsets is None:
-            insert_at, insert_count = np.array([join.old_rows]), np.array([total])
+        self._counts += counts
+        self._deleted.append(deleted)
+        self.new += len(came)
+        if offsets is None:  # behind all others, by key
+            begin, end = 0, self._column.rows
+            insert_at, insert_count = np.array([end]), np.array([len(came)])
+            came = came[np.argsort(incoming.keys[came])]
         else:
-            insert_at, insert_count = join.offsets[1:], counts
-        rowmap = RowMap.build(
-            join.old_rows,
-            deleted=join.deleted,
+            begin = int(offsets[first])
+            end = self._column.rows if last == BUCKETS else int(offsets[last])
+            insert_at, insert_count = offsets[first + 1 : last + 1] - begin, counts[first:last]
+        group = RowMap.build(
+            end - begin,
+            deleted=deleted - begin,
             insert_at=insert_at,
             insert_count=insert_count,
         )
-        replaced = int(np.count_nonzero(join.found >= 0))
-        order, changed = _in_result_order(incoming, join, rowmap, new, total + replaced)
-        sources = len(incoming.sources)
+        places = group.place_old(found[old].astype(np.int64) - begin)
+        rows = np.concatenate([places, group.fresh_rows()])
+        order = np.argsort(rows)
+        chosen = np.concatenate([old, came])[order]
+        at, self._end = self._end, self._end + len(rows)
+        self._changed[at : self._end] = rows[order] + self._rows
+        self._row_of[at : self._end] = incoming.row_of[chosen]
+        if self._tensor_of is not None:
+            self._tensor_of[at : self._end] = incoming.tensor_of[chosen]
+        self._rows += group.rows
+
+    def build(self) -> Arrivals:
+        """Return all of it, once every bucket was taken over."""
+        column, end = self._column, self._end
+        deleted = np.concatenate(self._deleted)
+        old = column.offsets
+        rowmap = RowMap.build(
+            column.rows,
+            deleted=deleted,
+            insert_at=old[1:] if old is not None else np.array([column.rows]),
+            insert_count=self._counts if old is not None else np.array([self.new]),
+        )
         offsets = None
-        if join.offsets is not None:
-            offsets = join.offsets - np.searchsorted(join.deleted, join.offsets)
-            offsets[1:] += np.cumsum(counts)
-        return cls(
-            rowmap.with_changes(changed),
-            incoming.keys[order],
-            incoming.tensor_of[order] if sources > 1 else None,
-            incoming.row_of[order],
+        if old is not None:
+            offsets = old - np.searchsorted(deleted, old)
+            offsets[1:] += np.cumsum(self._counts)
+        return Arrivals(
+            rowmap.with_changes(self._changed[:end]),
+            None if self._tensor_of is None else self._tensor_of[:end],
+            self._row_of[:end],
             offsets,
-            total,
-            replaced,
+            self.new,
+            end - self.new,
         )
-
-
-def _in_result_order(
-    incoming: IncomingKeys, join: KeyJoin, rowmap: RowMap, new: np.ndarray, total: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return incoming keys as they stand in the result, and their rows there.
-
-    Some buckets at a time, so that what is in between takes little memory.
-    """
-    order = np.empty(total, np.min_scalar_type(len(new)))
-    changed = np.empty(total, np.min_scalar_type(rowmap.rows))
-    fresh = compact(rowmap.fresh_rows(), rowmap.rows)
-    end = used = 0
-    for first, last in _groups(incoming, join.offsets is None):
-        found = join.found[first:last]
-        old = np.flatnonzero(found >= 0)
-        came = np.flatnonzero(new[first:last])
-        if join.offsets is None:  # behind all others, by key
-            came = came[np.argsort(incoming.keys[first:last][came])]
-        rows = np.concatenate(
-            [rowmap.place_old(found[old].astype(np.int64)), fresh[used : used + len(came)]]
-        )
-        used += len(came)
-        by_row = np.argsort(rows)
-        begin, end = end, end + len(rows)
-        changed[begin:end] = rows[by_row]
-        order[begin:end] = np.concatenate([old, came])[by_row] + first
-    if (changed[1:] < changed[:-1]).any():  # rows behind the last bucket
-        by_row = np.argsort(changed)
-        return order[by_row], changed[by_row]
-    return order, changed
-
-
-def _groups(incoming: IncomingKeys, together: bool) -> Iterator[tuple[int, int]]:
-    """Return (first, behind the last) of incoming keys: whole buckets, or all together."""
-    if together:
-        yield 0, len(incoming.keys)
-        return
-    starts = incoming.starts
-    first = 0
-    while first < BUCKETS:
-        most = starts[first] + 4 * knobs.JOIN_KEYS
-        last = max(int(np.searchsorted(starts, most, side="right")) - 1, first + 1)
-        last = min(last, BUCKETS)
-        yield int(starts[first]), int(starts[last])
-        first = last

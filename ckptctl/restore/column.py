@@ -15,7 +15,6 @@ from ckptctl.bundle.checksum import crc32c
 from ckptctl.restore.rowmap import RowMap
 
 __all__ = [
-    "ArrayRows",
     "Column",
     "ColumnStream",
     "FileRows",
@@ -75,21 +74,6 @@ class RowSource(Protocol):
 
     def cut(self, chosen: slice | np.ndarray) -> RowSource:
         """Return some rows alone, in the order given."""
-
-
-class ArrayRows:
-    """Incoming rows that lie in memory, such as keys: one element a row."""
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-
-    def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
-        """Put the rows [first, last) into rows `at` of `out`."""
-        out.view(self._rows.dtype).reshape(len(out))[at] = self._rows[first:last]
-
-    def cut(self, chosen: slice | np.ndarray) -> ArrayRows:
-        """Return some rows alone, in the order given."""
-        return ArrayRows(self._rows[chosen])
 
 
 class FileRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,7 +15,17 @@ from ckptctl.errors import TableError
 from ckptctl.restore.keys import bucket_of, check_keys, read_keys, read_offsets
 from ckptctl.tables import BUCKETS, EvSet
 
-__all__ = ["Generation", "IncomingKeys", "key_twice", "read_incoming", "same_bytes", "sources_of"]
+__all__ = [
+    "Generation",
+    "IncomingKeys",
+    "IncomingReader",
+    "groups",
+    "key_twice",
+    "read_incoming",
+    "same_bytes",
+    "same_keys",
+    "sources_of",
+]
 
 _NONE = np.empty(0, np.int64)
 
@@ -85,36 +96,76 @@ def read_incoming(
     TableError
         A key twice in one increment, or one that no PS can save.
     """
-    if alike is not None and _same_keys(generations, alike[0]):
+    if alike is not None and same_keys(generations, alike[0]):
         return replace(alike[1], sources=sources_of(generations))
-    readers = [
-        _Source(age, data, ev, own_part, own_parts, part, num_parts)
-        for age, generation in enumerate(generations)
-        for data, ev, own_part, own_parts in generation
-        if ev.rows
-    ]
-    skipped = sum(reader.strays for reader in readers)
-    counts = np.zeros(BUCKETS, np.int64)
-    for reader in readers:
-        counts += reader.counts
-    total = int(np.sum(counts))
-    rows = max((reader.ev.rows for reader in readers), default=0)
+    reader = IncomingReader(generations, part, num_parts)
+    total = int(reader.counts.sum())
     keys = np.empty(total, np.int64)
     starts = np.zeros(BUCKETS + 1, np.int64)
-    tensor_of = np.empty(total, np.min_scalar_type(len(readers)))
-    row_of = np.empty(total, np.min_scalar_type(rows))
+    tensor_of, row_of = np.empty(total, reader.tensor_type), np.empty(total, reader.row_type)
     end = 0
-    for first, last in _groups(counts) if total else ():
-        found = _read_group(readers, first, last)
+    for first, last in groups(reader.counts):
+        found = reader.read(first, last)
         begin, end = end, end + len(found.keys)
         keys[begin:end] = found.keys
         tensor_of[begin:end], row_of[begin:end] = found.tensor_of, found.row_of
-        bounds = np.searchsorted(found.bucket, np.arange(first + 1, last + 1))
-        starts[first + 1 : last + 1] = bounds + begin
-        skipped += found.skipped
+        starts[first + 1 : last + 1] = found.starts[first + 1 : last + 1] + begin
     return IncomingKeys(
-        keys[:end], starts, tensor_of[:end], row_of[:end], sources_of(generations), skipped
+        keys[:end], starts, tensor_of[:end], row_of[:end], reader.sources, reader.skipped
     )
+
+
+class IncomingReader:
+    """Reads the keys that increments bring to one member of one part, some buckets at a time.
+
+    Parameters
+    ----------
+    generations, part, num_parts
+        As for `read_incoming`, with the same errors.
+
+    Attributes
+    ----------
+    counts
+        int64[1000]: the most keys that each bucket can bring.
+    sources
+        The sets that bring rows: (data, EV).
+    skipped
+        Rows outside their part or bucket, as far as they were met.
+    tensor_type, row_type
+        NumPy types that hold the numbers of sources, and of their rows.
+    """
+
+    def __init__(self, generations: Sequence[Generation], part: int, num_parts: int) -> None:
+        self._readers = [
+            _Source(age, data, ev, own_part, own_parts, part, num_parts)
+            for age, generation in enumerate(generations)
+            for data, ev, own_part, own_parts in generation
+            if ev.rows
+        ]
+        self.counts = np.zeros(BUCKETS, np.int64)
+        for reader in self._readers:
+            self.counts += reader.counts
+        self.sources = sources_of(generations)
+        self.skipped = sum(reader.strays for reader in self._readers)
+        self.tensor_type = np.min_scalar_type(len(self._readers))
+        rows = max((reader.ev.rows for reader in self._readers), default=0)
+        self.row_type = np.min_scalar_type(rows)
+
+    def read(self, first: int, last: int) -> IncomingKeys:
+        """Return the keys of buckets [first, last), the newest row of each."""
+        if not self._readers:
+            return IncomingKeys()
+        keys, bucket, tensor_of, row_of, skipped = _read_group(self._readers, first, last)
+        self.skipped += skipped
+        starts = np.searchsorted(bucket, np.arange(BUCKETS + 1))
+        return IncomingKeys(
+            keys,
+            starts,
+            tensor_of.astype(self.tensor_type),
+            row_of.astype(self.row_type),
+            self.sources,
+            skipped,
+        )
 
 
 def sources_of(generations: Sequence[Generation]) -> list[tuple[BundleData, EvSet]]:
@@ -122,7 +173,7 @@ def sources_of(generations: Sequence[Generation]) -> list[tuple[BundleData, EvSe
     return [(data, ev) for generation in generations for data, ev, _, _ in generation if ev.rows]
 
 
-def _groups(counts: np.ndarray) -> Iterator[tuple[int, int]]:
+def groups(counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Return (first, behind the last) of buckets that bring about `4 * knobs.JOIN_KEYS` keys."""
     ends = np.concatenate([[0], np.cumsum(counts)])
     first = 0
@@ -159,15 +210,8 @@ class _Source:
         self.counts[self.wanted] = np.diff(self.offsets)[self.wanted]
 
 
-@dataclass
-class _Group:
-    """The keys of some buckets, by bucket and then ascending."""
-
-    keys: np.ndarray
-    bucket: np.ndarray
-    tensor_of: np.ndarray
-    row_of: np.ndarray
-    skipped: int
+#: Keys by bucket and then ascending, their buckets, sources and rows; and rows left out.
+_Group: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]"
 
 
 def _read_group(readers: Sequence[_Source], first: int, last: int) -> _Group:
@@ -189,7 +233,7 @@ def _read_group(readers: Sequence[_Source], first: int, last: int) -> _Group:
     tensor_of = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
     step = np.diff(bucket)
     if ((step > 0) | ((step == 0) & (keys[1:] > keys[:-1]))).all():
-        return _Group(keys, bucket, tensor_of, row_of, skipped)
+        return keys, bucket, tensor_of, row_of, skipped
     order = np.argsort(keys)
     again = keys[order]
     if (again[1:] == again[:-1]).any():  # the newest of each key is to stand last
@@ -206,10 +250,10 @@ def _read_group(readers: Sequence[_Source], first: int, last: int) -> _Group:
         keep = np.ones(len(keys), bool)
         keep[same] = False
         keys, bucket, row_of, tensor_of = keys[keep], bucket[keep], row_of[keep], tensor_of[keep]
-    return _Group(keys, bucket, tensor_of, row_of, skipped)
+    return keys, bucket, tensor_of, row_of, skipped
 
 
-def _same_keys(generations: Sequence[Generation], others: Sequence[Generation]) -> bool:
+def same_keys(generations: Sequence[Generation], others: Sequence[Generation]) -> bool:
     """Return whether two members bring the same keys in the same order, byte for byte."""
     if [len(each) for each in generations] != [len(each) for each in others]:
         return False

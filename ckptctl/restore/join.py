@@ -24,7 +24,7 @@ from ckptctl.restore.keys import (
 )
 from ckptctl.tables import BUCKETS, EvSet
 
-__all__ = ["KeyJoin", "Twin", "find_keys", "join_keys"]
+__all__ = ["FullKeys", "KeyJoin", "Twin", "find_keys", "join_keys"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -43,15 +43,12 @@ class KeyJoin:
         Rows of the full.
     offsets
         int64[1001] of the full, or None for a table in the old form.
-    digest
-        Of the full's key set, whatever its order: equal sets, equal digests.
     """
 
     found: np.ndarray
     deleted: np.ndarray
     old_rows: int
     offsets: np.ndarray | None
-    digest: int = 0
 
 
 class Twin:
@@ -90,7 +87,6 @@ def join_keys(
     *,
     validate: bool = True,
     report: Callable[[int], None] | None = None,
-    twins: Sequence[Twin] = (),
 ) -> KeyJoin:
     """Find incoming keys among the keys of one member of one part of the full.
 
@@ -100,55 +96,126 @@ def join_keys(
     bucket) is read again, see `_Unique`. Memory: some pieces, `_UNIQUE_KEYS`
     keys where there are such rows, and 16 bytes an incoming key. Without `validate`, keys
     that were looked at before are only found again. `report` is told of the bytes as they
-    are read, and may raise to stop. `twins` are members that may have the same keys: what is
-    found then holds for them as well.
+    are read, and may raise to stop.
 
     Raises
     ------
     TensorChecksumError, TableError
     """
-    offsets = None
-    if "-partition_offset" in ev.entries:
-        offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
-    found = np.full(len(incoming.keys), -1, np.int32 if ev.rows < 1 << 31 else np.int64)
-    by_key: np.ndarray | None = None
-    deleted: list[np.ndarray] = []
-    problem: TableError | None = None
-    unique = _Unique(data, ev, part, num_parts, offsets, report) if validate else None
-    reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
-    for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
-        at = reader.row
-        keys = reader.read(stop - at)
-        followed = sum(twin.follow(keys) for twin in twins)
-        if report is not None:
-            report(keys.nbytes + followed)
-        wrong = _illegal(keys, at, part, num_parts, offsets)
-        if offsets is None or bucket_first == BUCKETS:
-            wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
-        else:
-            lo, hi = incoming.starts[[bucket_first, bucket_last]].tolist()
-            wanted = lo + np.argsort(incoming.keys[lo:hi])
-        if wrong.any():
-            deleted.append(np.flatnonzero(wrong) + at)
-        hits, rows = _match(keys, incoming.keys[wanted], wrong)
-        try:
-            if unique is not None:
-                check_keys(data, ev, keys)
-                unique.check(keys, at, wrong)
-            again = found[wanted[hits]] >= 0
-            if again.any():
-                raise key_twice(data, ev, int(incoming.keys[wanted[hits[again]]][0]))
-        except TableError as error:  # told as flipped bits, below, if that is what it is
-            problem = problem or error
-        found[wanted[hits]] = rows + at
-    reader.finish()
-    for twin in twins:
-        twin.finish()
-    if problem is not None:
-        raise problem
-    if unique is not None:
-        unique.finish()
-    return KeyJoin(found, np.concatenate([_NONE, *deleted]), ev.rows, offsets, reader.digest)
+    column = FullKeys(data, ev, part, num_parts, validate=validate, report=report)
+    found, deleted = column.join(incoming)
+    column.finish()
+    return KeyJoin(found, deleted, ev.rows, column.offsets)
+
+
+class FullKeys:
+    """The keys of one member of one part of the full, read once, front to back.
+
+    Parameters
+    ----------
+    data, ev, part, num_parts, validate, report
+        As for `join_keys`, with the same errors.
+
+    Attributes
+    ----------
+    offsets
+        int64[1001], or None for a table in the old form.
+    rows
+        Rows of the full.
+    """
+
+    def __init__(
+        self,
+        data: BundleData,
+        ev: EvSet,
+        part: int,
+        num_parts: int,
+        *,
+        validate: bool = True,
+        report: Callable[[int], None] | None = None,
+    ) -> None:
+        self.offsets: np.ndarray | None = None
+        if "-partition_offset" in ev.entries:
+            self.offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
+        self.rows = ev.rows
+        self._data, self._ev = data, ev
+        self._place = part, num_parts, self.offsets
+        self._report = report
+        self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
+        self._unique = _Unique(data, ev, *self._place, report) if validate else None
+        self._problem: TableError | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether each bucket can be looked at apart: no row lies without one."""
+        return self.offsets is not None and int(self.offsets[-1]) == self.rows
+
+    @property
+    def digest(self) -> int:
+        """Of the key set read so far, whatever its order: equal sets, equal digests."""
+        return self._reader.digest
+
+    def join(
+        self,
+        incoming: IncomingKeys,
+        first: int = 0,
+        last: int = BUCKETS,
+        twins: Sequence[Twin] = (),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Look for incoming keys of buckets [first, last), which come next.
+
+        Parameters
+        ----------
+        incoming
+            Keys of these buckets.
+        twins
+            Members that may have the same keys; they are read along.
+
+        Returns
+        -------
+        found
+            int32[incoming]: row of the full that holds each key, or -1.
+        deleted
+            Rows that lie outside their part or bucket.
+        """
+        found = np.full(len(incoming.keys), -1, np.int32 if self.rows < 1 << 31 else np.int64)
+        by_key: np.ndarray | None = None
+        deleted: list[np.ndarray] = []
+        for stop, bucket_first, bucket_last in _spans(self.offsets, self.rows, first, last):
+            at = self._reader.row
+            keys = self._reader.read(stop - at)
+            followed = sum(twin.follow(keys) for twin in twins)
+            if self._report is not None:
+                self._report(keys.nbytes + followed)
+            wrong = _illegal(keys, at, *self._place)
+            if self.offsets is None or bucket_first == BUCKETS:
+                wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
+            else:
+                low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
+                wanted = low + np.argsort(incoming.keys[low:high])
+            if wrong.any():
+                deleted.append(np.flatnonzero(wrong) + at)
+            hits, rows = _match(keys, incoming.keys[wanted], wrong)
+            try:
+                if self._unique is not None:
+                    check_keys(self._data, self._ev, keys)
+                    self._unique.check(keys, at, wrong)
+                twice = found[wanted[hits]] >= 0
+                if twice.any():
+                    key = int(incoming.keys[wanted[hits[twice]]][0])
+                    raise key_twice(self._data, self._ev, key)
+            except TableError as error:  # told as flipped bits, at the end, if that is what it is
+                self._problem = self._problem or error
+            found[wanted[hits]] = rows + at
+        return found, np.concatenate([_NONE, *deleted])
+
+    def finish(self) -> None:
+        """Check the column, once all of it was read."""
+        self._reader.finish()
+        if self._problem is not None:
+            raise self._problem
+        if self._unique is not None:
+            self._unique.finish()
 
 
 def _illegal(
@@ -178,30 +245,31 @@ _UNIQUE_KEYS = 1 << 20
 _MOST_SLICES = 64
 
 
-def _spans(offsets: np.ndarray | None, rows: int) -> Iterator[tuple[int, int, int]]:
+def _spans(
+    offsets: np.ndarray | None, rows: int, first: int, end: int
+) -> Iterator[tuple[int, int, int]]:
     """Return (end row, first bucket, last bucket) of ranges of about `knobs.JOIN_KEYS` keys.
+
+    Of buckets [first, end).
 
     A bucket of up to four times as many is one range, a larger one is several.
     Rows without a bucket (the old form, or what older releases put behind the last one)
     come last, in ranges of bucket 1000.
     """
-    bound = 0
-    if offsets is not None:
-        bound = int(offsets[-1])
-        first = 0
-        while first < BUCKETS:
-            begin = int(offsets[first])
-            last = int(np.searchsorted(offsets, begin + knobs.JOIN_KEYS, side="right")) - 1
-            last = min(max(last, first + 1), BUCKETS)
-            end = int(offsets[last])
-            step = min(end - begin, _piece())
-            for stop in range(begin + step, end + 1, step) if step else ():
-                yield stop, first, last
-            if step and (end - begin) % step:
-                yield end, first, last
-            first = last
-    for at in range(bound, rows, knobs.JOIN_KEYS):
-        yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS
+    while offsets is not None and first < end:
+        begin = int(offsets[first])
+        last = int(np.searchsorted(offsets, begin + knobs.JOIN_KEYS, side="right")) - 1
+        last = min(max(last, first + 1), end)
+        stop = int(offsets[last])
+        step = min(stop - begin, _piece())
+        for at in range(begin + step, stop + 1, step) if step else ():
+            yield at, first, last
+        if step and (stop - begin) % step:
+            yield stop, first, last
+        first = last
+    if end == BUCKETS:
+        for at in range(0 if offsets is None else int(offsets[-1]), rows, knobs.JOIN_KEYS):
+            yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS
 
 
 def _piece() -> int:

@@ -12,9 +12,9 @@ from ckptctl.bundle.slices import encode_slice_key
 from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
 from ckptctl.restore.match import match
 from ckptctl.restore.match_rows import data_entry
-from ckptctl.restore.member import PartJob
 from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.part import PartJob
 from ckptctl.restore.plans import (
     OWN_NAMES,
     IncomingSet,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import UnprovenError
-from ckptctl.restore.member import PartJob, Survey, survey_part
 from ckptctl.restore.options import RestoreOptions
+from ckptctl.restore.part import PartJob, Survey, survey_part
 from ckptctl.restore.plans import TablePlan
 from ckptctl.restore.state import State
 from ckptctl.running import Report, Runner, batches, ignore
@@ -22,15 +21,14 @@ _TOLERATED = 0.01
 
 @dataclass(frozen=True)
 class SurveyTask:
-    """Looks at the keys of one part, and keeps where they stand if told to."""
+    """Looks at the keys of one part."""
 
     job: PartJob
-    keep: bool = False
     validate: bool = True
 
     def run(self, report: Report = ignore) -> Survey:
         """Return what was seen; see `survey_part`."""
-        return survey_part(self.job, report, keep=self.keep, validate=self.validate)
+        return survey_part(self.job, report, validate=self.validate)
 
     @property
     def nbytes(self) -> int:
@@ -103,14 +101,13 @@ def survey_state(
     UnprovenError
         Too many new keys lack a row in some member (`restore.md`, rule 9).
     """
-    keep = _incoming_keys(state) <= knobs.KEPT_KEYS
     chosen = {
         number: table
         for number, table in enumerate(state.tables)
         if tables is None or number in tables
     }
     tasks: list[tuple[tuple[int, int] | None, SurveyTask | CheckTask]] = [
-        ((number, part), SurveyTask(state.part_job(number, part), keep, validate))
+        ((number, part), SurveyTask(state.part_job(number, part), validate))
         for number, table in chosen.items()
         for part in range(table.num_parts)
     ]
@@ -123,15 +120,6 @@ def survey_state(
         own = [surveys[number, part] for part in range(table.num_parts)]
         judge(table.name, own, options, surveyed)
     return surveyed
-
-
-def _incoming_keys(state: State) -> int:
-    return sum(
-        ev.rows
-        for table in state.tables
-        for member in table.members
-        for _, ev, _, _ in member.incoming
-    )
 
 
 def _check_tasks(state: State, tables: Sequence[TablePlan], variables: bool) -> Iterator[CheckTask]:

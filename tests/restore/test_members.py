@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ckptctl import knobs
+from ckptctl.bundle import BundleData
 from ckptctl.errors import UnprovenError
-from ckptctl.restore import PartJob
-from ckptctl.restore.incoming import IncomingKeys
+from ckptctl.restore.join import FullKeys
+from ckptctl.tables import EvSet
 from tests.oracle.chain import build_chain, changes, full, increment, rows_of, table
 
 
@@ -183,29 +185,41 @@ def test_a_slot_for_a_table_without_rows(tmp_path: Path, parts) -> None:
     assert [w for w in result.warnings if w.startswith("emb/Adagrad: added")]
 
 
-@pytest.mark.parametrize(("kept", "reads"), [(1 << 22, 1), (0, 10)])
-def test_the_admitted_keys_are_read_once_a_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int, reads: int
+@pytest.mark.parametrize(("order", "reads"), [([1, 2, 1001], 1), ([1001, 2, 1], 4)])
+def test_members_with_the_same_keys_are_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int], reads: int
 ) -> None:
-    """Three members with the same keys: once for the survey, with filtered keys too.
-
-    Where the survey keeps nothing, each member asks the two others again.
-    """
+    """Three members, with filtered keys too; each for itself where one has another order."""
     slots = ("Adam", "Adam_1")
+    last = table("emb", order, slots=slots, filtered=[3, 4])[-1:]
+    members = table("emb", [1, 2, 1001], slots=slots, filtered=[3, 4])[:-1] + last
     chain = build_chain(
-        tmp_path,
-        full(10, table("emb", [1, 2], slots=slots, filtered=[3, 4])),
-        increment(20, changes("emb", [1, 3], slots=slots)),
+        tmp_path, full(10, members), increment(20, changes("emb", [1, 3], slots=slots))
     )
-    monkeypatch.setattr(knobs, "KEPT_KEYS", kept)
-    calls: list[int] = []
-    real = PartJob.incoming
+    looked: list[str] = []
+    real = FullKeys.__init__
 
-    def counted(self: PartJob, number: int) -> IncomingKeys:
-        calls.append(number)
-        return real(self, number)
+    def counted(self: FullKeys, data: BundleData, ev: EvSet, *args: Any, **kwargs: Any) -> None:
+        looked.append(ev.name)
+        real(self, data, ev, *args, **kwargs)
 
-    monkeypatch.setattr(PartJob, "incoming", counted)
+    monkeypatch.setattr(FullKeys, "__init__", counted)
     chain.merge(20)
     chain.check(10, 20)
-    assert len(calls) == reads
+    assert len(looked) == reads
+
+
+@pytest.mark.parametrize("step", [1, 2, 1 << 16])
+def test_groups_of_buckets_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Rows that come, go and change in many buckets, some of them behind the last one."""
+    monkeypatch.setattr(knobs, "JOIN_KEYS", step)
+    keys = [1, 2, 1001, 2001, 3, 5, 998, 1998, 999]
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", keys, slots=("Adagrad",), filtered=[4, 7])),
+        increment(20, changes("emb", [0, 1, 4, 1001, 2002, 5, 999, 1999], slots=("Adagrad",))),
+    )
+    chain.merge(20)
+    chain.check(10, 20)

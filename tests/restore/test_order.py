@@ -11,7 +11,7 @@ import pytest
 from ckptctl import knobs
 from ckptctl.errors import TableError
 from ckptctl.merge import execute_merge
-from ckptctl.restore import member
+from ckptctl.restore import part
 from tests.oracle.chain import (
     Chain,
     Full,
@@ -135,8 +135,8 @@ def test_a_part_of_too_many_rows_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Offsets are int32: here the limit is lowered to three rows."""
-    assert member.MAX_ROWS == 2**31 - 1
-    monkeypatch.setattr(member, "MAX_ROWS", 3)
+    assert part.MAX_ROWS == 2**31 - 1
+    monkeypatch.setattr(part, "MAX_ROWS", 3)
     chain = build_chain(
         tmp_path,
         full(10, table("emb", [1, 2])),

@@ -16,7 +16,7 @@ from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.bundle.checksum import combine
 from ckptctl.errors import TensorChecksumError
 from ckptctl.restore import column as columns
-from ckptctl.restore.column import ArrayRows, Column, FileRows
+from ckptctl.restore.column import Column, FileRows
 from ckptctl.restore.rowmap import RowMap
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -197,7 +197,8 @@ def test_a_column_checks_every_row_that_it_had(
     whole = path.read_bytes()
     at = entry.offset + at % entry.size
     numbers = len(edit["by"]) + len(edit["inserted"])
-    source = ArrayRows(np.zeros(numbers, "V3"))
+    nowhere = np.zeros(numbers, np.int64)
+    source = FileRows([(bundle, "in", bundle.entry("in"))], None, nowhere, 3)
     saved, knobs.PIECE_BYTES = knobs.PIECE_BYTES, size
     with open(path, "r+b") as file:
         file.seek(at)
