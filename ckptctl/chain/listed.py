@@ -105,44 +105,59 @@ class _Source:
     """Asks another source, or answers at once; keeps what it was told."""
 
     def __init__(self, inner: Source) -> None:
-        self._inner = inner
+        self.inner = inner
         self.head: Facts | None = None
         self.rest: Contents | None = None
+        self.step: tuple[int | None, ...] = ()  # of one, once it was asked for
         self.learned = False
 
     def facts(self) -> Facts:
         """Return what the head of the index says."""
         if self.head is None:
-            self.head = self._inner.facts()
+            self.head = self.inner.facts()
         return self.head
 
     def contents(self) -> Contents:
         """Return what the whole index says; raise `DamageError`."""
         if self.rest is None:
-            self.rest = self._inner.contents()
+            found = self.inner.contents()
+            self.rest = replace(found, dense=_Dense(self, found.dense))
             self.learned = self.head is not None and self.head.damage is None
         return self.rest
 
     def global_step(self) -> int | None:
-        """Return the value of `global_step`; it lies in the data and is always read."""
-        return self._inner.global_step()
+        """Return the value of `global_step`, None without one; raise `DamageError`."""
+        if not self.step:
+            self.step = (self.inner.global_step(),)
+            self.learned = self.rest is not None
+        return self.step[0]
 
 
 class _Dense(Mapping[str, tuple[int, ...]]):
-    """The dense tensors of an index, which is read when one is asked for: few questions are."""
+    """The dense tensors of an index, of which only those are remembered that were asked for.
 
-    def __init__(self, inner: Source) -> None:
-        self._inner = inner
-        self._read: Mapping[str, tuple[int, ...]] | None = None
+    Few are: those whose rows alone stand in an increment.
+    """
+
+    def __init__(self, source: _Source, known: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self._source = source
+        self._known = known
+        #: Name to the shards of its slices, none where there is no such tensor.
+        self.asked: dict[str, tuple[int, ...]] = {}
 
     @property
     def _all(self) -> Mapping[str, tuple[int, ...]]:
-        if self._read is None:
-            self._read = self._inner.contents().dense
-        return self._read
+        if self._known is None:
+            self._known = self._source.inner.contents().dense
+        return self._known
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
-        return self._all[name]
+        if name not in self.asked:
+            self.asked[name] = self._all.get(name, ())
+            self._source.learned = True
+        if not self.asked[name]:
+            raise KeyError(name)
+        return self.asked[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)
@@ -167,6 +182,8 @@ def _encode(source: _Source) -> dict[str, Any]:
         "merged": None if head.merged is None else vars(head.merged),
         "numbers": [rest.tensors, rest.tables, rest.keys],
         "needs": rest.needs,
+        "step": source.step,
+        "dense": rest.dense.asked if isinstance(rest.dense, _Dense) else {},
         "sparse": {name: [*vars(rows).values()] for name, rows in rest.sparse.items()},
     }
 
@@ -176,18 +193,21 @@ def _decode(known: _Known, inner: Source) -> _Source | None:
     found = _Source(inner)
     try:
         lineage, merged = known["lineage"], known["merged"]
+        found.step = tuple(None if step is None else _step(step) for step in known["step"])
         found.head = Facts(
             _number(known["shards"], _MOST_SHARDS),
             lineage=None if lineage is None else _lineage(lineage),
             merged=None if merged is None else _merged(merged),
         )
+        dense = _Dense(found)
+        dense.asked = {name: tuple(map(_number, of)) for name, of in known["dense"].items()}
         tensors, tables, keys = map(_number, known["numbers"])
         found.rest = Contents(
             tensors,
             tables,
             keys,
             {name: _rows(*rows) for name, rows in known["sparse"].items()},
-            _Dense(inner),
+            dense,
             tuple(map(_number, known["needs"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -197,6 +217,12 @@ def _decode(known: _Known, inner: Source) -> _Source | None:
 
 def _number(value: object, most: int = (1 << 63) - 1) -> int:
     if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(value)
+    return value
+
+
+def _step(value: object) -> int:
+    if type(value) is not int:
         raise ValueError(value)
     return value
 

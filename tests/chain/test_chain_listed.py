@@ -79,8 +79,32 @@ def test_the_same_is_known_without_reading(
                 assert getattr(known.contents, what) == getattr(true.contents, what)
     for known, true in pairs:  # these are asked for seldom, and read then
         assert dict(known.contents.dense) == true.contents.dense
-        assert known.global_step == true.global_step
+        assert known.global_step == true.global_step == true.step
         assert pickle.loads(pickle.dumps(known)).contents.keys == true.contents.keys
+
+
+def test_a_global_step_is_remembered_once_it_was_asked_for(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked(directory)
+    memory = IndexMemory(scan_directory(str(directory)))
+    assert memory.scan.fulls[0].global_step == 100
+    memory.remember(LOCAL)
+    no_reading(monkeypatch)
+    assert IndexMemory(scan_directory(str(directory))).scan.fulls[0].global_step == 100
+
+
+def test_of_dense_tensors_what_was_asked_for_is_remembered(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked(directory)
+    memory = IndexMemory(scan_directory(str(directory)))
+    dense = memory.scan.fulls[0].contents.dense
+    assert (dense["bias"], dense.get("nobody"), "bias" in dense) == ((0,), None, True)
+    memory.remember(LOCAL)
+    no_reading(monkeypatch)
+    again = IndexMemory(scan_directory(str(directory))).scan.fulls[0].contents.dense
+    assert (again["bias"], again.get("nobody"), "nobody" in again) == ((0,), None, False)
 
 
 def test_a_listing_from_memory_is_the_same(
@@ -164,10 +188,12 @@ def test_a_memory_that_makes_no_sense_is_none(directory: Path, lie: str) -> None
     assert all(each.complete for each in (*memory.scan.fulls, *memory.scan.increments))
 
 
-@pytest.mark.parametrize("what", ["shards", "lineage", "merged", "numbers", "needs", "sparse"])
-@pytest.mark.parametrize(
-    "value", [None, -1, 1.5, 10**12, "x", [], [-1, True, 2], {"emb": [1, "0", 2, 3]}]
-)
+WHATS = ("shards", "lineage", "merged", "numbers", "needs", "step", "dense", "sparse")
+VALUES = [None, -1, 1.5, 10**12, "x", [], [-1, True, 2], {"emb": [1, "0", 2, 3]}]
+
+
+@pytest.mark.parametrize("what", WHATS)
+@pytest.mark.parametrize("value", VALUES)
 def test_a_fact_that_makes_no_sense_is_read_anew(directory: Path, what: str, value: object) -> None:
     scan = looked(directory)
     wanted = [each.contents.keys for each in (*scan.fulls, *scan.increments)]
@@ -178,7 +204,9 @@ def test_a_fact_that_makes_no_sense_is_read_anew(directory: Path, what: str, val
     remember(note, json.dumps(facts).encode())
     again = IndexMemory(scan_directory(str(directory))).scan
     for each in (*again.fulls, *again.increments):
-        each.source.facts(), each.source.contents().needs
+        assert each.source.facts()
+        assert each.source.contents()  # neither raises
+        assert each.global_step == each.step or what == "step"
     if value not in ([], None):
         assert [each.contents.keys for each in (*again.fulls, *again.increments)] == wanted
 

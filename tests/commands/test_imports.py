@@ -45,6 +45,21 @@ def test_compact_with_nothing_to_do_loads_no_library(sharded: Path, tmp_path: Pa
     assert not again & {"ckptctl.merge.plan", "ckptctl.merge.prune", "ckptctl.bundle.reader"}
 
 
+def test_a_second_look_loads_no_library(sharded: Path, tmp_path: Path) -> None:
+    chain = shutil.copytree(sharded, tmp_path / "chain")
+    for number, path in enumerate(sorted(chain.rglob("*"))):
+        os.utime(path, (1_700_000_000 + number,) * 2)
+    for command in (
+        ("ls", str(chain)),
+        ("show", "-C", str(chain)),
+        ("show", "-C", str(chain), "160"),
+    ):
+        loaded(*command, cache=tmp_path / "cache")
+        again = loaded(*command, cache=tmp_path / "cache")
+        assert not again & {*NUMPY, *PROTOBUF, *LOOKS, *POOLS}
+        assert not again & {"ckptctl.bundle.reader", "ckptctl.tables.catalogue"}
+
+
 @pytest.mark.parametrize("command", [(), ("ls",), ("show",), ("compact",), ("merge",)])
 def test_help_loads_nothing_that_works(command: tuple[str, ...], tmp_path: Path) -> None:
     found = loaded(*command, "--help", cache=tmp_path)
