@@ -19,6 +19,8 @@ def _seconds(name: str, default: float) -> float:
     return value if 0 < value < 1e6 else default
 
 
+#: Whether commands that only look remember, in the user's cache, what indexes said; 0: no.
+REMEMBER = os.environ.get("CKPTCTL_KNOB_REMEMBER") != "0"
 #: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
 PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
 #: Bytes of a tensor that one task writes.

@@ -87,7 +87,7 @@ def _read_plain(raw: bytes, path: str) -> CheckpointState | None:
     Most do, and loading protobuf takes longer than all the rest of a listing.
     """
     found: dict[bytes, list[bytes]] = {}
-    for line in raw.splitlines() if raw.endswith(b"\n") and b"\r" not in raw else ():
+    for line in raw.splitlines() if b"\r" not in raw else ():
         match = _LINE.fullmatch(line)
         if match is None:
             return None

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
     from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
     from ckptctl.chain.idle import Idleness
+    from ckptctl.chain.listed import IndexMemory
     from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
     from ckptctl.chain.model import (
         NO_STEP,
@@ -35,6 +36,7 @@ else:
             "chains": "STATUSES Chain Chains Pair find_chains",
             "facts": "LINEAGE_TENSOR MERGED_TENSOR Facts Lineage Merged",
             "idle": "Idleness",
+            "listed": "IndexMemory",
             "memory": "ProvenPairs VerifiedFulls",
             "model": "NO_STEP Checkpoint Contents Leftover Problem Removed Scan SparseRows "
             "StateFile",
@@ -63,6 +65,7 @@ __all__ = [
     "Contents",
     "Facts",
     "Idleness",
+    "IndexMemory",
     "Leftover",
     "Lineage",
     "Merged",

@@ -25,10 +25,10 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import dropwhile, pairwise
+from itertools import islice, pairwise
 
 from ckptctl.chain.bases import BaseChoice, Bases, misnamed
-from ckptctl.chain.idle import Idleness, judge_idle
+from ckptctl.chain.idle import Earlier, Idleness, judge_idle
 from ckptctl.chain.model import Checkpoint, Leftover, Problem, Scan
 from ckptctl.chain.problems import incompleteness, misnamed_reason, state_problems
 from ckptctl.chain.timelines import Timelines, find_timelines
@@ -118,6 +118,7 @@ class Chains:
     proven_nested: Container[Pair] = frozenset()
     _choices: dict[str, BaseChoice] = field(default_factory=dict, repr=False, compare=False)
     _idle: dict[tuple[str, str], Idleness] = field(default_factory=dict, repr=False, compare=False)
+    _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def chains(self) -> tuple[Chain, ...]:
@@ -221,8 +222,9 @@ class Chains:
             return Idleness()
         key = (increment.prefix, base.prefix)
         if key not in self._idle:
-            earlier = self._based_on(base, below=increment.step)
-            self._idle[key] = judge_idle(base, increment, tuple(earlier))
+            if base.prefix not in self._earlier:
+                self._earlier[base.prefix] = Earlier(base.contents, self._based_on(base))
+            self._idle[key] = judge_idle(base, increment, self._earlier[base.prefix])
         return self._idle[key]
 
     def is_restore_point(self, checkpoint: Checkpoint) -> bool:
@@ -301,7 +303,8 @@ class Chains:
             return False
         members = self.placed.get(base.prefix, ())
         before = increment
-        for after in dropwhile(lambda item: item.step <= increment.step, members):
+        later = bisect_right(members, increment.step, key=lambda item: item.step)
+        for after in islice(members, later, None):
             if not _cumulative(after) or self.base_of(after).base is not base:
                 continue
             if (before.prefix, after.prefix) not in self.proven_nested:

@@ -15,14 +15,15 @@ The rule is "idle" under "Words" of `shared/spec/restore.md`; why it happens is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from ckptctl.chain.model import Checkpoint, Contents
-from ckptctl.tables import part_components
+from ckptctl.tables.names import part_components
 
-__all__ = ["Idleness", "judge_idle"]
+__all__ = ["Earlier", "Idleness", "judge_idle"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,62 @@ class _Sparse:
     had_rows: bool  # in an earlier increment of the chain; looked up where it has none now
 
 
-def judge_idle(
-    base: Checkpoint, increment: Checkpoint, earlier: Sequence[Checkpoint] = ()
-) -> Idleness:
+class Earlier:
+    """What the increments of one base hold, looked at one after the other and only once.
+
+    Parameters
+    ----------
+    full
+        What the base holds.
+    members
+        The live, complete increments of the chain, by step; each is read when it is needed.
+    """
+
+    def __init__(self, full: Contents, members: Iterable[Checkpoint]) -> None:
+        self._full = full
+        self._members = iter(members)
+        self._ahead: Checkpoint | None = None
+        self._steps: list[int] = []
+        self._contents: list[Contents] = []
+        self._normal: dict[str, int] = {}  # rows of a normal variable, and where they begin
+        self._rows: dict[str, int] = {}  # a set that has rows, and where that begins
+        self._others: dict[str, list[int]] = {}  # a group that has rows in sets of other parts
+
+    def below(self, step: int) -> int:
+        """Return how many increments lie below a step; the first so many are then known."""
+        while self._ahead is None or self._ahead.step < step:
+            if self._ahead is not None:
+                self._add(self._ahead)
+            self._ahead = next(self._members, None)
+            if self._ahead is None:
+                break
+        return bisect_left(self._steps, step)
+
+    def _add(self, increment: Checkpoint) -> None:
+        at, contents = len(self._steps), increment.contents
+        self._steps.append(increment.step)
+        self._contents.append(contents)
+        for name, rows in contents.sparse.items():
+            if rows.normal:
+                self._normal.setdefault(name, at)
+            if rows.rows:
+                self._rows.setdefault(name, at)
+                if not rows.normal and name not in self._full.sparse:
+                    self._others.setdefault(rows.group, []).append(at)
+
+    def normal(self, count: int) -> list[str]:
+        """Return the normal variables of which one of the first `count` increments has rows."""
+        return [name for name, at in self._normal.items() if at < count]
+
+    def had_rows(self, name: str, group: str | None, count: int) -> bool:
+        """Return whether a sparse tensor had rows in one of the first `count` increments."""
+        if self._rows.get(name, count) < count:
+            return True
+        others = self._others.get(group, ()) if group is not None else ()
+        return any(at < count and name not in self._contents[at].sparse for at in others)
+
+
+def judge_idle(base: Checkpoint, increment: Checkpoint, earlier: Earlier) -> Idleness:
     """Return whether an increment is idle; reads whole indexes and `global_step`.
 
     Parameters
@@ -69,9 +123,10 @@ def judge_idle(
     increment
         The increment.
     earlier
-        The live, complete increments of the same chain below it.
+        Those of the same chain, of which the ones below it count.
     """
-    found = _sparse_tensors(base.contents, increment.contents, [e.contents for e in earlier])
+    count = earlier.below(increment.step)
+    found = _sparse_tensors(base.contents, increment.contents, earlier, count)
     shards = [list(group) for _, group in groupby(found, key=lambda tensor: tensor.shard)]
     silent = [tensors for tensors in shards if all(not tensor.rows for tensor in tensors)]
     if not silent or not _trained_on(base, increment):
@@ -107,21 +162,21 @@ def _trained_on(base: Checkpoint, increment: Checkpoint) -> bool:
 
 
 def _sparse_tensors(
-    full: Contents, increment: Contents, earlier: Sequence[Contents]
+    full: Contents, increment: Contents, earlier: Earlier, count: int
 ) -> list[_Sparse]:
     """Return the sparse tensors of a full, by shard."""
     shards = {name: rows.shard for name, rows in full.sparse.items()}
     groups = {name: rows.group for name, rows in full.sparse.items()}
-    for contents in (increment, *earlier):
-        for name, rows in contents.sparse.items():
-            shard = _shard_of_rows(name, full) if rows.normal else None
-            if shard is not None:
-                shards[name] = shard
+    normal = [name for name, rows in increment.sparse.items() if rows.normal]
+    for name in dict.fromkeys((*normal, *earlier.normal(count))):
+        shard = _shard_of_rows(name, full)
+        if shard is not None:
+            shards[name] = shard
     found = []
     for name, shard in shards.items():
         group = groups.get(name)
         now = _rows(name, group, increment, full)
-        had_rows = not now and any(_rows(name, group, each, full) for each in earlier)
+        had_rows = not now and earlier.had_rows(name, group, count)
         found.append(_Sparse(name, shard, now, had_rows))
     return sorted(found, key=lambda tensor: (tensor.shard, tensor.name))
 

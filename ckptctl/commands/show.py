@@ -77,14 +77,25 @@ def command(
       ckptctl show /models/ctr@latest~1 --stats --filter 'emb*'
       ckptctl show saved_model/variables/variables.index --tensors
     """  # noqa: D301 (click leaves lines after this mark as they are)
-    from ckptctl.inspect.show import show
+    from ckptctl.inspect.answers import Answers
     from ckptctl.inspect.target import find_target
+
+    found = find_target(target, directory, restore)
+    answers = None
+    if out.form and not stats and html is None:  # what checks data is asked to check it
+        answers = Answers(found, (out.form, restore, tensors, pattern, sort, top), LOCAL)
+        known = answers.recall()
+        if known is not None:
+            out.print(known.text)
+            for note in known.notes:
+                out.warn(note)
+            return
+    from ckptctl.inspect.show import show
     from ckptctl.inspect.view import open_view
     from ckptctl.running import Runner
 
     progress = out.progress()
     try:
-        found = find_target(target, directory, restore)
         with open_view(found, restore, Runner(progress=progress)) as view:
             shown = show(view, tensors=tensors, stats=stats, pattern=pattern, sort=sort, top=top)
         if html is not None:
@@ -96,7 +107,12 @@ def command(
             LOCAL.write_atomic(html, page.encode())
     finally:
         progress.finish()
-    out.show(_ShownView(shown, stats))
+    if answers is None:
+        out.show(_ShownView(shown, stats))
+    else:
+        text = out.draw(_ShownView(shown, stats))
+        out.print(text)
+        answers.remember(text, shown.notes)
     for note in shown.notes:
         out.warn(note)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal
 
-from ckptctl.chain import ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import IndexMemory, ProvenPairs, find_chains, scan_directory
 from ckptctl.chain.names import split_step
 from ckptctl.errors import NotFoundError
 from ckptctl.storage import LOCAL, Storage
@@ -129,8 +129,15 @@ class Listing:
     """
 
     def __init__(
-        self, chains: Chains, shown: Iterable[Chain], older: float | None, newer: float | None
+        self,
+        chains: Chains,
+        shown: Iterable[Chain],
+        older: float | None,
+        newer: float | None,
+        remember: Callable[[], None],
     ) -> None:
+        #: Notes what was read in the user's cache directory, so that the next look need not.
+        self.remember = remember
         self._chains = chains
         self._shown = tuple(shown)
         self._older = older
@@ -288,7 +295,8 @@ def list_directory(
     NotFoundError
         There is no such directory.
     """
-    scan = scan_directory(directory, storage=storage)
+    memory = IndexMemory(scan_directory(directory, storage=storage))
+    scan = memory.scan
     chains = find_chains(scan, assume_order, proven_nested=ProvenPairs(scan))
     now = chains.scan.taken_ns
 
@@ -303,7 +311,7 @@ def list_directory(
         shown.sort(key=age if sort == "age" else size)
     if last is not None:
         shown = shown[len(shown) - min(last, len(shown)) :]
-    return Listing(chains, shown, older, newer)
+    return Listing(chains, shown, older, newer, partial(memory.remember, storage))
 
 
 def steps_by_name(directory: str, storage: Storage = LOCAL) -> list[tuple[int, str]]:

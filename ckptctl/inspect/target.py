@@ -149,10 +149,15 @@ def find_target(
 
 
 def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
-    scan = scan_directory(directory, storage)
+    from ckptctl.chain.listed import IndexMemory  # verify must not have it at hand
+
+    memory = IndexMemory(scan_directory(directory, storage))
+    scan = memory.scan
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
     with telling_what_vanished(scan, storage):
-        return state_at(chains, _step(text, chains), options, text)
+        found = state_at(chains, _step(text, chains), options, text)
+    memory.remember(storage)
+    return found
 
 
 def state_at(chains: Chains, step: int, options: RestoreOptions, text: str = "") -> Target:

@@ -16,7 +16,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import ckptctl
-from ckptctl.chain.memory import cache_path, remember
+from ckptctl.chain.memory import cache_path, recall, remember
 from ckptctl.chain.scan import REMOVED_LOG
 from ckptctl.merge.gate import Holdings
 from ckptctl.merge.owned import fingerprint, owned
@@ -58,12 +58,11 @@ def quiet_note(scan: Scan, options: object, storage: Storage) -> QuietNote:
 def recall_quiet(note: QuietNote, now_s: float) -> tuple[str | None, Holdings] | None:
     """Return why there was no merge and what the directory holds; None where nothing is known."""
     try:
-        with open(note.path, "rb") as file:
-            facts = json.loads(file.read(_MAX_BYTES))
+        facts = json.loads(recall(note.path, _MAX_BYTES) or b"{}")
         if facts["token"] != note.token or not 0 < float(facts["until"]) - now_s <= _MOST_S:
             return None
         holds = Holdings(**{each.name: facts["holds"][each.name] for each in fields(Holdings)})
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return facts["waits"], holds
 

@@ -132,7 +132,16 @@ class View(Protocol):
 
 
 class Output(ABC):
-    """Where a command's answer goes; a context manager that closes it on success."""
+    """Where a command's answer goes; a context manager that closes it on success.
+
+    Attributes
+    ----------
+    form
+        What is printed is the same for all who ask the same in this form: `text` or `json`; ""
+        where it depends on a terminal, or is nothing.
+    """
+
+    form: str = ""
 
     @abstractmethod
     def show(self, view: View) -> None:
@@ -141,6 +150,14 @@ class Output(ABC):
     @abstractmethod
     def warn(self, message: str) -> None:
         """Say on stderr what the user should know although all went well."""
+
+    def draw(self, view: View) -> str:
+        """Return what `show` of this one view would print, in a `form`."""
+        raise NotImplementedError
+
+    def print(self, text: str) -> None:
+        """Print what `draw` returned, as the whole answer."""
+        raise NotImplementedError
 
     def progress(self) -> Progress:
         """Return the progress of one operation, to be finished by the caller."""

@@ -18,8 +18,11 @@ def dump(document: object, stream: TextIO) -> None:
     ASCII only: no terminal, locale or log collector can spoil it, and a name that is no
     UTF-8 survives as an escape. Indented for a person, one line for a program.
     """
-    text = json.dumps(document, indent=2 if stream.isatty() else None, allow_nan=False)
-    stream.write(text + "\n")
+    stream.write(_dumped(document, indent=2 if stream.isatty() else None))
+
+
+def _dumped(document: object, indent: int | None = None) -> str:
+    return json.dumps(document, indent=indent, allow_nan=False) + "\n"
 
 
 class _Notices(Progress):
@@ -41,6 +44,17 @@ class JsonOutput(Output):
         self._stdout = stdout
         self._stderr = stderr
         self._animate = animate
+        self.form = "" if stdout.isatty() else "json"
+
+    def draw(self, view: View) -> str:
+        """Return the document with the fields of a view."""
+        return _dumped({**(self._document or {}), **view.document()})
+
+    def print(self, text: str) -> None:
+        """Write the document."""
+        self._document = None
+        self._stdout.write(text)
+        self._stdout.flush()
 
     def show(self, view: View) -> None:
         """Add the view's fields to the document."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import StringIO
 from typing import TextIO
 
 from ckptctl.output import format as fmt
@@ -22,6 +23,18 @@ class TextOutput(Output):
         self._terminal = terminal
         self._animate = animate
         self._page: Page | None = None
+        self.form = "" if terminal else "text"
+
+    def draw(self, view: View) -> str:
+        """Return the lines of a view for a program."""
+        stream = StringIO()
+        view.text(PlainPage(stream))
+        return stream.getvalue()
+
+    def print(self, text: str) -> None:
+        """Write the lines."""
+        self._stdout.write(text)
+        self._stdout.flush()
 
     def show(self, view: View) -> None:
         """Draw the view."""

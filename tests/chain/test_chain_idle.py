@@ -348,3 +348,20 @@ def test_an_incomplete_increment_is_not_said_to_be_idle():
 def test_a_full_is_never_idle():
     chains = chains_of(full(100, sparse=rows(emb=0)))
     assert not chains.idle_of(chains.full_at(100))
+
+
+def test_what_came_before_is_looked_at_once_however_many_follow() -> None:
+    looks = 0
+
+    class Sets(dict):
+        def items(self):
+            nonlocal looks
+            looks += 1
+            return super().items()
+
+    steps = range(101, 201)
+    increments = [incr(step, sparse=Sets(rows(emb=step % 2))) for step in steps]
+    chains = chains_of(full(100, sparse=rows(emb=3)), *increments)
+    wanted = ["no" if step % 2 else "all" for step in steps]
+    assert [chains.idle_of(each).kind for each in reversed(increments)] == wanted[::-1]
+    assert looks <= 3 * len(steps)

@@ -14,6 +14,9 @@ from typing import Protocol
 import pytest
 
 from ckptctl.commands.main import main
+from tests.rooms import cache
+
+__all__ = ["cache"]
 
 ROOT = Path(__file__).parents[2]
 

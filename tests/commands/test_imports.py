@@ -45,6 +45,21 @@ def test_compact_with_nothing_to_do_loads_no_library(sharded: Path, tmp_path: Pa
     assert not again & {"ckptctl.merge.plan", "ckptctl.merge.prune", "ckptctl.bundle.reader"}
 
 
+def test_a_second_look_loads_no_library(sharded: Path, tmp_path: Path) -> None:
+    chain = shutil.copytree(sharded, tmp_path / "chain")
+    for number, path in enumerate(sorted(chain.rglob("*"))):
+        os.utime(path, (1_700_000_000 + number,) * 2)
+    for command in (
+        ("ls", str(chain)),
+        ("show", "-C", str(chain)),
+        ("show", "-C", str(chain), "160"),
+    ):
+        loaded(*command, cache=tmp_path / "cache")
+        again = loaded(*command, cache=tmp_path / "cache")
+        assert not again & {*NUMPY, *PROTOBUF, *LOOKS, *POOLS}
+        assert not again & {"ckptctl.bundle.reader", "ckptctl.tables.catalogue"}
+
+
 @pytest.mark.parametrize("command", [(), ("ls",), ("show",), ("compact",), ("merge",)])
 def test_help_loads_nothing_that_works(command: tuple[str, ...], tmp_path: Path) -> None:
     found = loaded(*command, "--help", cache=tmp_path)
@@ -59,3 +74,14 @@ def test_every_name_of_a_room_is_there(room: str) -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nobody'"):
         package.nobody  # noqa: B018 (the look itself raises)
+
+
+@pytest.mark.parametrize("command", ["merge", "prune", "compact", "verify"])
+def test_what_writes_or_judges_believes_no_memory_of_indexes(
+    command: str, sharded: Path, tmp_path: Path
+) -> None:
+    chain = shutil.copytree(sharded, tmp_path / "chain")
+    more = () if command == "verify" else ("--dry-run",)
+    found = loaded(command, str(chain), *more, cache=tmp_path / "cache")
+    assert "ckptctl.chain.chains" in found
+    assert "ckptctl.chain.listed" not in found
