@@ -102,7 +102,7 @@ def is_in(values: np.ndarray, sorted_set: np.ndarray) -> np.ndarray:
 
 def in_order(keys: np.ndarray) -> np.ndarray:
     """Return keys ascending; as uint32 where all fit, which NumPy sorts twice as fast."""
-    if len(keys) and keys.min() >= 0 and keys.max() < 1 << 32:
+    if len(keys) and keys.view(np.uint64).max() < 1 << 32:
         keys = keys.astype(np.uint32)
         keys.sort()
         return keys
