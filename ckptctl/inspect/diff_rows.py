@@ -14,7 +14,7 @@ from ckptctl.inspect.stats import decode
 from ckptctl.inspect.walk import Rows
 from ckptctl.restore.keys import is_in
 
-__all__ = ["BUCKET_RANGES", "Lines", "RowsDiff"]
+__all__ = ["BUCKET_RANGES", "Lines", "RowsDiff", "rows_differ"]
 
 #: Ranges of buckets in which changes are counted, and powers of two of freqs.
 BUCKET_RANGES = 20
@@ -310,20 +310,20 @@ def _common_differ(
 ) -> np.ndarray:
     """Return which of the common rows are not the same bits; runs of them are not copied."""
     if isinstance(in_a, slice) or isinstance(in_b, slice):
-        return _rows_differ(old, new)
+        return rows_differ(old, new)
     if not len(in_a):
         return np.zeros(0, bool)
     ends = np.flatnonzero((np.diff(in_a) != 1) | (np.diff(in_b) != 1)) + 1
     if len(ends) * 64 > len(in_a):
-        return _rows_differ(old[in_a], new[in_b])
+        return rows_differ(old[in_a], new[in_b])
     found = []
     for begin, end in pairwise([0, *ends.tolist(), len(in_a)]):
         x, y = int(in_a[begin]), int(in_b[begin])
-        found.append(_rows_differ(old[x : x + end - begin], new[y : y + end - begin]))
+        found.append(rows_differ(old[x : x + end - begin], new[y : y + end - begin]))
     return np.concatenate(found)
 
 
-def _rows_differ(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def rows_differ(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Return which rows are not the same bits."""
     width = old.dtype.itemsize * old.shape[1]
     word = next(size for size in (8, 4, 2, 1) if width % size == 0)
