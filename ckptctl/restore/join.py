@@ -115,7 +115,7 @@ def join_keys(
     deleted: list[np.ndarray] = []
     problem: TableError | None = None
     unique = _Unique(data, ev, part, num_parts, offsets, report) if validate else None
-    reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
+    reader = KeyReader(data, f"{ev.name}-keys", ev.keys, digest=True)
     for stop, bucket_first, bucket_last in _spans(offsets, ev.rows):
         at = reader.row
         keys = reader.read(stop - at)
