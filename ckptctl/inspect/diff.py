@@ -42,6 +42,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ckptctl.errors import NotFoundError
+from ckptctl.inspect.diff_aligned import aligned, compare_aligned
 from ckptctl.inspect.diff_rows import Lines, RowsDiff
 from ckptctl.inspect.diff_same import Compared, SameFull, same_full
 from ckptctl.inspect.diff_tensors import compare_tensors
@@ -246,6 +247,9 @@ class _Part:
         return _nbytes(self.a, self.b)
 
     def run(self, report: Report = ignore) -> Compared:
+        if self.counted.lines is None and aligned(self.a, self.b):
+            compare_aligned(self.a, self.b, _columns(self.b), self.counted, report)
+            return self.counted, {}
         size = self.a.dtype.size * self.a.dim + 8
         for rows in walk_quad(self.a, self.b, _columns(self.b)):
             self.counted.add(*rows)

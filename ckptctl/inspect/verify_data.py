@@ -232,11 +232,12 @@ class _Odd:
 
     def look(self, piece: np.ndarray, at: int) -> None:
         """Look at elements, as uint8, of which the first is element `at` of the tensor."""
-        # Two passes over what is in the cache. As integers, numbers of one sign stand in the
-        # order of their size, with the infinities and NaN at the end.
-        if (
-            np.maximum.reduce(piece.view(self._signed)) <= self._most
-            and np.maximum.reduce(piece.view(self._unsigned)) <= self._least
+        # As integers, numbers of one sign stand in the order of their size, with the infinities
+        # and NaN at the end, and negative ones behind the others if there is no sign. So one
+        # pass over what is in the cache will do where none is negative, as in a slot of Adagrad.
+        largest = np.maximum.reduce(piece.view(self._unsigned))
+        if largest <= self._most or (
+            largest <= self._least and np.maximum.reduce(piece.view(self._signed)) <= self._most
         ):
             return
         numbers = decode(self._dtype, piece.view(self._dtype.numpy))

@@ -230,8 +230,8 @@ class _Seen:
         # Remainders are slow: of keys in their buckets the buckets tell the part.
         if (place % self.task.parts != self.task.part).any():
             wrong |= bucket.astype(np.int64) % self.task.parts != self.task.part
-        if wrong.any() or (len(keys) and keys.min() < 0):
-            illegal = (keys < 0) & (bucket != 0)
+        illegal = bucket < 0
+        if wrong.any() or illegal.any():
             self._note("CK055", keys[illegal], suffix)
             self._note("CK054", keys[wrong & ~illegal], suffix)
             keys = keys[~wrong]  # a PS skips the others

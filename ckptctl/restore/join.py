@@ -115,6 +115,8 @@ class FullKeys:
     ----------
     data, ev, part, num_parts, validate, report
         As for `join_keys`, with the same errors.
+    digest
+        Whether to make one of the key set.
 
     Attributes
     ----------
@@ -132,6 +134,7 @@ class FullKeys:
         num_parts: int,
         *,
         validate: bool = True,
+        digest: bool = False,
         report: Callable[[int], None] | None = None,
     ) -> None:
         self.offsets: np.ndarray | None = None
@@ -141,7 +144,7 @@ class FullKeys:
         self._data, self._ev = data, ev
         self._place = part, num_parts, self.offsets
         self._report = report
-        self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys)
+        self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys, digest=digest)
         self._unique = _Unique(data, ev, *self._place, report) if validate else None
         self._problem: TableError | None = None
 
@@ -152,7 +155,7 @@ class FullKeys:
 
     @property
     def digest(self) -> int:
-        """Of the key set read so far, whatever its order: equal sets, equal digests."""
+        """Of the key set, if asked for: equal sets, equal digests, whatever the order."""
         return self._reader.digest
 
     def join(

@@ -221,7 +221,13 @@ class _Look:
         }
         self._columns = {
             lead: FullKeys(
-                job.full, job.ev(lead), job.part, parts, validate=validate, report=report
+                job.full,
+                job.ev(lead),
+                job.part,
+                parts,
+                validate=validate,
+                digest=len(own) > 1,
+                report=report,
             )
             for lead in own
         }

@@ -1,4 +1,4 @@
-"""States of one full are compared without reading it twice, and with the same outcome."""
+"""What states share is not read twice or matched by key, and the outcome is the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ckptctl.bundle import BundleReader
 from ckptctl.errors import CkptctlError, TensorChecksumError
-from ckptctl.inspect import diff_same, walk
+from ckptctl.inspect import diff_aligned, diff_same, walk
 from ckptctl.inspect.diff import diff
 from ckptctl.inspect.target import find_target
 from ckptctl.inspect.view import View, open_view
@@ -55,13 +55,21 @@ class Sharing(Histories):
                 with a:
                     assert_same(a, b)
 
+    def look_at_merged(self, prefix: str, state: Image) -> None:
+        with look(prefix) as b:
+            for step in list(self.fulls)[-2:]:
+                with look(self.chain.full_prefix(step)) as a:
+                    assert_same(a, b)
+
 
 @pytest.mark.parametrize("most", [3, 1 << 16])
 def test_the_outcome_is_that_of_a_walk(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     for module in (walk, diff_same):
         monkeypatch.setattr(module, "MOST_ROWS", most)
     monkeypatch.setattr(diff_same, "_BLOCK_ROWS", 2 * most)
-    monkeypatch.setattr(diff_same, "_PIECE_BYTES", 16 * most)
+    for module in (diff_aligned, diff_same):
+        monkeypatch.setattr(module, "_PIECE_BYTES", 16 * most)
+    monkeypatch.setattr(diff_aligned, "_MOST_RUNS", 8)
     monkeypatch.setattr(diff_same, "BATCH_BYTES", 64 * most)
     run_state_machine_as_test(Sharing, settings=SOME)
 
