@@ -33,7 +33,7 @@ class LocalFile:
 
     def __init__(self, path: str, flags: int) -> None:
         self.path = path
-        self._fd = -1  # for __del__, should the next line fail
+        self._fd, self.size = -1, 0  # for __del__, should one of the next lines fail
         self._fd = os.open(path, flags | os.O_CLOEXEC)
         try:
             status = os.fstat(self._fd)

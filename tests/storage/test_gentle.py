@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import pickle
 import shutil
@@ -138,6 +140,24 @@ def test_threads_read_the_right_bytes(path: Path) -> None:
     assert b"".join(found) == expected
     file.close()
     assert cached(path) == 0
+
+
+def test_one_that_cannot_be_looked_at_is_closed_in_silence(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What a finaliser raises is printed, and nobody can catch it."""
+    before = set(os.listdir("/proc/self/fd"))
+
+    def failing(fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            GentleStorage().open(str(path))
+    gc.collect()
+    assert capfd.readouterr().err == ""
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_was_written_goes_when_it_is_flushed(path: Path) -> None:
