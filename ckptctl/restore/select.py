@@ -54,7 +54,8 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         What could not be read might change the choice.
     """
     chosen = _select(chains, step, options)
-    check_read(chains, chosen.base.step, step)
+    if options.base is None:
+        check_read(chains, chosen.base.step, step)
     return chosen
 
 

@@ -1,0 +1,79 @@
+"""What a failing disk hides is not passed over: nobody goes back in time in silence."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptctl.errors import UnprovenError, UnreadableError
+from ckptctl.inspect.target import find_target
+from ckptctl.merge import plan_compact, plan_merge
+from ckptctl.restore import RestoreOptions
+from ckptctl.storage import LocalStorage
+from ckptctl.storage.local import LocalFile
+from tests.merge.model import small_chain
+from tests.oracle.chain import INCREMENTS, Chain
+
+#: Of a chain F10 I20 I30 F40 I50.
+HIDDEN = {
+    "the newest increment": f"{INCREMENTS}/incremental_model.ckpt-50.index",
+    "its full": "model.ckpt-40.index",
+    "the state file": "checkpoint",
+    "that of the increments": f"{INCREMENTS}/checkpoint",
+}
+
+
+class Failing(LocalStorage):
+    """A disk that fails to read one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def open(self, path: str) -> LocalFile:
+        if os.path.normpath(path) == self.path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return super().open(path)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return small_chain(tmp_path)
+
+
+WAYS = {
+    "merge": lambda path, storage: plan_merge(path, storage=storage),
+    "compact": lambda path, storage: plan_compact(path, storage=storage),
+    "latest": lambda path, storage: find_target("latest", path, RestoreOptions(), storage),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("look", WAYS.values(), ids=WAYS)
+def test_no_older_state_is_taken_for_the_newest(
+    chain: Chain, name: str, look: Callable[[str, LocalStorage], object]
+) -> None:
+    storage = Failing(chain.directory / name)
+    with pytest.raises(UnreadableError, match="Input/output error") as caught:
+        look(str(chain.directory), storage)
+    assert caught.value.exit_code == 4
+    assert caught.value.file.startswith(str(chain.directory / name).removesuffix(".index"))
+    assert "disk" in caught.value.remedy
+
+
+def test_a_step_that_does_not_need_it_is_as_good_as_ever(chain: Chain) -> None:
+    storage = Failing(chain.directory / HIDDEN["the newest increment"])
+    assert plan_merge(str(chain.directory), 30, storage=storage).step == 30
+
+
+def test_one_in_between_may_be_the_base(chain: Chain) -> None:
+    """Unless who asks says which it is."""
+    storage = Failing(chain.directory / HIDDEN["its full"])
+    directory = str(chain.directory)
+    with pytest.raises(UnprovenError, match=r"model\.ckpt-40"):
+        plan_merge(directory, 50, storage=storage)
+    given = RestoreOptions(base=10, increments="last")
+    assert plan_merge(directory, 50, options=given, storage=storage).base.name == "model.ckpt-10"
