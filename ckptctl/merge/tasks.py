@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckptctl import knobs
@@ -274,12 +274,60 @@ class CopyTask:
         return sum(place.size for _, place in self.items)
 
     def run(self, report: Report = ignore) -> list[Written]:
-        """Return what was written; the stored checksums are those of the sources."""
+        """Return what was written; the stored checksums are those of the sources.
+
+        Small tensors that are neighbours, as they were in the full, move together.
+        """
         out = _Output(self.target, report)
-        for job, place in self.items:
+        buffer = memoryview(bytearray(min(knobs.PIECE_BYTES, self.nbytes)))
+        for items in _neighbours(self.items):
+            if len(items) > 1:
+                self._move(items, buffer, out)
+                continue
+            job, place = items[0]
             job.data.check_encoded(job.name, job.entry)
             out.write(place, copy_checked(job.data, job.name, job.entry), job.entry.crc)
         return out.close()
+
+    def _move(
+        self, items: Sequence[tuple[CopyJob, Place]], buffer: memoryview, out: _Output
+    ) -> None:
+        (first, place), (last, _) = items[0], items[-1]
+        start, size = first.entry.offset, last.entry.end - first.entry.offset
+        file = last.data.data_file(last.name, last.entry)
+        if file.readinto(start, buffer[:size]) != size:
+            raise last.data.past_end(last.name, last.entry, file.size)
+        for job, own in items:
+            begin = job.entry.offset - start
+            crc = crc32c(buffer[begin : begin + job.entry.size])
+            job.data.compare_crc(job.name, job.entry, crc)
+            out.written(own.key, job.entry.crc)
+        out.pieces(place.shard, place.offset, size, (buffer[:size],))
+
+
+def _neighbours(
+    items: Sequence[tuple[CopyJob, Place]],
+) -> Iterator[Sequence[tuple[CopyJob, Place]]]:
+    """Return runs of tensors that follow each other, in one file and in the result alike."""
+    begin = 0
+    for at in range(1, len(items) + 1):
+        if at < len(items) and _follows(items[at - 1], items[at]):
+            first, last = items[begin][0].entry, items[at][0].entry
+            if last.end - first.offset <= knobs.PIECE_BYTES:
+                continue
+        yield items[begin:at]
+        begin = at
+
+
+def _follows(before: tuple[CopyJob, Place], after: tuple[CopyJob, Place]) -> bool:
+    (one, place), (two, next_place) = before, after
+    plain = one.entry.dtype.size and two.entry.dtype.size and one.entry.size and two.entry.size
+    return (
+        bool(plain)
+        and one.data is two.data
+        and (one.entry.shard, one.entry.end) == (two.entry.shard, two.entry.offset)
+        and (place.shard, place.offset + place.size) == (next_place.shard, next_place.offset)
+    )
 
 
 class _Output:
@@ -290,12 +338,18 @@ class _Output:
         self._report = report
         self._written: list[Written] = []
         self._files: dict[int, Writable] = {}
+        #: What the kernel was not yet told to bring to the disk: (from, to) of each shard.
+        self._dirty: dict[int, tuple[int, int]] = {}
 
     def write(self, place: Place, pieces: Iterable[memoryview], crc: int | None = None) -> None:
         """Write a whole tensor; `crc` is its stored checksum, where that is known."""
         found = self.pieces(place.shard, place.offset, place.size, pieces)
         masked = mask(found) if place.size else EMPTY_MASKED
-        self._written.append(Written(place.key, masked if crc is None else crc))
+        self.written(place.key, masked if crc is None else crc)
+
+    def written(self, key: bytes, crc: int) -> None:
+        """Note the masked checksum of a tensor that was written."""
+        self._written.append(Written(key, crc))
 
     def pieces(self, shard: int, at: int, size: int, pieces: Iterable[memoryview]) -> int:
         """Write `size` bytes at an offset of a shard; return their crc32c."""
@@ -303,22 +357,31 @@ class _Output:
         if file is None:
             path = self._target.shard_path(shard)
             file = self._files[shard] = self._target.storage.open_write(path)
-        begin = flushed = at
-        crc = 0
+        begin, crc = at, 0
         for piece in pieces:
             file.pwrite(at, piece)
             crc = crc32c(piece, crc)
+            self._flush(shard, at, at + len(piece), knobs.FLUSH_BYTES)
             at += len(piece)
-            if at - flushed >= knobs.FLUSH_BYTES:
-                file.start_flush(flushed, at - flushed)
-                flushed = at
             self._report(len(piece))
-        file.start_flush(flushed, at - flushed)
         if at != begin + size:
             raise AssertionError(f"{at - begin} bytes were written instead of {size}")
         return crc
 
+    def _flush(self, shard: int, begin: int, end: int, least: int) -> None:
+        """Tell the kernel of a range that was written, once it has `least` bytes."""
+        first, last = self._dirty.get(shard, (begin, begin))
+        if last != begin:
+            self._files[shard].start_flush(first, last - first)
+            first = begin
+        if end - first >= least:
+            self._files[shard].start_flush(first, end - first)
+            first = end
+        self._dirty[shard] = first, end
+
     def close(self) -> list[Written]:
-        for file in self._files.values():
+        for shard, file in self._files.items():
+            end = self._dirty.get(shard, (0, 0))[1]
+            self._flush(shard, end, end, 0)
             file.close()
         return self._written
