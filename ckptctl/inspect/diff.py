@@ -44,7 +44,7 @@ from typing import Any
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.diff_aligned import aligned, compare_aligned
 from ckptctl.inspect.diff_rows import Lines, RowsDiff
-from ckptctl.inspect.diff_same import Compared, SameFull, same_full
+from ckptctl.inspect.diff_same import Compared, NewTask, SameFull, SameTask, same_full
 from ckptctl.inspect.diff_tensors import compare_tensors
 from ckptctl.inspect.parts import ColumnName
 from ckptctl.inspect.view import MemberView, TableView, View
@@ -202,24 +202,20 @@ class _Tables:
             for x, y in parts:
                 total.merge(_Part(x, y, self._empty(table, b)).run(self.runner.progress.advance)[0])
             return total
-        once: list[SameFull] = []
 
-        def tasks() -> Iterator[tuple[tuple[SameFull, int] | None, Task[Compared]]]:
+        def tasks() -> Iterator[tuple[tuple[SameFull, SameTask | NewTask] | None, Task[Compared]]]:
             for x, y in parts:
                 same = same_full(x.parts[0], y.parts[0], _columns(y)) if len(x.parts) == 1 else None
                 if same is None:
                     yield None, _Part(x, y, self._empty(table, b))
                     continue
-                once.append(same)
                 for task in same.tasks(lambda: self._empty(table, b)):
-                    yield (same, task.first), task
+                    yield (same, task), task
 
         for label, (counted, checksums) in self.runner.map(tasks()):
             total.merge(counted)
             if label is not None:
                 label[0].add(label[1], checksums)
-        for same in once:
-            same.finish()
         return total
 
     def _empty(self, table: str, member: MemberView) -> RowsDiff:

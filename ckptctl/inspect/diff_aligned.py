@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ckptctl.inspect import walk
 from ckptctl.inspect.diff_rows import RowsDiff, rows_differ
 from ckptctl.inspect.parts import ColumnName, PartView
 from ckptctl.inspect.view import MemberView
-from ckptctl.inspect.walk import Rows, typed, walk_quad
+from ckptctl.inspect.walk import Rows, one_step_a_bucket, typed, walk_quad
 from ckptctl.running import Report
 
 __all__ = ["aligned", "compare_aligned"]
@@ -30,13 +29,12 @@ def aligned(a: MemberView, b: MemberView) -> bool:
     """Return whether two members can be compared so: one part each, in buckets that fit."""
     if len(a.parts) != 1 or len(b.parts) != 1:
         return False
-    for part in (a.parts[0], b.parts[0]):
-        offsets = part.offsets
-        if offsets is None or not part.rows or int(offsets[-1]) != part.rows:
-            return False
-        if int(np.diff(offsets).max()) > walk.MOST_ROWS:
-            return False
-    return True
+    return all(
+        part.rows
+        and one_step_a_bucket(part.rows, part.offsets)
+        and one_step_a_bucket(part.filtered, part.filtered_offsets)
+        for part in (a.parts[0], b.parts[0])
+    )
 
 
 def compare_aligned(

@@ -114,7 +114,7 @@ class SameFull:
         self.parts = a, b
         self.a, self.b = _Brought(a, names), _Brought(b, names)
         self.columns = {**self.a.columns, **self.b.columns}
-        self.rows = a.state.rowmap.old_rows
+        self.rows = self._left = a.state.rowmap.old_rows
         self._crcs: dict[ColumnName, dict[int, tuple[int, int]]] = {n: {} for n in self.columns}
 
     @property
@@ -136,22 +136,20 @@ class SameFull:
             yield SameTask(self, first, min(first + step, self.rows), empty())
         yield NewTask(self, empty())
 
-    def add(self, first: int, found: Checksums) -> None:
-        """Keep the checksums of the rows from `first` on."""
-        for name, own in found.items():
-            self._crcs[name][first] = own
-
-    def finish(self) -> None:
-        """Compare the full's columns with their checksums.
+    def add(self, task: SameTask | NewTask, found: Checksums) -> None:
+        """Keep the checksums of a task; with the last one compare those of whole columns.
 
         Raises
         ------
         TensorChecksumError
         """
-        for name, column in self.columns.items():
+        for name, own in found.items():
+            self._crcs[name][task.first] = own
+        self._left -= task.last - task.first
+        for name, column in self.columns.items() if found and not self._left else ():
             crc = 0
-            for _, (own, length) in sorted(self._crcs[name].items()):
-                crc = combine(crc, own, length)
+            for _, (own_crc, length) in sorted(self._crcs[name].items()):
+                crc = combine(crc, own_crc, length)
             column.check(crc)
 
 
@@ -231,6 +229,7 @@ class NewTask:
     same: SameFull
     counted: RowsDiff
     first: int = 0
+    last: int = 0
 
     @property
     def nbytes(self) -> int:

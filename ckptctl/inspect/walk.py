@@ -20,7 +20,16 @@ from ckptctl.restore.column import Column
 from ckptctl.restore.keys import in_slice
 from ckptctl.tables import BUCKETS
 
-__all__ = ["Rows", "typed", "walk", "walk_both", "walk_filtered", "walk_pair", "walk_quad"]
+__all__ = [
+    "Rows",
+    "one_step_a_bucket",
+    "typed",
+    "walk",
+    "walk_both",
+    "walk_filtered",
+    "walk_pair",
+    "walk_quad",
+]
 
 #: Rows of one side that are held together.
 MOST_ROWS = 1 << 16
@@ -163,6 +172,15 @@ def _ranges(counts: np.ndarray, *, light: bool = False) -> Iterator[tuple[int, i
         if rows:
             yield first, last, _slices(rows, light=light)
         first = last
+
+
+def one_step_a_bucket(rows: int, offsets: np.ndarray | None) -> bool:
+    """Return whether no bucket is so large that its rows come a slice of hashes at a time."""
+    if not rows:
+        return True
+    if offsets is None or int(offsets[-1]) != rows:
+        return False
+    return _slices(int(np.diff(offsets).max()), light=True) == 1
 
 
 def _most() -> int:

@@ -74,6 +74,25 @@ def test_the_outcome_is_that_of_a_walk(monkeypatch: pytest.MonkeyPatch, most: in
     run_state_machine_as_test(Sharing, settings=SOME)
 
 
+@pytest.mark.parametrize(
+    "many", [{"keys": range(0, 40_000, 1000)}, {"filtered": range(1, 40_000, 1000)}]
+)
+def test_buckets_that_are_too_large_are_matched_by_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: dict[str, range]
+) -> None:
+    monkeypatch.setattr("ckptctl.knobs.JOIN_KEYS", 1)
+    keys = many.get("keys", range(3))
+    filtered = many.get("filtered", ())
+    chain = build_chain(
+        tmp_path,
+        full(1, table("emb", keys, versions=1, freqs=1, filtered=filtered)),
+        full(2, table("emb", [*keys, 5], versions=1, freqs=1, filtered=filtered)),
+    )
+    with look(1, chain.directory) as a, look(2, chain.directory) as b:
+        assert_same(a, b)
+        assert_same(b, a)
+
+
 KEYS = range(20_000)
 CHANGED = {key: key + 0.5 for key in (*range(0, 3000, 3), *range(30_000, 30_100))}
 
