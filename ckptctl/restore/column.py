@@ -115,9 +115,13 @@ class FileRows:
         if (which == which[0]).all():
             self._take(int(which[0]), rows, out, at)
             return
-        for number in np.unique(which).tolist():
-            chosen = which == number
-            self._take(number, rows[chosen], out, at[chosen])
+        order = np.argsort(which, kind="stable")
+        which, rows, at = which[order], rows[order], at[order]
+        ends = [*(np.flatnonzero(which[1:] != which[:-1]) + 1).tolist(), len(which)]
+        begin = 0
+        for end in ends:
+            self._take(int(which[begin]), rows[begin:end], out, at[begin:end])
+            begin = end
 
     def cut(self, chosen: slice | np.ndarray) -> FileRows:
         """Return some rows alone, in the order given."""

@@ -130,6 +130,8 @@ class Server:
             "PYTHONPATH": str(ROOT),
             "OPENBLAS_NUM_THREADS": "1",  # a process with threads must not fork
             "PYTHONHASHSEED": "0",
+            # What a cut leaves half written looks like a save under way, and is waited for.
+            "CKPTCTL_KNOB_WRITER_SECONDS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPYCACHEPREFIX": str(cache),
         }
