@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         StateFile,
     )
     from ckptctl.chain.names import MAX_STEP, split_step
-    from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_directory
+    from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_again, scan_directory
     from ckptctl.chain.timelines import WriteOrder
     from ckptctl.chain.unread import check_read
     from ckptctl.chain.vanished import find_changed, telling_what_vanished
@@ -41,7 +41,7 @@ else:
             "model": "NO_STEP Checkpoint Contents Leftover Problem Removed Scan SparseRows "
             "StateFile",
             "names": "MAX_STEP split_step",
-            "scan": "INCREMENT_DIRECTORY REMOVED_LOG scan_directory",
+            "scan": "INCREMENT_DIRECTORY REMOVED_LOG scan_again scan_directory",
             "timelines": "WriteOrder",
             "unread": "check_read",
             "vanished": "find_changed telling_what_vanished",
@@ -83,6 +83,7 @@ __all__ = [
     "find_chains",
     "find_changed",
     "find_writer",
+    "scan_again",
     "scan_directory",
     "split_step",
     "telling_what_vanished",

@@ -181,6 +181,12 @@ class Checkpoint:
         except DamageError as error:
             return error
 
+    def was_read_before(self, time_ns: int) -> bool:
+        """Return whether its index was read, and all its files are older than a time."""
+        return isinstance(vars(self).get("_read"), Contents) and all(
+            info.mtime_ns < time_ns for _, info in self.files
+        )
+
     @property
     def contents(self) -> Contents:
         """What the whole index says; raises the `DamageError` that made it unreadable."""

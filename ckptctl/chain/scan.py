@@ -36,13 +36,15 @@ from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileEr
 from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
-__all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_directory"]
+__all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_again", "scan_directory"]
 
 #: SUB_INCR_CKPT_DIR of incremental_saver.py.
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
 #: What ckptctl removed here: lines {"kind", "name", "step", "merged"}.
 REMOVED_LOG = os.path.join(".ckptctl", "removed.jsonl")
 _MAX_LOG_BYTES = 64 << 20
+#: A file that was written so shortly before it was read may change without a new mtime.
+_SETTLED_NS = 2_000_000_000
 _DEFAULT_FULL = "model.ckpt"
 _DEFAULT_INCREMENT = "incremental_model.ckpt"
 
@@ -88,6 +90,36 @@ def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
         removed=removed,
         problems=(*fulls.problems, *increments.problems, *log_problems),
         notes=(*fulls.notes, *increments.notes),
+    )
+
+
+def scan_again(before: Scan, storage: Storage = LOCAL) -> Scan:
+    """Return what lies in the directory of an earlier scan by now.
+
+    A checkpoint none of whose files was touched since, by all that the directory says of them,
+    is the one of that scan, with what was read of it: its index is not read again.
+
+    Raises
+    ------
+    NotFoundError, RefusedError
+        As for `scan_directory`.
+    """
+    scan = scan_directory(before.directory, storage)
+    known = {
+        each.prefix: each
+        for each in (*before.fulls, *before.increments, *before.others)
+        if each.was_read_before(before.taken_ns - _SETTLED_NS)
+    }
+
+    def kept(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
+        pairs = ((known.get(each.prefix), each) for each in checkpoints)
+        return tuple(old if old == new else new for old, new in pairs)
+
+    return replace(
+        scan,
+        fulls=kept(scan.fulls),
+        increments=kept(scan.increments),
+        others=kept(scan.others),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ckptctl.chain.scan import scan_directory
+from ckptctl.chain.scan import scan_again, scan_directory
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
 from ckptctl.errors import NoSpaceError, NotFoundError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
@@ -244,7 +244,12 @@ def plan_compact(
         if merge is not None and merge.nothing_to_do is not None and not merge.unfinished:
             merge = None
     prune = plan_prune(
-        directory, options.prune, remember=remember, progress=progress, storage=storage
+        directory,
+        options.prune,
+        remember=remember,
+        progress=progress,
+        storage=storage,
+        before=chains.scan,
     )
     if no_room is not None and not prune.removed:
         raise no_room
@@ -374,8 +379,8 @@ def _execute(
     common["writer_wait_s"] = writer_wait_s
     if plan.merge is not None:
         merged = execute_merge(plan.merge, **common)
-    order = options.restore.assume_order
-    chains = find_chains(scan_directory(directory, storage), order)
+    order, before = options.restore.assume_order, plan.chains.scan
+    chains = find_chains(scan_again(before, storage), order)
     unsettled = find_unsettled(chains, storage)
     if unsettled:
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
@@ -383,8 +388,10 @@ def _execute(
         settle(directory, unsettled, chains, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:
-        prune = plan_prune(directory, options.prune, progress=progress, storage=storage)
+        prune = plan_prune(
+            directory, options.prune, progress=progress, storage=storage, before=chains.scan
+        )
     pruned = execute_prune(prune, **common)
-    now = look_at_holdings(find_chains(scan_directory(directory, storage), order), storage)
+    now = look_at_holdings(find_chains(scan_again(chains.scan, storage), order), storage)
     seconds = time.monotonic() - began
     return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, pruned)

@@ -16,9 +16,11 @@ from typing import Any
 from ckptctl.chain import (
     WRITER_WAIT_S,
     Checkpoint,
+    Scan,
     VerifiedFulls,
     find_chains,
     find_changed,
+    scan_again,
     scan_directory,
     wait_for_writer,
 )
@@ -114,6 +116,7 @@ def plan_prune(
     remember: bool = True,
     progress: Progress = NO_PROGRESS,
     storage: Storage = LOCAL,
+    before: Scan | None = None,
 ) -> PrunePlan:
     """Plan what goes from a checkpoint directory, and say why everything else stays.
 
@@ -129,6 +132,8 @@ def plan_prune(
         Note proven pairs of increments in the user's cache directory.
     progress
         Told of the comparison of keys.
+    before
+        An earlier scan of the directory: of what was not touched since no index is read again.
 
     Raises
     ------
@@ -141,7 +146,7 @@ def plan_prune(
         A state file does not parse: what it lists cannot be unlisted.
     """
     options = options or PruneOptions()
-    return _plan(directory, options, VerifiedFulls(), None, remember, progress, storage)
+    return _plan(directory, options, VerifiedFulls(), None, remember, progress, storage, before)
 
 
 def _plan(
@@ -152,8 +157,9 @@ def _plan(
     remember: bool,
     progress: Progress,
     storage: Storage,
+    before: Scan | None,
 ) -> PrunePlan:
-    scan = scan_directory(directory, storage)
+    scan = scan_directory(directory, storage) if before is None else scan_again(before, storage)
     for state in (scan.full_state, scan.increment_state):
         if state.error is not None:
             raise state.error
@@ -226,6 +232,7 @@ def _plan(
         warnings=chains.notes,
         damage=(*unread, *damage),
         storage=storage,
+        scan=scan,
     )
 
 
@@ -287,7 +294,7 @@ def execute_prune(
         if options.relocate:
             relocate_state_files(directory, storage)
         agreed = {item.path: item.files for item in plan.removed}
-        fresh = _plan(directory, options, verified, agreed, True, progress, storage)
+        fresh = _plan(directory, options, verified, agreed, True, progress, storage, plan.scan)
         outcomes, ready = _sort_out(plan, fresh)
         remover = Remover(fresh, ready, locks.check)
         outcomes += [

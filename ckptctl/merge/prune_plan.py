@@ -9,11 +9,14 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ckptctl.errors import UsageError
 from ckptctl.merge.policy import Policy
 from ckptctl.storage import LOCAL, Storage
+
+if TYPE_CHECKING:
+    from ckptctl.chain import Scan
 
 __all__ = [
     "DEFAULT_MIN_AGE_S",
@@ -222,6 +225,8 @@ class PrunePlan:
         What a user should know.
     damage
         What was found to be damaged while the increments were compared.
+    scan
+        The directory as it was; None of a plan that was saved.
     """
 
     directory: str
@@ -232,6 +237,7 @@ class PrunePlan:
     warnings: tuple[str, ...] = ()
     damage: tuple[str, ...] = ()
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
+    scan: Scan | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def removed(self) -> tuple[PruneItem, ...]:

@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckptctl.chain import INCREMENT_DIRECTORY, Lineage, Merged, find_chains, scan_directory
+from ckptctl.chain import (
+    INCREMENT_DIRECTORY,
+    Lineage,
+    Merged,
+    find_chains,
+    scan_again,
+    scan_directory,
+)
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.storage import LOCAL, LocalStorage
 from tests.chain.builder import label
@@ -692,3 +699,47 @@ def test_the_first_chain_of_many_comes_at_once(tmp_path):
     assert len(chains.scan.increments) == 100
     # Ten times what it takes here, so that only a change of kind fails.
     assert elapsed < 1.0
+
+
+# --- once more ---
+
+LONG_AGO = (1_700_000_000, 1_700_000_000)
+TOUCHES = {
+    "mode": lambda prefix: os.chmod(f"{prefix}.index", 0o600),
+    "data": lambda prefix: os.utime(f"{prefix}.data-00000-of-00001", (1, 1)),
+    "another file": lambda prefix: shutil.copy2(f"{prefix}.index", f"{prefix}.meta"),
+    "another link": lambda prefix: os.link(f"{prefix}.index", f"{prefix}.copy"),
+    "gone": lambda prefix: os.unlink(f"{prefix}.data-00000-of-00001"),
+}
+
+
+def date(room):
+    for path in room.rglob("*"):
+        os.utime(path, LONG_AGO)
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_a_second_scan_keeps_what_was_read_of_what_is_the_same(small, touch):
+    date(small)
+    before = scan_directory(str(small))
+    assert all(each.complete for each in (*before.fulls, *before.increments))
+    TOUCHES[touch](before.increments[0].prefix)
+    again = scan_again(before)
+    assert again.fulls[0] is before.fulls[0]
+    assert again.increments[1] is before.increments[1]
+    assert again.increments[0] is not before.increments[0]
+    assert again.increments[0].complete == (touch != "gone")
+
+
+def test_a_second_scan_reads_again_what_is_young_or_damaged_or_was_not_read(small):
+    os.utime(small / "model.ckpt-100.index")
+    before = scan_directory(str(small))
+    assert all(each.complete for each in before.fulls)
+    assert scan_again(before).fulls[0] is not before.fulls[0]
+    os.truncate(f"{before.fulls[0].prefix}.index", 20)
+    date(small)
+    before = scan_directory(str(small))
+    assert before.fulls[0].damage is not None
+    again = scan_again(before)
+    assert again.fulls[0] is not before.fulls[0]
+    assert again.increments[0] is not before.increments[0]

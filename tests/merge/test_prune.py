@@ -10,6 +10,7 @@ import pytest
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.merge import execute_prune
 from ckptctl.merge.policy import KeepLast
+from ckptctl.merge.prune_plan import load_plan, save_plan_to
 from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
@@ -168,6 +169,29 @@ def test_the_full_is_verified_once(tmp_path: Path) -> None:
     again = plan(age(chain))
     assert goes(again) == {"I35": "stale"}
     assert again.verify == ()
+
+
+def test_an_index_is_not_read_again_under_the_lock_unless_it_was_touched(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    storage = Counting()
+    found = plan(chain, storage=storage)
+    indexes = {step: f"{chain.increment_prefix(step)}.index" for step in (20, 30)}
+    before = {step: storage.read[index] for step, index in indexes.items()}
+    os.utime(indexes[30], (THEN, THEN + 60 * 30 + 1))
+    result = execute_prune(found)
+    assert outcomes(result) == {"I20": "removed", "I30": "changed"}
+    read = {step: storage.read[index] - before[step] for step, index in indexes.items()}
+    assert read == {20: 0, 30: before[30]}
+    assert before[30] > 0
+
+
+def test_a_saved_plan_comes_without_what_was_read(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    save_plan_to(plan(chain), str(tmp_path / "plan"))
+    storage = Counting()
+    found = load_plan(str(tmp_path / "plan"), str(chain.directory), storage)
+    assert outcomes(execute_prune(found, unchanged=True)) == {"I20": "removed", "I30": "removed"}
+    assert storage.read[f"{chain.increment_prefix(20)}.index"] > 0
 
 
 def test_what_a_merge_has_read_back_needs_no_verification(tmp_path: Path) -> None:
