@@ -58,14 +58,6 @@ class IncomingKeys:
     sources: Sequence[tuple[BundleData, EvSet]] = ()
     skipped: int = 0
 
-    @classmethod
-    def of(cls, keys: np.ndarray) -> IncomingKeys:
-        """Return keys that stand nowhere, in any order, ready to be looked for."""
-        bucket = bucket_of(keys)
-        order = np.lexsort((keys, bucket))
-        starts = np.searchsorted(bucket[order], np.arange(BUCKETS + 1))
-        return cls(keys[order], starts, order, order)
-
     def counts(self, chosen: np.ndarray) -> np.ndarray:
         """Return how many keys of each bucket are `chosen` (bool[n]): int64[1000]."""
         ends = self.starts.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,31 +23,9 @@ from ckptctl.restore.keys import (
 )
 from ckptctl.tables import BUCKETS, EvSet
 
-__all__ = ["FullKeys", "KeyJoin", "Twin", "find_keys", "join_keys"]
+__all__ = ["FullKeys", "Twin", "find_keys"]
 
 _NONE = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class KeyJoin:
-    """Where the keys of one part stand, and where incoming keys go.
-
-    Attributes
-    ----------
-    found
-        int32[incoming]: row of the full that holds each incoming key, or -1.
-    deleted
-        Rows of the full that lie outside their part or bucket, left out as a PS does.
-    old_rows
-        Rows of the full.
-    offsets
-        int64[1001] of the full, or None for a table in the old form.
-    """
-
-    found: np.ndarray
-    deleted: np.ndarray
-    old_rows: int
-    offsets: np.ndarray | None
 
 
 class Twin:
@@ -78,45 +55,27 @@ class Twin:
             self._reader.finish()
 
 
-def join_keys(
-    data: BundleData,
-    ev: EvSet,
-    part: int,
-    num_parts: int,
-    incoming: IncomingKeys,
-    *,
-    validate: bool = True,
-    report: Callable[[int], None] | None = None,
-) -> KeyJoin:
-    """Find incoming keys among the keys of one member of one part of the full.
-
-    Reads the full's key column in pieces, and checks it: its crc32c, no key that no PS can
-    save, no key twice. What does not fit in memory for that (a bucket of more than
-    `4 * knobs.JOIN_KEYS` keys, the old form, more than `_UNIQUE_KEYS` rows behind the last
-    bucket) is read again, see `_Unique`. Memory: some pieces, `_UNIQUE_KEYS`
-    keys where there are such rows, and 16 bytes an incoming key. Without `validate`, keys
-    that were looked at before are only found again. `report` is told of the bytes as they
-    are read, and may raise to stop.
-
-    Raises
-    ------
-    TensorChecksumError, TableError
-    """
-    column = FullKeys(data, ev, part, num_parts, validate=validate, report=report)
-    found, deleted = column.join(incoming)
-    column.finish()
-    return KeyJoin(found, deleted, ev.rows, column.offsets)
-
-
 class FullKeys:
     """The keys of one member of one part of the full, read once, front to back.
 
+    They are read in pieces and checked: the column's crc32c, no key that no PS can save, no
+    key twice. What does not fit in memory for that (a bucket of more than
+    `4 * knobs.JOIN_KEYS` keys, the old form, more than `_UNIQUE_KEYS` rows behind the last
+    bucket) is read again, see `_Unique`. Memory: some pieces, and `_UNIQUE_KEYS` keys where
+    there are such rows.
+
     Parameters
     ----------
-    data, ev, part, num_parts, validate, report
-        As for `join_keys`, with the same errors.
+    data, ev
+        The full, and the tensors of the member's part.
+    part, num_parts
+        The part, and the number of parts.
+    validate
+        Whether to look for keys that no PS can save or that stand twice.
     digest
         Whether to make one of the key set.
+    report
+        Told of the bytes as they are read; may raise to stop.
 
     Attributes
     ----------
@@ -213,7 +172,12 @@ class FullKeys:
         return found, np.concatenate([_NONE, *deleted])
 
     def finish(self) -> None:
-        """Check the column, once all of it was read."""
+        """Check the column, once all of it was read.
+
+        Raises
+        ------
+        TensorChecksumError, TableError
+        """
         self._reader.finish()
         if self._problem is not None:
             raise self._problem

@@ -77,23 +77,26 @@ def test_joining_is_looking_up(
     asked = sorted(
         (k for k in asked if bucket_of(k) % parts == part), key=lambda k: (bucket_of(k), k)
     )
-    incoming = IncomingKeys.of(np.array(asked, np.int64))
+    keys, bucket = np.array(asked, np.int64), np.array([bucket_of(k) for k in asked], np.int64)
+    incoming = IncomingKeys(keys, np.searchsorted(bucket, np.arange(1001)), keys, keys)
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", sizes[0]),
         patch.object(join, "_UNIQUE_KEYS", sizes[1]),
     ):
         reader, found = written(ev, room)
-        joined = join.join_keys(reader, found, part, parts, incoming)
+        column = join.FullKeys(reader, found, part, parts)
+        places, deleted = column.join(incoming)
+        column.finish()
         reader.close()
     legal = {
         row.key: at
         for at, row in enumerate(ev.rows)
         if bucket_of(row.key) % parts == part and row.place in (None, bucket_of(row.key))
     }
-    assert joined.found.tolist() == [legal.get(key, -1) for key in asked]
-    assert joined.deleted.tolist() == [at for at in range(len(ev.rows)) if at not in legal.values()]
-    assert joined.old_rows == len(ev.rows)
+    assert places.tolist() == [legal.get(key, -1) for key in asked]
+    assert deleted.tolist() == [at for at in range(len(ev.rows)) if at not in legal.values()]
+    assert column.rows == len(ev.rows)
 
 
 @MANY
@@ -169,12 +172,18 @@ def test_a_key_twice_in_a_bucket_is_always_found(
     ):
         reader, found = written(ev, room)
         try:
-            join.join_keys(reader, found, 0, 1, IncomingKeys())
+            look_at_all(reader, found)
             twice = False
         except TableError:
             twice = True
         reader.close()
     assert twice == (len(set(keys)) != len(keys))
+
+
+def look_at_all(reader: BundleReader, found: object) -> None:
+    column = join.FullKeys(reader, found, 0, 1)
+    column.join(IncomingKeys())
+    column.finish()
 
 
 def large_bucket(room: Path, keys: np.ndarray, bound: int) -> tuple[BundleReader, object]:
@@ -212,7 +221,7 @@ def test_memory_does_not_grow_with_a_bucket(tmp_path: Path, twice: bool, bound: 
     del keys
     tracemalloc.start()
     try:
-        join.join_keys(reader, found, 0, 1, IncomingKeys())
+        look_at_all(reader, found)
         error = ""
     except TableError as caught:
         error = str(caught)
