@@ -109,6 +109,8 @@ def test_what_a_user_was_told_he_is_told_again(
 def test_what_reads_the_data_reads_it(
     chain: Path, show: Show, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
+    if "--html" in asked:
+        pytest.importorskip("plotly", reason="plotly is missing: pip install 'ckptctl[html]'")
     monkeypatch.chdir(chain)
     show(*asked)
     no_view(monkeypatch)
