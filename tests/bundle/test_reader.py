@@ -15,6 +15,7 @@ from ckptctl.bundle import BundleData, BundleReader, BundleWriter, TensorSlice
 from ckptctl.errors import EntryError, NotFoundError, RefusedError, TensorChecksumError
 from ckptctl.storage import LocalStorage
 from tests.bundle import builders as b
+from tests.descriptors import held
 
 
 class Opened(LocalStorage):
@@ -194,12 +195,11 @@ def test_more_shards_than_files_may_be_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ckptctl.knobs.MAX_OPEN_FILES", 8)
-    before = len(os.listdir("/proc/self/fd"))
     with BundleReader(many_shards(tmp_path, 50)) as reader, ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda at: int(reader.read(f"v{at % 50}")[0]), range(200)))
         assert found == [at % 50 for at in range(200)]
-        assert len(os.listdir("/proc/self/fd")) <= before + 8
-    assert len(os.listdir("/proc/self/fd")) == before
+        assert 0 < len(held(tmp_path)) <= 8
+    assert held(tmp_path) == []
 
 
 def test_a_closed_reader_opens_its_shards_again(tmp_path: Path) -> None:

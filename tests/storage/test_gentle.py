@@ -18,6 +18,7 @@ from ckptctl.merge import execute_merge, plan_merge
 from ckptctl.storage import gentle
 from ckptctl.storage.gentle import GentleStorage
 from ckptctl.storage.pace import Pace
+from tests.descriptors import held
 from tests.oracle.chain import build_chain, changes, full, increment, table
 
 MIB = 1 << 20
@@ -156,8 +157,7 @@ def test_one_that_cannot_be_looked_at_is_closed_in_silence(
             GentleStorage().open(str(path))
     gc.collect()
     assert capfd.readouterr().err == ""
-    held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
-    assert str(path) not in held
+    assert held(path) == []
 
 
 def test_what_was_written_goes_when_it_is_flushed(path: Path) -> None:

@@ -24,6 +24,7 @@ from ckptctl.storage.lock import directory_lock, lock_directories
 from ckptctl.storage.owner import Owner
 from ckptctl.storage.register import Register, Seen
 from ckptctl.storage.waiting import Waiting
+from tests.descriptors import held
 from tests.storage.leases import (
     BUSY,
     FORCED,
@@ -498,10 +499,9 @@ def test_where_no_lease_can_be(tmp_path: Path, make: Callable[[Path], None]) -> 
     directory = tmp_path / "run"
     directory.mkdir()
     make(directory)
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RefusedError, match="cannot lock the directory"):
         taken(directory)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held(tmp_path) == []
     assert os.listdir(elsewhere(directory)) == ["precious"]
 
 

@@ -20,14 +20,11 @@ from ckptctl.errors import CkptctlError, DamageError, ExistsError, NotFoundError
 from ckptctl.storage import LOCAL, LocalStorage
 from ckptctl.storage.local import LocalFile
 from tests.bundle import builders as b
+from tests.descriptors import held
 
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 # Looking
@@ -66,7 +63,6 @@ def test_what_is_nowhere(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     path = f"{tmp_path}/{name}"
-    before = open_files()
     assert LOCAL.stat(path) is None
     with pytest.raises(NotFoundError) as caught:
         LOCAL.listdir(path)
@@ -74,18 +70,20 @@ def test_what_is_nowhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(RefusedError if name == "loop" else NotFoundError) as caught:
         LOCAL.open(path)
     assert caught.value.file == path
-    assert open_files() == before
+    assert held(tmp_path) == []
 
 
 def test_what_is_no_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    before = open_files()
+    null = Path("/dev/null")
+    before = held(null)
     for path in (str(tmp_path), str(tmp_path / "pipe"), "/dev/null"):
         with b.bounded(), pytest.raises(RefusedError, match="not a regular file"):
             LOCAL.open(path)
         with b.bounded(), pytest.raises(CkptctlError):
             LOCAL.read_small(path, 9)
-    assert open_files() == before
+    assert held(tmp_path) == []
+    assert held(null) == before
 
 
 def test_a_storage_travels(tmp_path: Path) -> None:
@@ -188,11 +186,10 @@ def test_an_error_while_preallocating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     monkeypatch.setattr(os, "posix_fallocate", raiser(number))
-    before = open_files()
     with pytest.raises(OSError, match=os.strerror(number)):
         LOCAL.create(str(tmp_path / "file"), 4097)
     assert names(tmp_path) == []
-    assert open_files() == before
+    assert held(tmp_path) == []
 
 
 def raiser(number: int):

@@ -20,6 +20,7 @@ import pytest
 from ckptctl.errors import ChangedError, LockedError, RefusedError
 from ckptctl.storage import lock as lock_module
 from ckptctl.storage.lock import directory_lock, lock_directories
+from tests.descriptors import held
 from tests.storage.leases import Watched
 
 ROOT = Path(__file__).parent.parent.parent
@@ -193,11 +194,10 @@ def test_a_filesystem_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(lock_module.fcntl, "flock", none)
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RefusedError, match="no locks") as caught:
         free(tmp_path)
     assert caught.value.file == str(tmp_path / ".ckptctl" / "lock")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held(tmp_path) == []
 
 
 def make_file(directory: Path) -> None:
@@ -249,11 +249,10 @@ def test_where_no_lock_can_be(tmp_path: Path, make: Callable[[Path], None]) -> N
     directory = tmp_path / "run"
     directory.mkdir()
     make(directory)
-    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RefusedError, match="cannot lock") as caught:
         free(directory)
     assert caught.value.file == str(directory / ".ckptctl" / "lock")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert held(tmp_path) == []
     if make is make_linked_room:
         assert os.listdir(directory / "elsewhere") == []
 
