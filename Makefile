@@ -21,7 +21,7 @@ help:
 	@echo 'make test         lint, types and the whole suite'
 	@echo 'make torture      kills, failing disks and power cuts at every call (PYTEST="-k merge" for some)'
 	@echo 'make demo         TensorFlow trains with increments; merge; training goes on'
-	@echo 'make bench        everything that is measured, and the pages that quote it (BENCH="--gb 1.5 6" for larger fulls)'
+	@echo 'make bench        everything that is measured, and the pages that quote it (BENCH="--gb 1.5" without the larger fulls)'
 	@echo 'make bench-scale  time and memory against size, shards, tensors, increments: hours, 60 GB of disk, resumable'
 	@echo 'make bench-guard  five minutes: fails where something became much slower or larger'
 	@echo 'make fuzz         coverage-guided fuzzing of every reader, FUZZ_SECONDS=$(FUZZ_SECONDS) in all'

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from bench.goals import said
@@ -37,11 +38,14 @@ from bench.room import (
 #: Bytes of a key with its rows in the table and in its slot, and with freqs and versions.
 KEY_BYTES, COLUMN_BYTES = 2 * (8 + 64), 2 * 16
 SHARES = (0.001, 0.01, 0.05, 0.2)
+WAYS = {"no-verify": ["--no-verify"], "verified": []}
+#: A directory in memory: what is written there waits for no disk.
+MEMORY = Path("/dev/shm")
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--gb", type=float, nargs="+", default=[1.5], help="sizes of the fulls")
+    parser.add_argument("--gb", type=float, nargs="+", default=[1.5, 6.0], help="of the fulls")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="rows touched")
     parser.add_argument("--columns", action="store_true", help="with freqs and versions")
     parser.add_argument("--rounds", type=int, default=5)
@@ -70,20 +74,28 @@ def make_chains(chosen: argparse.Namespace, gb: float) -> Path:
     return room
 
 
-def merges(chosen: argparse.Namespace, chain: Path, jobs: bool) -> dict[str, Contender]:
-    """Return the ways of making the merged full, on all cores and on one."""
-    out = chosen.dir / "out"
+def merges(chain: Path, out: Path) -> dict[str, Contender]:
+    """Return the ways of making the merged full, and what each is held against."""
     sources = files(chain)
-    found = copies(chain, out)
     merge = [*CKPTCTL, "merge", str(chain), "-q", "-o", str(out / "merged")]
-    ways = {"no-verify": ["--no-verify"], "verified": []}
-    for name, flags in ways.items():
-        command = [*merge, *flags]
-        found[name] = Contender(shlex.join(["merge", *flags]), command, sources)
-        for number in (1, 2) if jobs else ():
-            said = shlex.join(["merge", *flags, "-j", str(number)])
-            found[f"{name} -j {number}"] = Contender(said, [*command, "-j", str(number)], sources)
-    return found
+    return copies(chain, out) | {
+        way: Contender(shlex.join(["merge", *flags]), [*merge, *flags], sources)
+        for way, flags in WAYS.items()
+    }
+
+
+def threaded(chain: Path, out: Path) -> dict[str, Contender]:
+    """Return the merges on one thread and on two."""
+    made = merges(chain, out)
+    return {
+        f"{way} -j {number}": Contender(
+            f"{made[way].name} -j {number}",
+            [*made[way].command, "-j", str(number)],
+            made[way].sources,
+        )
+        for way in WAYS
+        for number in (1, 2)
+    }
 
 
 def tensorflow(chain: Path, out: Path) -> Contender:
@@ -95,20 +107,38 @@ def tensorflow(chain: Path, out: Path) -> Contender:
 def figures(found: dict[str, Contender], case: str, startup: float, keys: int) -> dict[str, float]:
     """Return what is judged of the merges of one chain."""
     result = {}
-    ways = {"no-verify": "cp", "verified": "cp+cat"}
-    for way, against in ways.items():
+    for way, against in {"no-verify": "cp", "verified": "cp+cat"}.items():
         if {way, against} <= set(found):
             result[f"merge/{case}/{way}"] = found[way].wall / found[against].wall
             result[f"apart/{case}/{way}"] = (found[way].wall - startup) / found[against].wall
-    for way in ways:
+    for way in WAYS:
         if way in found:
             result[f"memory/{case}/{way}"] = (found[way].peak - 8 * keys) / MB
-        if {f"{way} -j 1", f"{way} -j 2"} <= set(found) and (os.cpu_count() or 1) > 1:
-            one, two = (found[f"{way} -j {number}"].wall for number in (1, 2))
-            result[f"jobs/{case}/{way}"] = one / two
         if {way, "tensorflow"} <= set(found):
             result[f"tensorflow/{case}/{way}"] = found["tensorflow"].wall / found[way].wall
     return result
+
+
+def speedups(found: dict[str, Contender], case: str, where: str = "") -> dict[str, float]:
+    """Return what the second thread gains, where there is a second core."""
+    both = {way: [f"{way} -j {number}" for number in (1, 2)] for way in WAYS}
+    return {
+        f"jobs/{case}/{way}{where}": found[one].wall / found[two].wall
+        for way, (one, two) in both.items()
+        if {one, two} <= set(found) and (os.cpu_count() or 1) > 1
+    }
+
+
+def in_memory(chosen: argparse.Namespace, chain: Path) -> dict[str, Contender]:
+    """Return the merges on one thread and on two, run with a result that waits for no disk."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < 3 * size(chain):
+        print(f"!! SKIPPED: no room in {MEMORY}", file=sys.stderr)
+        return {}
+    with tempfile.TemporaryDirectory(prefix="ckptctl-bench-", dir=MEMORY) as name:
+        out = Path(name) / "out"
+        found = threaded(chain, out)
+        run_rounds(found, out, chosen.rounds, chosen.prime_gb)
+        return found
 
 
 def check_result(chain: Path, out: Path, found: dict[str, Contender]) -> None:
@@ -142,19 +172,27 @@ def main() -> None:
         special = chosen.shares[len(chosen.shares) // 2] if gb == min(chosen.gb) else None
         for share in chosen.shares:
             chain = room / f"share-{share:g}"
-            found = merges(chosen, chain, share == special)
+            found, inside = merges(chain, out), {}
+            if share == special:
+                found |= threaded(chain, out)
             if share == special and not chosen.no_tensorflow:
                 found["tensorflow"] = tensorflow(chain, out)
             if chosen.only:
                 found = {name: each for name, each in found.items() if name in chosen.only}
             run_rounds(found, out, chosen.rounds, chosen.prime_gb)
             keys = round(share * gb * 1e9 / (KEY_BYTES + COLUMN_BYTES * chosen.columns))
-            own = figures(found, f"{gb:g} GB/{100 * share:g}%", startup, keys)
+            case = f"{gb:g} GB/{100 * share:g}%"
+            own = figures(found, case, startup, keys) | speedups(found, case)
+            if share == special and not chosen.only:
+                inside = in_memory(chosen, chain)
+                own |= speedups(inside, case, ", result in memory")
             print(f"\n## Merge: full of {size(chain) / 1e9:.2f} GB, {share:.1%} touched\n")
             print(table(found, next(iter(found))), "", *said(own), sep="\n", flush=True)
             if {"tensorflow", "no-verify"} <= set(found):
                 check_result(chain, out, found)
             groups[f"merge {gb:g} GB {share:g}"] = found
+            if inside:
+                groups[f"merge {gb:g} GB {share:g}, result in memory"] = inside
             judged |= own
             told = {k: v for k, v in vars(chosen).items() if k not in ("dir", "json")}
             chosen.json.write_text(json.dumps(document(groups, told, judged), indent=1) + "\n")
