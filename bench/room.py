@@ -104,10 +104,10 @@ def startups(directory: Path) -> dict[str, Contender]:
 def copies(chain: Path, out: Path) -> dict[str, Contender]:
     """Return what a merge has to beat: the same bytes, moved by cp and cat."""
     full = sorted(chain.glob(f"{FULL}.*"))
-    recent = files(chain / ".incremental_checkpoint")
+    recent = shlex.quote(str(chain / ".incremental_checkpoint"))
     copied = shlex.join(str(out / path.name) for path in full)
     steps = f"cp {shlex.join(map(str, full))} {shlex.quote(str(out))} && sync {copied}"
-    steps += f" && cat {shlex.join(map(str, recent))} > /dev/null"
+    steps += f" && find {recent} -type f -exec cat {{}} + > /dev/null"
     both, read = ["sh", "-c", steps], ["sh", "-c", f"{steps} && cat {copied} > /dev/null"]
     sources = files(chain)
     return {

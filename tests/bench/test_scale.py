@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from bench.arithmetic import Constants, Setting, constants_of, hours
 from bench.plot import Curve, draw
 from bench.results import Document
+from bench.room import copies
 from bench.scale import Point, figures, growth, points
 from bench.scale_page import PLOTS, scale_points, scale_skipped
 
@@ -87,3 +89,16 @@ def test_a_merge_waits_for_the_slowest() -> None:
     assert hours(own, disk, 3600.0, True) == (pytest.approx(2.05), "reading")
     shared = Setting("", read=1.0, write=0.5, cores=8, machines=100, shared=1.0)
     assert hours(own, shared, 3600.0, False) == (pytest.approx(2.05), "store")
+
+
+def test_a_thousand_increments_are_no_argument_too_long(tmp_path: Path) -> None:
+    """What cp and cat are given has to fit into one argument of a shell: 128 KiB."""
+    chain, out = tmp_path / "chain", tmp_path / "out"
+    recent = chain / ".incremental_checkpoint"
+    recent.mkdir(parents=True)
+    out.mkdir()
+    (chain / "model.ckpt-1000.index").write_bytes(b"full")
+    for number in range(1000):
+        (recent / f"incremental_model.ckpt-{1100 + number}.data-00000-of-00001").touch()
+    copies(chain, out)["cp+cat"].run(tmp_path)
+    assert (out / "model.ckpt-1000.index").read_bytes() == b"full"
