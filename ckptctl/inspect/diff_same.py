@@ -198,7 +198,7 @@ class SameTask:
         crcs: dict[ColumnName, int] = dict.fromkeys(self.same.columns, 0)
         first = self.first
         # One piece for all: memory that is asked for anew each time is slow (bench.md).
-        widest = max(column.row_bytes for column in self.same.columns.values())
+        widest = max((column.row_bytes for column in self.same.columns.values()), default=0)
         buffer = np.empty(max(min(_PIECE_BYTES, self.nbytes), widest), np.uint8)
         while first < self.last:
             last = min(first + _BLOCK_ROWS, self.last)
