@@ -38,8 +38,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.diff_aligned import aligned, compare_aligned
@@ -124,6 +124,8 @@ def diff(
     if table is not None:
         known = sorted({*ours, *theirs, *tensors_a, *tensors_b})
         if table not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(table, known, n=3)
             raise NotFoundError(
                 f"neither has a table or tensor {table!r}",
@@ -178,11 +180,10 @@ class _Tables:
         }
         if a and b and not found["differs"]:
             theirs = {member.slot: member for member in b.members}
-            for member in a.members:
-                if member.slot in theirs:
-                    rows = self._member(name, member, theirs[member.slot])
-                    document = {"name": member.name, "slot": member.slot, **rows.document()}
-                    members.append(document | {"differs": rows.differs})
+            pairs = [(own, theirs[own.slot]) for own in a.members if own.slot in theirs]
+            for (member, _), rows in zip(pairs, self._members(name, pairs), strict=True):
+                document = {"name": member.name, "slot": member.slot, **rows.document()}
+                members.append(document | {"differs": rows.differs})
         elif self.each is not None:
             self.each({"table": name, "change": found["differs"] or f"only in {found['in']}"})
         found["changed"] = bool(
@@ -194,29 +195,43 @@ class _Tables:
         )
         return found
 
-    def _member(self, table: str, a: MemberView, b: MemberView) -> RowsDiff:
-        total = self._empty(table, b)
-        parts = _parts(a, b)
-        self.runner.progress.start(f"comparing {b.name}", sum(_nbytes(*pair) for pair in parts))
+    def _members(
+        self, table: str, pairs: Sequence[tuple[MemberView, MemberView]]
+    ) -> list[RowsDiff]:
+        totals = [self._empty(table, b) for _, b in pairs]
+        parts = [_parts(a, b) for a, b in pairs]
+        nbytes = sum(_nbytes(*pair) for own in parts for pair in own)
+        self.runner.progress.start(f"comparing {table}", nbytes)
         if self.each is not None:  # lines come in order, from one thread
-            for x, y in parts:
-                total.merge(_Part(x, y, self._empty(table, b)).run(self.runner.progress.advance)[0])
-            return total
+            for total, own in zip(totals, parts, strict=True):
+                for x, y in own:
+                    task = _Part(x, y, self._empty(table, y))
+                    total.merge(task.run(self.runner.progress.advance)[0])
+            return totals
+        for label, (counted, checksums) in self.runner.map(self._tasks(table, parts)):
+            totals[label.member].merge(counted)
+            if label.same is not None and not isinstance(label.task, _Part):
+                label.same.add(label.task, checksums)
+        return totals
 
-        def tasks() -> Iterator[tuple[tuple[SameFull, SameTask | NewTask] | None, Task[Compared]]]:
-            for x, y in parts:
-                same = same_full(x.parts[0], y.parts[0], _columns(y)) if len(x.parts) == 1 else None
+    def _tasks(
+        self, table: str, parts: Sequence[Sequence[tuple[MemberView, MemberView]]]
+    ) -> Iterator[tuple[_Label, Task[Compared]]]:
+        # All members at once, so that no core waits between them: part by part, since the
+        # members of a part share what is known of its rows.
+        for own in zip(*parts, strict=True):
+            first: SameFull | None = None
+            for member, (x, y) in enumerate(own):
+                same = None
+                if len(x.parts) == 1:
+                    same = same_full(x.parts[0], y.parts[0], _columns(y), first)
                 if same is None:
-                    yield None, _Part(x, y, self._empty(table, b))
+                    part = _Part(x, y, self._empty(table, y))
+                    yield _Label(member, part), part
                     continue
-                for task in same.tasks(lambda: self._empty(table, b)):
-                    yield (same, task), task
-
-        for label, (counted, checksums) in self.runner.map(tasks()):
-            total.merge(counted)
-            if label is not None:
-                label[0].add(label[1], checksums)
-        return total
+                first = first or same
+                for task in same.tasks(partial(self._empty, table, y)):
+                    yield _Label(member, task, same), task
 
     def _empty(self, table: str, member: MemberView) -> RowsDiff:
         lines: Lines | None = None
@@ -251,6 +266,14 @@ class _Part:
             self.counted.add(*rows)
             report(size * (len(rows[0]) + len(rows[1])))
         return self.counted, {}
+
+
+class _Label(NamedTuple):
+    """What a task is part of."""
+
+    member: int
+    task: _Part | SameTask | NewTask
+    same: SameFull | None = None
 
 
 def _nbytes(a: MemberView, b: MemberView) -> int:

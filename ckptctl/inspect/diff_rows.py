@@ -22,8 +22,8 @@ _FREQS = 64
 _BARS = 40
 _QUANTILES = (0.5, 0.9, 0.99)
 
-#: Bytes of numbers that are worked on together.
-_CACHED = 1 << 17
+#: Bytes of numbers that are worked on together, of each side.
+_CACHED = 1 << 16
 
 #: Receives key, change, L2, largest change, freqs and versions of rows that differ.
 Lines = Callable[[Iterator[dict[str, object]]], None]
@@ -119,9 +119,12 @@ class RowsDiff:
         which = np.flatnonzero(_common_differ(old, new, in_a, in_b))
         if not len(which):
             return none
-        rows_a = which if isinstance(in_a, slice) else in_a[which]
-        rows_b = which if isinstance(in_b, slice) else in_b[which]
-        first, second = decode(self.dtype, old[rows_a]), decode(self.dtype, new[rows_b])
+        if isinstance(in_a, slice) or isinstance(in_b, slice):
+            all_did = len(which) == len(old)  # as a rule, where only touched rows are compared
+            old, new = (old, new) if all_did else (old[which], new[which])
+        else:
+            old, new = old[in_a[which]], new[in_b[which]]
+        first, second = decode(self.dtype, old), decode(self.dtype, new)
         if first is None or second is None:
             return which, np.full((len(which), 5), np.nan)
         measured = _measure(first.reshape(len(which), -1), second.reshape(len(which), -1))
@@ -258,23 +261,29 @@ class RowsDiff:
 
 def _measure(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     """Return L2 and largest element of the change, both norms, and the cosine, of each row."""
-    measured = np.empty((len(old), 5))
-    # Some rows at a time: memory that is asked for anew each time is slow (bench.md).
-    step = max(1, _CACHED // (8 * old.shape[1]))
-    ends = np.arange(0, step * old.shape[1], old.shape[1])
+    rows, width = old.shape
+    measured: np.ndarray = np.empty((5, rows))
+    l2, most, before, after, cosine = measured
+    # Some rows at a time, in memory that is used again: what is asked for anew is slow (bench.md).
+    step = min(max(1, _CACHED // (8 * width)), rows)
+    numbers = [np.empty((step, width)) for _ in range(3)]
+    ends = np.arange(0, step * width, width)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        for at in range(0, len(old), step):
-            own = measured[at : at + step]
-            x = old[at : at + step].astype(np.float64)
-            y = new[at : at + step].astype(np.float64)
-            change = y - x
-            for number, each in ((0, change), (2, x), (3, y)):
-                own[:, number] = np.sqrt(np.einsum("ij,ij->i", each, each))
-            own[:, 4] = np.einsum("ij,ij->i", x, y) / (own[:, 2] * own[:, 3])
+        for at in range(0, rows, step):
+            own = slice(at, min(at + step, rows))
+            x, y, change = (each[: own.stop - at] for each in numbers)
+            x[:], y[:] = old[own], new[own]
+            np.subtract(y, x, out=change)
+            for one, other, found in ((change, change, l2), (x, x, before), (y, y, after)):
+                np.einsum("ij,ij->i", one, other, out=found[own])
+            np.einsum("ij,ij->i", x, y, out=cosine[own])
             np.abs(change, out=change)
             # Short rows, one after the other, are not what `max` along an axis is good at.
-            own[:, 1] = np.maximum.reduceat(change.reshape(-1), ends[: len(own)])
-    return measured
+            np.maximum.reduceat(change.reshape(-1), ends[: len(x)], out=most[own])
+        for found in (l2, before, after):
+            np.sqrt(found, out=found)
+        cosine /= before * after
+    return np.asarray(measured.T)
 
 
 def _rank(l2: np.ndarray) -> np.ndarray:

@@ -16,7 +16,9 @@ from ckptctl.bundle.checksum import combine
 from ckptctl.inspect.diff_rows import RowsDiff
 from ckptctl.inspect.parts import ColumnName, PartView, StatePart
 from ckptctl.inspect.walk import MOST_ROWS, Rows, typed
+from ckptctl.restore.column import records
 from ckptctl.restore.join import find_keys
+from ckptctl.restore.keys import is_in
 from ckptctl.restore.rowmap import compact
 from ckptctl.running import BATCH_BYTES, Report, ignore
 from ckptctl.tables import BUCKETS
@@ -42,8 +44,21 @@ class _Brought:
         Those of the state.
     """
 
-    def __init__(self, part: StatePart, names: Sequence[ColumnName]) -> None:
-        rowmap = part.state.rowmap
+    def __init__(
+        self, part: StatePart, names: Sequence[ColumnName], like: _Brought | None = None
+    ) -> None:
+        found = {name: part.column(name) for name in names}
+        self.columns = {name: column for name, column in found.items() if column is not None}
+        rowmap = self._rowmap = part.state.rowmap
+        self._keys: np.ndarray
+        self._new: np.ndarray
+        self._places: np.ndarray
+        self.rows: np.ndarray
+        self.whole: bool
+        if like is not None and like._rowmap is rowmap:  # the very keys, in the same rows
+            self._keys, self._new, self._places = like._keys, like._new, like._places
+            self.rows, self.whole = like.rows, like.whole
+            return
         keys = part.column("keys")
         assert keys is not None  # every table has that column
         brought = typed(keys, keys.brought(np.arange(len(rowmap.changed))))
@@ -56,8 +71,6 @@ class _Brought:
         self.rows = (source - rowmap.starts[run] + rowmap.changed)[old]
         self._places = compact(old, len(source))
         self.whole = rowmap.rows - (len(source) - len(old)) == rowmap.old_rows
-        found = {name: part.column(name) for name in names}
-        self.columns = {name: column for name, column in found.items() if column is not None}
 
     def span(self, first: int, last: int) -> slice:
         """Return which of `rows` lie in a range of the full's."""
@@ -69,13 +82,18 @@ class _Brought:
     ) -> dict[ColumnName, np.ndarray]:
         """Return some rows of the full, ascending, as the state has them; put in their keys."""
         own = self.span(int(rows[0]), int(rows[-1]) + 1)
+        columns = {name: column for name, column in old.items() if name in self.columns}
+        if own.start == own.stop:
+            return columns
+        brought = self.take(self._places[own])
+        if len(brought) == len(rows):
+            keys[:] = brought.keys
+            return brought.columns
         at = np.searchsorted(rows, self.rows[own])
-        columns = {name: column.copy() for name, column in old.items() if name in self.columns}
-        if len(at):
-            brought = self.take(self._places[own])
-            keys[at] = brought.keys
-            for name, column in columns.items():
-                column[at] = brought.columns[name]
+        keys[at] = brought.keys
+        for name, column in columns.items():
+            columns[name] = column.copy()
+            columns[name][at] = brought.columns[name]
         return columns
 
     def new(self) -> tuple[np.ndarray, np.ndarray]:
@@ -110,9 +128,16 @@ class SameFull:
         Rows of the full.
     """
 
-    def __init__(self, a: StatePart, b: StatePart, names: Sequence[ColumnName]) -> None:
+    def __init__(
+        self,
+        a: StatePart,
+        b: StatePart,
+        names: Sequence[ColumnName],
+        like: SameFull | None = None,
+    ) -> None:
         self.parts = a, b
-        self.a, self.b = _Brought(a, names), _Brought(b, names)
+        self.a: _Brought = _Brought(a, names, None if like is None else like.a)
+        self.b: _Brought = _Brought(b, names, None if like is None else like.b)
         self.columns = {**self.a.columns, **self.b.columns}
         self.rows = self._left = a.state.rowmap.old_rows
         self._crcs: dict[ColumnName, dict[int, tuple[int, int]]] = {n: {} for n in self.columns}
@@ -126,7 +151,7 @@ class SameFull:
     def touched(self, first: int, last: int) -> np.ndarray:
         """Return which of the full's rows [first, last) one of the states replaces, ascending."""
         a, b = (side.rows[side.span(first, last)] for side in (self.a, self.b))
-        return np.union1d(a, b) if len(a) and len(b) else a if len(a) else b
+        return _union(a, b) if len(a) and len(b) else a if len(a) else b
 
     def tasks(self, empty: Callable[[], RowsDiff]) -> Iterator[SameTask | NewTask]:
         """Return what compares all rows."""
@@ -172,13 +197,16 @@ class SameTask:
         """Return what was counted, and the checksum of these rows of each column."""
         crcs: dict[ColumnName, int] = dict.fromkeys(self.same.columns, 0)
         first = self.first
+        # One piece for all: memory that is asked for anew each time is slow (bench.md).
+        widest = max((column.row_bytes for column in self.same.columns.values()), default=0)
+        buffer = np.empty(max(min(_PIECE_BYTES, self.nbytes), widest), np.uint8)
         while first < self.last:
             last = min(first + _BLOCK_ROWS, self.last)
             touched = self.same.touched(first, last)
             if len(touched) > MOST_ROWS:
                 last = int(touched[MOST_ROWS])
                 touched = touched[:MOST_ROWS]
-            self._compare(first, last, touched, crcs, report)
+            self._compare(first, last, touched, crcs, buffer, report)
             first = last
         rows = self.last - self.first
         columns = self.same.columns.items()
@@ -190,31 +218,36 @@ class SameTask:
         last: int,
         touched: np.ndarray,
         crcs: dict[ColumnName, int],
+        buffer: np.ndarray,
         report: Report,
     ) -> None:
         old: dict[ColumnName, np.ndarray] = {}
         for name, column in self.same.columns.items():
             measure = name == "values" and self.counted.norms
-            kept = np.empty((len(touched), column.row_bytes), np.uint8)
+            width = column.row_bytes
+            kept = np.empty((len(touched), width), np.uint8)
             norms: list[np.ndarray] = []
-            step = max(1, _PIECE_BYTES // max(column.row_bytes, 1))
-            buffer = np.empty((min(step, last - first), column.row_bytes), np.uint8)
+            step = max(1, len(buffer) // max(width, 1))
             starts = range(first, last, step)
             edges = np.searchsorted(touched, [*starts, last]).tolist()
             for at, begin, end in zip(starts, edges, edges[1:], strict=False):
-                piece = buffer[: last - at]
+                rows = min(step, last - at)
+                piece = buffer[: rows * width].reshape(rows, width)
                 crcs[name] = column.read_old(at, piece, crc=crcs[name])
-                if end > begin:
-                    kept[begin:end] = piece[touched[begin:end] - at]
+                if end > begin and width:
+                    records(kept)[begin:end] = records(piece)[touched[begin:end] - at]
                 own = self.counted.norms_of(typed(column, piece)) if measure else None
                 if own is not None:
                     norms.append(own)
                 report(piece.nbytes)
             old[name] = typed(column, kept)
             if norms:
-                same = np.ones(last - first, bool)
-                same[touched - first] = False
-                self.counted.add_norms(np.concatenate(norms)[same])
+                every = np.concatenate(norms)
+                if len(touched):
+                    same = np.ones(last - first, bool)
+                    same[touched - first] = False
+                    every = every[same]
+                self.counted.add_norms(every)
         self.counted.unchanged += last - first - len(touched)
         if len(touched):
             keys = np.empty(len(touched), np.int64)  # each is replaced by one of the two
@@ -240,7 +273,7 @@ class NewTask:
         """Return what was counted."""
         sides = self.same.a, self.same.b
         keys, places = zip(*(side.new() for side in sides), strict=True)
-        together = np.union1d(*keys)
+        together = _union(*keys)
         for first in range(0, len(together), MOST_ROWS):
             bounds = together[first], together[min(first + MOST_ROWS, len(together)) - 1]
             rows = []
@@ -251,11 +284,19 @@ class NewTask:
             self.counted.add(*rows)
             report(0)
         a, b = self.same.parts
-        fresh = np.setdiff1d(keys[1], keys[0], assume_unique=True)
-        lost = np.setdiff1d(keys[0], keys[1], assume_unique=True)
+        fresh = keys[1][~is_in(keys[1], keys[0])]
+        lost = keys[0][~is_in(keys[0], keys[1])]
         self.counted.admitted += _filtered(a, fresh, report)
         self.counted.filtered += _filtered(b, lost, report)
         return self.counted, {}
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return what stands in either, ascending; NumPy's own imports masked arrays for it."""
+    both = np.sort(np.concatenate([a, b]))
+    first = np.ones(len(both), bool)
+    np.not_equal(both[1:], both[:-1], out=first[1:])
+    return both[first]
 
 
 def _filtered(part: StatePart, keys: np.ndarray, report: Report) -> int:
@@ -273,12 +314,17 @@ def _filtered(part: StatePart, keys: np.ndarray, report: Report) -> int:
     return int(np.count_nonzero(found))
 
 
-def same_full(a: PartView, b: PartView, names: Sequence[ColumnName]) -> SameFull | None:
-    """Return two parts as parts of one full; None if they are not, or rows of it are left out."""
+def same_full(
+    a: PartView, b: PartView, names: Sequence[ColumnName], like: SameFull | None = None
+) -> SameFull | None:
+    """Return two parts as parts of one full; None if they are not, or rows of it are left out.
+
+    `like` is another member of the part: what is known of its rows is not read again.
+    """
     if not isinstance(a, StatePart) or not isinstance(b, StatePart):
         return None
     ours, theirs = a.state, b.state
     if ours.job.full.prefix != theirs.job.full.prefix or ours.ev != theirs.ev or not ours.ev.rows:
         return None
-    found = SameFull(a, b, names)
+    found = SameFull(a, b, names, like)
     return found if found.alike else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
@@ -444,6 +443,8 @@ def _has_rows(tensor: TensorView) -> bool:
 
 def not_there(view: View, name: str) -> NotFoundError:
     """Return the error of a table that is not there, with what may have been meant."""
+    from difflib import get_close_matches
+
     is_tensor = any(tensor.name == name for tensor in view.tensors)
     owner = next(
         (t.name for t in view.tables for member, slot, _ in t.shapes if slot and member == name),

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import zipfile
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from ckptctl.errors import RefusedError
-from ckptctl.inspect.formats.parquet import need_pyarrow
 from ckptctl.inspect.lookup import STATES, Lookup
 from ckptctl.inspect.lookup_rows import Cells
 
@@ -57,6 +54,8 @@ def _offsets(cells: Cells) -> list[int | None]:
 
 
 def _csv(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
+    import csv  # a format each: who asks for a thousand keys waits for the imports of all
+
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
     writer = csv.writer(text)
     names = ["key", "state", "freq", "version"]
@@ -81,6 +80,8 @@ def _csv(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
 
 
 def _npz(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
+    import zipfile
+
     # `np.savez` takes names as keywords, and a slot may be called `file`.
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -107,6 +108,8 @@ def _arrays(found: Lookup, members: dict[str, Cells]) -> dict[str, np.ndarray]:
 
 
 def _parquet(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
+    from ckptctl.inspect.formats.parquet import need_pyarrow
+
     need_pyarrow()
     import pyarrow as pa
     from pyarrow import parquet

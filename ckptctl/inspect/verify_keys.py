@@ -17,6 +17,7 @@ from ckptctl.inspect.view import MemberView
 from ckptctl.inspect.walk import Rows, walk_both, walk_pair
 from ckptctl.restore.keys import (
     KeyReader,
+    Narrow,
     again,
     bucket_of,
     digest_of,
@@ -195,6 +196,7 @@ class _Seen:
     #: (code, suffix of the tensor) -> how many keys, and the first of them.
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     first: dict[tuple[str, str], int] = field(default_factory=dict)
+    _narrow: Narrow = field(default_factory=Narrow)
 
     def look(self, rows: Rows, away: Rows) -> None:
         if not self.task.alike:
@@ -216,27 +218,34 @@ class _Seen:
     def _placed(self, rows: Rows, suffix: str, offsets: str) -> np.ndarray:
         """Return the ascending keys that a PS takes; note the others, and those twice."""
         keys = rows.keys
-        # 16 bits hold any bucket, and are a quarter of what goes through the cache.
-        bucket = bucket_of(keys).astype(np.int16)
+        narrow = self._narrow(keys)
+        if narrow is not None:
+            keys, bucket = narrow
+        else:  # 16 bits hold any bucket, and are a quarter of what goes through the cache
+            bucket = bucket_of(keys).astype(np.int16)
         first, last = rows.buckets
         place = np.arange(first, last)
         if last == first + 1:
             wrong = bucket != first
         elif rows.segments is not None and (last <= BUCKETS or self._bucketed(offsets)):
-            wrong = bucket != np.repeat(place.astype(np.int16), rows.segments)
+            wrong = bucket != np.repeat(place.astype(bucket.dtype), rows.segments)
             place = place[rows.segments > 0]
         else:  # keys alone tell
             wrong = np.zeros(len(keys), bool)
         # Remainders are slow: of keys in their buckets the buckets tell the part.
         if (place % self.task.parts != self.task.part).any():
             wrong |= bucket.astype(np.int64) % self.task.parts != self.task.part
-        illegal = bucket < 0
+        illegal = bucket < 0 if narrow is None else np.zeros(len(keys), bool)
         if wrong.any() or illegal.any():
             self._note("CK055", keys[illegal], suffix)
             self._note("CK054", keys[wrong & ~illegal], suffix)
             keys = keys[~wrong]  # a PS skips the others
         # NumPy sorts integers in vectors: no hash is as fast.
-        ordered = in_order(keys)
+        if narrow is None:
+            ordered = np.sort(keys)
+        else:
+            ordered = keys
+            ordered.sort()
         self._note("CK053", again(ordered), suffix)
         return ordered
 

@@ -296,6 +296,7 @@ class ColumnStream:
         self._first = self._cursor = self._map.old_before(start)
         self._end = self._map.old_rows if stop >= column.rows else self._map.old_before(stop)
         self._stop = stop
+        self._plain = self._map.untouched
         self._buffer = self._scratch = np.empty((0, column.row_bytes), np.uint8)
         self.row = start
         self.crc = 0
@@ -313,6 +314,11 @@ class ColumnStream:
     def fill(self, out: np.ndarray) -> None:
         """Put the next rows into `out`, uint8[rows, row bytes]."""
         stop = self.row + len(out)
+        if self._plain:
+            self._skip_to(self.row)
+            self._read(stop, out)
+            self.row = stop
+            return
         self._place_old(*self._map.runs(self.row, stop), out)
         self._column.change(self.row, stop, out)
         self.row = stop

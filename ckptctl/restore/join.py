@@ -13,6 +13,7 @@ from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import (
     FACTOR,
     KeyReader,
+    Narrow,
     again,
     bucket_of,
     check_keys,
@@ -105,6 +106,7 @@ class FullKeys:
         self._report = report
         self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys, digest=digest)
         self._unique = _Unique(data, ev, *self._place, report) if validate else None
+        self._narrow = Narrow()
         self._problem: TableError | None = None
 
     @property
@@ -149,26 +151,29 @@ class FullKeys:
             followed = sum(twin.follow(keys) for twin in twins)
             if self._report is not None:
                 self._report(keys.nbytes + followed)
-            wrong = _illegal(keys, at, *self._place)
-            if self.offsets is None or bucket_first == BUCKETS:
-                wanted = by_key = np.argsort(incoming.keys) if by_key is None else by_key
-            else:
-                low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
-                wanted = low + np.argsort(incoming.keys[low:high])
+            wrong = _illegal(self._narrow, keys, at, *self._place)
             if wrong.any():
                 deleted.append(np.flatnonzero(wrong) + at)
-            hits, rows = _match(keys, incoming.keys[wanted], wrong)
+            if self.offsets is None or bucket_first == BUCKETS:
+                # All of them, piece after piece: once in order, they need not be sorted again.
+                by_key = np.argsort(incoming.keys) if by_key is None else by_key
+                hits, rows = _match(keys, incoming.keys[by_key], wrong)
+                hits = by_key[hits]
+            else:
+                low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
+                hits, rows = _match(keys, incoming.keys[low:high], wrong)
+                hits = hits + low
             try:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
                     self._unique.check(keys, at, wrong)
-                twice = found[wanted[hits]] >= 0
+                twice = found[hits] >= 0
                 if twice.any():
-                    key = int(incoming.keys[wanted[hits[twice]]][0])
+                    key = int(incoming.keys[hits[twice]][0])
                     raise key_twice(self._data, self._ev, key)
             except TableError as error:  # told as flipped bits, at the end, if that is what it is
                 self._problem = self._problem or error
-            found[wanted[hits]] = rows + at
+            found[hits] = rows + at
         return found, np.concatenate([_NONE, *deleted])
 
     def finish(self) -> None:
@@ -186,10 +191,16 @@ class FullKeys:
 
 
 def _illegal(
-    keys: np.ndarray, at: int, part: int, num_parts: int, offsets: np.ndarray | None
+    narrow: Narrow,
+    keys: np.ndarray,
+    at: int,
+    part: int,
+    num_parts: int,
+    offsets: np.ndarray | None,
 ) -> np.ndarray:
     """Return which keys, of the rows from `at` on, lie outside their part or bucket."""
-    own = bucket_of(keys)
+    short = narrow(keys)
+    own = bucket_of(keys) if short is None else short[1]
     if offsets is None or at >= offsets[-1]:
         return np.asarray(own % num_parts != part)
     stop = at + len(keys)
@@ -198,7 +209,8 @@ def _illegal(
     counts = np.diff(np.clip(offsets[first : last + 1], at, stop))
     buckets = np.arange(first, last)
     # No bucket of another part has rows that are in their place.
-    bucket = np.repeat(np.where(buckets % num_parts == part, buckets, -BUCKETS), counts)
+    places = np.where(buckets % num_parts == part, buckets, BUCKETS)
+    bucket = np.repeat(places.astype(own.dtype), counts)
     if len(bucket) == len(own):
         return np.asarray(own != bucket)
     wrong = own % num_parts != part
@@ -263,6 +275,7 @@ class _Unique:
         self._data = data
         self._ev = ev
         self._place = (part, num_parts, offsets)
+        self._narrow = Narrow()
         self._report = report
         bound = 0 if offsets is None else int(offsets[-1])
         tail = ev.rows - bound
@@ -313,7 +326,8 @@ class _Unique:
         for at in range(first, last, knobs.JOIN_KEYS):
             stop = min(at + knobs.JOIN_KEYS, last)
             keys = read_keys(self._data, self._ev.name, self._ev.keys, at, stop)
-            kept = keys[in_slice(keys, number, slices) & ~_illegal(keys, at, *self._place)]
+            wrong = _illegal(self._narrow, keys, at, *self._place)
+            kept = keys[in_slice(keys, number, slices) & ~wrong]
             if count + len(kept) > len(together):  # hashes that are badly spread
                 together = np.concatenate([together, np.empty(len(together) + len(kept), np.int64)])
             together[count : count + len(kept)] = kept
@@ -333,22 +347,53 @@ def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
 
 
 def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of the ascending `wanted` keys stand in `keys`, and at which rows.
+    """Return which of the `wanted` keys, each once, stand in `keys`, and at which rows.
 
-    A byte filter over a multiplicative hash leaves few candidates, and only these are
-    searched: five times as fast as searching all (bench.md).
+    A byte filter over a multiplicative hash leaves few candidates, and a second table tells
+    which key each may be: a binary search costs ten times as much, since branches guess wrong.
     """
     if not len(wanted) or not len(keys):
         return _NONE, _NONE
     bits = max(10, (len(wanted) * 32).bit_length())
-    shift = np.uint64(64 - bits)
+    slot_of, slots = _slots(wanted, bits), _slots(keys, bits)
     table = np.zeros(1 << bits, bool)
-    table[(wanted.view(np.uint64) * FACTOR) >> shift] = True
-    candidates = np.flatnonzero(table[(keys.view(np.uint64) * FACTOR) >> shift])
+    table[slot_of] = True
+    candidates = np.flatnonzero(table.take(slots, mode="clip"))
     hit_keys = keys[candidates]
-    position = np.minimum(np.searchsorted(wanted, hit_keys), len(wanted) - 1)
+    if len(wanted) > _MOST_OWNERS:
+        position = _search(hit_keys, wanted)
+        hit = wanted[position] == hit_keys
+        return position[hit], candidates[hit]
+    numbers = np.arange(len(wanted), dtype=np.uint16)
+    owner = np.empty(1 << bits, np.uint16)  # unset where the filter lets nothing through
+    owner[slot_of] = numbers
+    position = owner[slots[candidates]].astype(np.int64)
     hit = wanted[position] == hit_keys
+    crowded = np.flatnonzero(owner[slot_of] != numbers)
+    if len(crowded):  # keys whose slot another has
+        rest = np.flatnonzero(~hit)
+        position[rest] = crowded[_search(hit_keys[rest], wanted[crowded])]
+        hit[rest] = wanted[position[rest]] == hit_keys[rest]
     return position[hit], candidates[hit]
+
+
+#: Keys whose numbers fit into uint16.
+_MOST_OWNERS = 1 << 16
+
+
+def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where in `wanted`, in any order, each key stands if it does."""
+    order = None if (wanted[1:] >= wanted[:-1]).all() else np.argsort(wanted)
+    ascending = wanted if order is None else wanted[order]
+    at = np.minimum(np.searchsorted(ascending, keys), len(wanted) - 1)
+    return at if order is None else order[at]
+
+
+def _slots(keys: np.ndarray, bits: int) -> np.ndarray:
+    """Return the upper bits of the product of keys and a factor that spreads them."""
+    slots: np.ndarray = keys.view(np.uint64) * FACTOR
+    slots >>= np.uint64(64 - bits)
+    return slots.view(np.int64)
 
 
 def _match(

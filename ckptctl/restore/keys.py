@@ -12,6 +12,7 @@ from ckptctl.tables import BUCKETS, EvSet
 __all__ = [
     "FACTOR",
     "KeyReader",
+    "Narrow",
     "again",
     "bucket_of",
     "check_keys",
@@ -39,6 +40,28 @@ def bucket_of(keys: np.ndarray) -> np.ndarray:
         return np.asarray(np.subtract(plain, rest, out=rest).view(np.int64))
     signed = wide - wide // BUCKETS * BUCKETS
     return np.asarray(np.where((wide < 0) & (signed != 0), signed - BUCKETS, signed))
+
+
+class Narrow:
+    """Keys as uint32 where all fit: NumPy divides these four times as fast, and sorts them twice.
+
+    Each call uses the memory of the one before again: what is asked for anew is slow (bench.md).
+    """
+
+    def __init__(self) -> None:
+        self._keys = self._rest = np.empty(0, np.uint32)
+
+    def __call__(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return keys and their buckets, to be done with as one likes; None where they are long."""
+        if not len(keys) or int(np.maximum.reduce(keys.view(np.uint64))) >= 1 << 32:
+            return None
+        if len(keys) > len(self._keys):
+            self._keys, self._rest = (np.empty(len(keys), np.uint32) for _ in range(2))
+        own, rest = self._keys[: len(keys)], self._rest[: len(keys)]
+        own[:] = keys
+        np.floor_divide(own, np.uint32(BUCKETS), out=rest)
+        rest *= np.uint32(BUCKETS)
+        return own, np.subtract(own, rest, out=rest)
 
 
 def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:

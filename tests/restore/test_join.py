@@ -241,3 +241,16 @@ def test_a_column_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.Monkey
         stored.read_keys(reader, "emb", found.keys, 0, 9)
     assert caught.value.tensor == "emb"
     reader.close()
+
+
+@pytest.mark.parametrize("most", [1 << 16, 100])
+@pytest.mark.parametrize("wanted", [1, 4000])
+def test_keys_are_found_whatever_their_order_and_their_slots(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, most: int
+) -> None:
+    monkeypatch.setattr("ckptctl.restore.join._MOST_OWNERS", most)
+    numbers = np.random.default_rng(1).integers(0, 2**62, 9000)  # some share a slot
+    keys, asked = numbers[:6000], np.ascontiguousarray(numbers[::-2][:wanted])
+    found = dict(zip(*(each.tolist() for each in join.find_keys(keys, asked)), strict=True))
+    row_of = {key: row for row, key in enumerate(keys.tolist())}
+    assert found == {at: row_of[key] for at, key in enumerate(asked.tolist()) if key in row_of}
