@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 from ckptctl.bundle.dtypes import DTYPES, DType
-from ckptctl.bundle.plain import plain_entry, plain_header
+from ckptctl.bundle.plain import (
+    PlainEntry,
+    entry_bytes,
+    header_bytes,
+    plain_entries,
+    plain_entry,
+    plain_header,
+)
 from ckptctl.bundle.slices import TensorSlice, find_overlap
 from ckptctl.errors import EndiannessError, EntryError, HeaderError, ShapeSizeError
 
@@ -73,6 +81,8 @@ class BundleHeader:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this header."""
+        if not self.raw or plain_header(self.raw) is not None:
+            return header_bytes(self.num_shards, self.producer)
         from ckptctl.bundle.proto import BundleHeaderProto
 
         message = BundleHeaderProto.FromString(self.raw)
@@ -133,7 +143,23 @@ class Entry:
         ShapeSizeError
             The shape does not fit the size.
         """
-        plain = plain_entry(raw)
+        return cls._made(plain_entry(raw), raw, path, name, num_shards)
+
+    @classmethod
+    def decode_all(
+        cls, raws: Sequence[bytes], path: str, names: Sequence[str], num_shards: int
+    ) -> list[Entry]:
+        """Return what `decode` says of each."""
+        made = cls._made
+        return [
+            made(plain, raw, path, name, num_shards)
+            for plain, raw, name in zip(plain_entries(raws), raws, names, strict=True)
+        ]
+
+    @classmethod
+    def _made(
+        cls, plain: PlainEntry | None, raw: bytes, path: str, name: str, num_shards: int
+    ) -> Entry:
         if plain is None:
             return cls._decode_any(raw, path, name, num_shards)
         dtype, shape, nbytes, shard, offset, size, crc = plain
@@ -274,6 +300,9 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this entry, unknown fields kept."""
+        if self.has_data and (not self.raw or plain_entry(self.raw) is not None):
+            numbers = self.shard, self.offset, self.size, self.crc
+            return entry_bytes(self.dtype, self.shape, *numbers)
         from ckptctl.bundle.proto import BundleEntryProto
 
         message = BundleEntryProto.FromString(self.raw)

@@ -222,9 +222,12 @@ class _ShownView:
         with page.table(columns) as rows:
             for each in self.shown.tensors:
                 rows.add(
-                    *(each[what] for what in ("kind", "name", "dtype")),
+                    each["kind"],
+                    each["name"],
+                    each["dtype"],
                     cells.shape(each["shape"]),
-                    *(each[what] for what in ("bytes", "share")),
+                    each["bytes"],
+                    each["share"],
                     cells.some(each["shards"]),
                     each["slices"],
                     *(cells.stats(each.get("stats")) if self.stats else ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.bundle import BundleReader, Entry, TensorSlice
 from ckptctl.tables import Catalogue, EvSet, RowSet
@@ -67,8 +68,7 @@ class RowsPlan:
     incoming: tuple[tuple[int, RowSet], ...]
 
 
-@dataclass(frozen=True)
-class PlainPlan:
+class PlainPlan(NamedTuple):  # there may be 100,000 of them
     """A tensor that is taken whole: from the full (-1) or from an increment."""
 
     name: str
