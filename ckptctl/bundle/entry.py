@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.bundle.dtypes import DTYPES, DType
 from ckptctl.bundle.plain import (
-    PlainEntry,
     entry_bytes,
     header_bytes,
     plain_entries,
@@ -29,8 +28,7 @@ MAX_SLICES = 32768
 _MAX_INT64 = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class BundleHeader:
+class BundleHeader(NamedTuple):
     """The entry under the empty key: BundleHeaderProto.
 
     `raw` holds the bytes as they were found, so that unknown fields survive.
@@ -143,31 +141,25 @@ class Entry:
         ShapeSizeError
             The shape does not fit the size.
         """
-        return cls._made(plain_entry(raw), raw, path, name, num_shards)
+        return cls.decode_all([raw], path, [name], num_shards)[0]
 
     @classmethod
     def decode_all(
         cls, raws: Sequence[bytes], path: str, names: Sequence[str], num_shards: int
     ) -> list[Entry]:
         """Return what `decode` says of each."""
-        made = cls._made
-        return [
-            made(plain, raw, path, name, num_shards)
-            for plain, raw, name in zip(plain_entries(raws), raws, names, strict=True)
-        ]
-
-    @classmethod
-    def _made(
-        cls, plain: PlainEntry | None, raw: bytes, path: str, name: str, num_shards: int
-    ) -> Entry:
-        if plain is None:
-            return cls._decode_any(raw, path, name, num_shards)
-        dtype, shape, nbytes, shard, offset, size, crc = plain
-        entry = cls(dtype, shape, shard, offset, size, crc, (), False, raw)
-        # The checks in one line for the many entries that pass them.
-        if not (nbytes == size > 0 and shard < num_shards and offset <= _MAX_INT64 - size):
-            entry._check(path, name, num_shards)
-        return entry
+        found = []
+        for plain, raw, name in zip(plain_entries(raws), raws, names, strict=True):
+            if plain is None:
+                found.append(cls._decode_any(raw, path, name, num_shards))
+                continue
+            dtype, shape, nbytes, shard, offset, size, crc = plain
+            entry = cls(dtype, shape, shard, offset, size, crc, (), False, raw)
+            # The checks in one line for the many entries that pass them.
+            if not (nbytes == size > 0 and shard < num_shards and offset <= _MAX_INT64 - size):
+                entry._check(path, name, num_shards)
+            found.append(entry)
+        return found
 
     @classmethod
     def _decode_any(cls, raw: bytes, path: str, name: str, num_shards: int) -> Entry:

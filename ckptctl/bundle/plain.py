@@ -114,14 +114,14 @@ def _together(raws: Sequence[bytes]) -> Iterator[PlainEntry | None]:
     ends = np.cumsum(lengths)
     at = ends - lengths + np.fromiter(map(len, heads), np.int64, len(raws))
     # Looked at beyond its end is at most the last entry: a tag and the longest number.
-    data = np.frombuffer(b"".join([*raws, bytes(16)]), np.uint8).astype(np.int64)
+    data = np.frombuffer(b"".join([*raws, bytes(16)]), np.uint8)
     found = []
     for tag, most in ((0x18, 4), (0x20, 9), (0x28, 9)):
         number, at = _numbers(data, at, ends, tag, most)
         found.append(number.tolist())
     here = (data[at] == 0x35) & (at < ends)
-    bytes_ = [data[np.where(here, at + byte, -1)] << 8 * (byte - 1) for byte in range(1, 5)]
-    found.append(np.add.reduce(bytes_).tolist())
+    crc = [data[np.where(here, at + byte, -1)] for byte in range(1, 5)]
+    found.append(np.stack(crc, axis=1).view("<u4")[:, 0].tolist())
     plain = (at + 5 * here == ends).tolist()
     return (
         (*head, shard, offset, size, crc) if head is not None and ok else None
@@ -143,9 +143,9 @@ def _numbers(
     value = np.zeros(len(at), np.int64)
     for byte in range(most):
         found = data[at]
-        value = value | ((found & 0x7F) << 7 * byte) * more
+        value |= (found & 0x7F).astype(np.int64) * more << 7 * byte
         at = at + more
-        more = more & (found >= 0x80)
+        more &= found >= 0x80
         if not more.any():
             break
     else:
@@ -188,10 +188,15 @@ def _is_number(raw: bytes) -> bool:
 
 def _number(raw: bytes) -> int:
     """Return a varint that is all of `raw`."""
-    if len(raw) == 1:
+    length = len(raw)
+    if length == 1:
         return raw[0]
+    if length == 2:
+        return raw[0] & 0x7F | raw[1] << 7
+    if length == 3:
+        return raw[0] & 0x7F | (raw[1] & 0x7F) << 7 | raw[2] << 14
     value = int.from_bytes(raw, "little")
     found = value & 0x7F | value >> 1 & 0x3F80 | value >> 2 & 0x1FC000 | value >> 3 & 0xFE00000
-    for at in range(4, len(raw)):
+    for at in range(4, length):
         found |= (raw[at] & 0x7F) << 7 * at
     return found

@@ -78,7 +78,7 @@ class BundleReader(BundleData):
         of_slices = dict(zip(keys[first:behind], slices, strict=True))
         return dict(zip(names, tensors, strict=True)), of_slices
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Entry]:
         """Tensor name to entry, in key order, the data of slices left out."""
         return self._parsed[0]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -117,8 +116,7 @@ def command(
         out.warn(note)
 
 
-@dataclass(frozen=True)
-class _ShownView:
+class _ShownView(NamedTuple):
     shown: Shown
     stats: bool
 

@@ -46,6 +46,7 @@ KINDS = ("weights", "optimizer", "bookkeeping")
 _QUANTILES = (0.5, 0.9, 0.99)
 _FLOATS = ("float", "bfloat", "complex")
 _BETA = ("beta1_power", "beta2_power")
+_ROOMS = ("optimizer", "optimizer_weights")
 
 
 @dataclass
@@ -132,7 +133,7 @@ def show(
     for each in view.tensors:
         kind = kind_of(each, names)
         count(kind, each.nbytes)
-        if _matches(each.name, pattern):
+        if pattern is None or _matches(each.name, pattern):
             plain.append((each, kind))
     if pattern is not None and not (chosen or plain or raw):
         raise NotFoundError(
@@ -175,7 +176,7 @@ def kind_of(tensor: TensorView, names: Container[str]) -> str:
     if (
         (variable in names and is_slot_name(last))
         or last.startswith(_BETA)
-        or f"{name}/".startswith(("optimizer/", "optimizer_weights/"))
+        or (name.startswith("optimizer") and name.split("/")[0] in _ROOMS)
         or (".OPTIMIZER_SLOT" in name and ".OPTIMIZER_SLOT" in name.split("/"))
     ):
         return "optimizer"

@@ -74,10 +74,14 @@ class TensorView:
     __slots__ = ("_pieces", "_reader", "dtype", "entry", "is_hash_table", "name", "shape")
 
     def __init__(
-        self, reader: BundleReader, name: str, pieces: tuple[Piece, ...] | None = None
+        self,
+        reader: BundleReader,
+        name: str,
+        entry: Entry,
+        pieces: tuple[Piece, ...] | None = None,
     ) -> None:
         self.name = name
-        self.entry = entry = reader.tensors[name]
+        self.entry = entry
         self.dtype = entry.dtype
         self.shape = entry.shape
         self.is_hash_table = entry.is_hash_table
@@ -126,7 +130,9 @@ class TensorView:
     @property
     def slices(self) -> int:
         """Number of slices that it is cut in."""
-        return sum(piece.slice is not None for piece in self._pieces or ())
+        if self._pieces is None:
+            return 0
+        return sum(piece.slice is not None for piece in self._pieces)
 
     @property
     def numeric(self) -> bool:
@@ -200,10 +206,11 @@ def state_tensors(state: State) -> tuple[TensorView, ...]:
     others = []
     for plan in state.plain:
         reader = state.data(plan.source)
-        if reader.tensors[plan.name].has_data:
-            views.append(TensorView(reader, plan.name))
-        else:
+        entry = reader.tensors[plan.name]
+        if entry.slices or entry.is_hash_table:
             others.append(plan)
+        else:
+            views.append(TensorView(reader, plan.name, entry))
     found: dict[str, list[Piece]] = {}
     for tensor, _ in state.loose(others):
         assert not isinstance(tensor.made, MemberTensor)
@@ -221,8 +228,9 @@ def state_tensors(state: State) -> tuple[TensorView, ...]:
 def bundle_tensors(reader: BundleReader, names: Iterable[str]) -> tuple[TensorView, ...]:
     """Return tensors of a bundle as they are, by name."""
     own = [name for name in names if not name.startswith(OWN_NAMES)]
-    views = [TensorView(reader, name) for name in own if reader.tensors[name].has_data]
-    pieces: dict[str, list[Piece]] = {n: [] for n in own if not reader.tensors[n].has_data}
+    entries = [(name, reader.tensors[name]) for name in own]
+    views = [TensorView(reader, name, entry) for name, entry in entries if entry.has_data]
+    pieces: dict[str, list[Piece]] = {name: [] for name, entry in entries if not entry.has_data}
     for _, name, slice_, entry in reader.slice_keys():
         if name in pieces:
             pieces[name].append(Piece(slice_, entry, CopyJob(reader, name, entry)))
@@ -238,4 +246,4 @@ def _view(reader: BundleReader, name: str, pieces: list[Piece]) -> TensorView:
     entry = reader.entry(name)
     if not entry.is_hash_table:
         pieces.sort(key=lambda piece: piece.slice.resolve(entry.shape) if piece.slice else ())
-    return TensorView(reader, name, tuple(pieces))
+    return TensorView(reader, name, entry, tuple(pieces))

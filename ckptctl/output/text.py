@@ -105,7 +105,11 @@ class _PlainRows(Rows):
 
     def add(self, *values: Value, styles: Mapping[int, str] | None = None) -> None:
         cells = [
-            value if value.__class__ is str else _plain(column, value)
+            value
+            if value.__class__ is str
+            else str(value)
+            if value.__class__ is int
+            else _plain(column, value)
             for column, value in zip(self._columns, values, strict=True)
         ]
         written = "".join(cells)
@@ -123,8 +127,6 @@ class _PlainRows(Rows):
 def _plain(column: Column, value: Value) -> str:
     if value is None:
         return "-"
-    if value.__class__ is int:
-        return str(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -29,8 +29,7 @@ IncomingSet = tuple[int, EvSet, int, int]
 Increment = tuple[BundleReader, Catalogue]
 
 
-@dataclass(frozen=True)
-class MemberPlan:
+class MemberPlan(NamedTuple):
     """One member of a table: the full's parts, and what increments bring to them."""
 
     name: str
@@ -39,8 +38,7 @@ class MemberPlan:
     incoming: tuple[IncomingSet, ...]
 
 
-@dataclass(frozen=True)
-class TablePlan:
+class TablePlan(NamedTuple):
     """A table of the full with what increments bring; `added` if the full lacks it."""
 
     name: str
@@ -53,8 +51,7 @@ class TablePlan:
         return len(self.members[0].parts)
 
 
-@dataclass(frozen=True)
-class RowsPlan:
+class RowsPlan(NamedTuple):
     """A normal variable, or a slice of it, of which increments replace rows.
 
     `source` is -1 when the other rows are the full's, else the increment that holds the
