@@ -94,6 +94,7 @@ def test_an_entry_is_what_protobuf_says(raw: bytes, shards: int) -> None:
 @given(st.lists(entries(), max_size=20))
 @example([b.entry(b.FLOAT, (3,), size=12, crc=7), b"\x08\x01\x12\x00\x28" + b"\xff" * 9])
 @example([b"\x08\x01\x12\x00\x35\x01", b.entry(b.FLOAT, (3,), size=12)])
+@example([b"\x08\x01\x12\x00\x28\x04", b"\x35\x01\x02\x03\x04"])
 @example([b"\x08\x01\x12\x00\x18" + b"\x80" * 4 + b"\x00\x28\x04"])
 def test_many_entries_are_what_each_is(raws: list[bytes]) -> None:
     assert list(plain._together(raws)) == [plain_entry(raw) for raw in raws]
