@@ -147,8 +147,7 @@ class PendingBundle:
         """
         storage = self.storage
         storage.write_new(self.index_temporary, index)
-        for _ in IndexTable(self.index_temporary, storage).items():
-            pass  # read back, block by block, before anything depends on it
+        IndexTable(self.index_temporary, storage).pairs()  # read back before aught depends on it
         moves = [
             (self.shard_temporary(shard), shard_path(self.prefix, shard, self.num_shards))
             for shard in range(self.num_shards)

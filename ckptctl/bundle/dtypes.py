@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "DType", "dtype_by_name", "dtype_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """One of TensorFlow's element types (tensorflow/core/framework/types.proto).
 
     `size` is in bytes an element, 0 for strings and variants. `numpy_name` is the NumPy

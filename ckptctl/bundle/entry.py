@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.bundle.dtypes import DTYPES, DType
-from ckptctl.bundle.plain import plain_entry, plain_header
+from ckptctl.bundle.plain import (
+    entry_bytes,
+    header_bytes,
+    plain_entries,
+    plain_entry,
+    plain_header,
+)
 from ckptctl.bundle.slices import TensorSlice, find_overlap
 from ckptctl.errors import EndiannessError, EntryError, HeaderError, ShapeSizeError
 
@@ -21,8 +28,7 @@ MAX_SLICES = 32768
 _MAX_INT64 = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class BundleHeader:
+class BundleHeader(NamedTuple):
     """The entry under the empty key: BundleHeaderProto.
 
     `raw` holds the bytes as they were found, so that unknown fields survive.
@@ -73,6 +79,8 @@ class BundleHeader:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this header."""
+        if not self.raw or plain_header(self.raw) is not None:
+            return header_bytes(self.num_shards, self.producer)
         from ckptctl.bundle.proto import BundleHeaderProto
 
         message = BundleHeaderProto.FromString(self.raw)
@@ -133,15 +141,25 @@ class Entry:
         ShapeSizeError
             The shape does not fit the size.
         """
-        plain = plain_entry(raw)
-        if plain is None:
-            return cls._decode_any(raw, path, name, num_shards)
-        dtype, shape, nbytes, shard, offset, size, crc = plain
-        entry = cls(dtype, shape, shard, offset, size, crc, (), False, raw)
-        # The checks in one line for the many entries that pass them.
-        if not (nbytes == size > 0 and shard < num_shards and offset <= _MAX_INT64 - size):
-            entry._check(path, name, num_shards)
-        return entry
+        return cls.decode_all([raw], path, [name], num_shards)[0]
+
+    @classmethod
+    def decode_all(
+        cls, raws: Sequence[bytes], path: str, names: Sequence[str], num_shards: int
+    ) -> list[Entry]:
+        """Return what `decode` says of each."""
+        found = []
+        for plain, raw, name in zip(plain_entries(raws), raws, names, strict=True):
+            if plain is None:
+                found.append(cls._decode_any(raw, path, name, num_shards))
+                continue
+            dtype, shape, nbytes, shard, offset, size, crc = plain
+            entry = cls(dtype, shape, shard, offset, size, crc, (), False, raw)
+            # The checks in one line for the many entries that pass them.
+            if not (nbytes == size > 0 and shard < num_shards and offset <= _MAX_INT64 - size):
+                entry._check(path, name, num_shards)
+            found.append(entry)
+        return found
 
     @classmethod
     def _decode_any(cls, raw: bytes, path: str, name: str, num_shards: int) -> Entry:
@@ -274,6 +292,9 @@ class Entry:
 
     def encode(self) -> bytes:
         """Return the bytes that TensorFlow writes for this entry, unknown fields kept."""
+        if self.has_data and (not self.raw or plain_entry(self.raw) is not None):
+            numbers = self.shard, self.offset, self.size, self.crc
+            return entry_bytes(self.dtype, self.shape, *numbers)
         from ckptctl.bundle.proto import BundleEntryProto
 
         message = BundleEntryProto.FromString(self.raw)

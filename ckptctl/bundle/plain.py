@@ -9,16 +9,32 @@ never refuse anything.
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator, Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
+from ckptctl.bundle.coding import encode_varint
 from ckptctl.bundle.dtypes import DTYPES, DType
 
-__all__ = ["PlainEntry", "plain_entry", "plain_header"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "PlainEntry",
+    "entry_bytes",
+    "header_bytes",
+    "plain_entries",
+    "plain_entry",
+    "plain_header",
+]
 
 #: dtype, shape, bytes that these take (0 for strings), shard, offset, size, checksum.
 PlainEntry = tuple[DType, tuple[int, ...], int, int, int, int, int]
 
 _MAX_INT64 = (1 << 63) - 1
+#: Entries that are worth NumPy's calls, and those that are worth loading it.
+_SOME, _MANY = 200, 30_000
 #: Most ranks of tensors, and how many kinds of dtype and shape are known at a time.
 _MOST_HEADS = 4096
 
@@ -41,6 +57,12 @@ def plain_header(raw: bytes) -> tuple[int, int] | None:
     return None if found is None else (_number(found[1]), found[2][0])
 
 
+def header_bytes(num_shards: int, producer: int) -> bytes:
+    """Return the header that protobuf writes; all numbers are above 0."""
+    version = _field(0x08, producer)
+    return _field(0x08, num_shards) + b"\x1a" + encode_varint(len(version)) + version
+
+
 def plain_entry(raw: bytes) -> PlainEntry | None:
     """Return what a BundleEntryProto says; None: ask protobuf.
 
@@ -59,6 +81,76 @@ def plain_entry(raw: bytes) -> PlainEntry | None:
         size[0] if len(size) == 1 else _number(size),
         int.from_bytes(crc, "little"),
     )
+
+
+def entry_bytes(
+    dtype: DType, shape: tuple[int, ...], shard: int, offset: int, size: int, crc: int
+) -> bytes:
+    """Return the entry that protobuf writes; no number is negative."""
+    sizes = [_field(0x08, dim) for dim in shape]
+    dims = b"".join(b"\x12" + encode_varint(len(each)) + each for each in sizes)
+    out = _field(0x08, dtype.number) + b"\x12" + encode_varint(len(dims)) + dims
+    out += _field(0x18, shard) + _field(0x20, offset) + _field(0x28, size)
+    return out + b"\x35" + crc.to_bytes(4, "little") if crc else out
+
+
+def _field(tag: int, number: int) -> bytes:
+    return bytes([tag]) + encode_varint(number) if number else b""
+
+
+def plain_entries(raws: Sequence[bytes]) -> Iterator[PlainEntry | None]:
+    """Return what `plain_entry` says of each; of many of them in a third of the time."""
+    if len(raws) < (_SOME if "numpy" in sys.modules else _MANY):
+        return map(plain_entry, raws)
+    return _together(raws)
+
+
+def _together(raws: Sequence[bytes]) -> Iterator[PlainEntry | None]:
+    import numpy as np
+
+    heads = [raw[: raw[3] + 4] if len(raw) > 3 else b"" for raw in raws]
+    known = [_heads.get(head) or _learn(head) for head in heads]
+    lengths = np.fromiter(map(len, raws), np.int64, len(raws))
+    ends = np.cumsum(lengths)
+    at = ends - lengths + np.fromiter(map(len, heads), np.int64, len(raws))
+    # Looked at beyond its end is at most the last entry: a tag and the longest number.
+    data = np.frombuffer(b"".join([*raws, bytes(16)]), np.uint8)
+    found = []
+    for tag, most in ((0x18, 4), (0x20, 9), (0x28, 9)):
+        number, at = _numbers(data, at, ends, tag, most)
+        found.append(number.tolist())
+    here = (data[at] == 0x35) & (at < ends)
+    crc = [data[np.where(here, at + byte, -1)] for byte in range(1, 5)]
+    found.append(np.stack(crc, axis=1).view("<u4")[:, 0].tolist())
+    plain = (at + 5 * here == ends).tolist()
+    return (
+        (*head, shard, offset, size, crc) if head is not None and ok else None
+        for head, ok, shard, offset, size, crc in zip(known, plain, *found, strict=True)
+    )
+
+
+def _numbers(
+    data: np.ndarray, at: np.ndarray, ends: np.ndarray, tag: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of at most so many bytes behind a tag, 0 without it, and their ends.
+
+    One that is longer, or goes on behind the end of its entry, ends where no entry does.
+    """
+    more = (data[at] == tag) & (at < ends)
+    at = at + more
+    import numpy as np
+
+    value = np.zeros(len(at), np.int64)
+    for byte in range(most):
+        found = data[at]
+        value |= (found & 0x7F).astype(np.int64) * more << 7 * byte
+        at = at + more
+        more &= found >= 0x80
+        if not more.any():
+            break
+    else:
+        at = np.where(more, ends + 1, at)
+    return value, at
 
 
 def _learn(head: bytes) -> tuple[DType, tuple[int, ...], int] | None:
@@ -96,10 +188,15 @@ def _is_number(raw: bytes) -> bool:
 
 def _number(raw: bytes) -> int:
     """Return a varint that is all of `raw`."""
-    if len(raw) == 1:
+    length = len(raw)
+    if length == 1:
         return raw[0]
+    if length == 2:
+        return raw[0] & 0x7F | raw[1] << 7
+    if length == 3:
+        return raw[0] & 0x7F | (raw[1] & 0x7F) << 7 | raw[2] << 14
     value = int.from_bytes(raw, "little")
     found = value & 0x7F | value >> 1 & 0x3F80 | value >> 2 & 0x1FC000 | value >> 3 & 0xFE00000
-    for at in range(4, len(raw)):
+    for at in range(4, length):
         found |= (raw[at] & 0x7F) << 7 * at
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -65,18 +66,19 @@ class BundleReader(BundleData):
 
     @cached_property
     def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
-        tensors: dict[str, Entry] = {}
-        slices: dict[bytes, Entry] = {}
-        decode, path, shards = Entry.decode, self.index_path, self.header.num_shards
-        for key, raw in self._table.items():
-            if key[:1] == b"\x00":
-                slices[key] = decode(raw, path, repr(key), shards)
-            elif key:
-                name = key.decode("utf-8", "surrogateescape")
-                tensors[name] = decode(raw, path, name, shards)
-        return tensors, slices
+        keys, raws = self._table.pairs()
+        first = bisect_left(keys, b"\x00")  # behind the header's key, the empty one
+        behind = bisect_left(keys, b"\x01")  # the keys of slices come before all names
+        names = [key.decode("utf-8", "surrogateescape") for key in keys[behind:]]
+        path, shards = self.index_path, self.header.num_shards
+        slices = Entry.decode_all(
+            raws[first:behind], path, [*map(repr, keys[first:behind])], shards
+        )
+        tensors = Entry.decode_all(raws[behind:], path, names, shards)
+        of_slices = dict(zip(keys[first:behind], slices, strict=True))
+        return dict(zip(names, tensors, strict=True)), of_slices
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, Entry]:
         """Tensor name to entry, in key order, the data of slices left out."""
         return self._parsed[0]

@@ -154,6 +154,17 @@ def state_bytes(state: CheckpointState) -> bytes:
     RefusedError
         A path that is no UTF-8: no state file can name it.
     """
+    lines = [
+        f'model_checkpoint_path: "{state.latest}"',
+        *(f'all_model_checkpoint_paths: "{path}"' for path in state.all_paths),
+        *(f"all_model_checkpoint_timestamps: {float(time)}" for time in state.timestamps),
+    ]
+    if state.last_preserved is not None:
+        lines.append(f"last_preserved_timestamp: {float(state.last_preserved)}")
+    raws = [line.encode("utf-8", "surrogateescape") for line in lines]
+    # protobuf escapes an apostrophe too, which it need not.
+    if all(_LINE.fullmatch(raw) and b"'" not in raw for raw in raws):
+        return b"".join(raw + b"\n" for raw in raws)
     from google.protobuf import text_format
 
     from ckptctl.bundle.proto import CheckpointStateProto

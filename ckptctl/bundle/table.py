@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from operator import gt
 
 from ckptctl import knobs
@@ -156,8 +157,13 @@ class IndexTable:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Return all keys and values in order, checking that the keys ascend."""
-        for number in range(len(self._handles)):
-            yield from zip(*self._pairs(number), strict=True)
+        return zip(*self.pairs(), strict=True)
+
+    def pairs(self) -> _Pairs:
+        """Return all keys, and all values: what `items` pairs."""
+        blocks = [self._pairs(number) for number in range(len(self._handles))]
+        keys = list(chain.from_iterable(keys for keys, _ in blocks))
+        return keys, list(chain.from_iterable(values for _, values in blocks))
 
     def __len__(self) -> int:
         return sum(len(self._pairs(number)[0]) for number in range(len(self._handles)))

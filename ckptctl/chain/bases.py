@@ -31,8 +31,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Scan
 from ckptctl.chain.timelines import Timelines
@@ -40,8 +41,7 @@ from ckptctl.chain.timelines import Timelines
 __all__ = ["BaseChoice", "Bases"]
 
 
-@dataclass(frozen=True)
-class BaseChoice:
+class BaseChoice(NamedTuple):
     """The base of an increment, and whether it is proven.
 
     Attributes
@@ -208,8 +208,7 @@ class Bases:
                     f"{first.name} was written before {base.name}: the run was rolled back since"
                 )
                 files = (base.name, first.name)
-                return replace(
-                    choice,
+                return choice._replace(
                     proven=False,
                     reason=reason,
                     code="older-than-base",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ckptctl.chain.names import MAX_STEP
 from ckptctl.errors import DamageError
@@ -32,8 +31,7 @@ _MOST_ID = 64
 Mode = Literal["cumulative", "delta"]
 
 
-@dataclass(frozen=True)
-class Lineage:
+class Lineage(NamedTuple):
     """What an increment says of its origin: `ckptctl/lineage`.
 
     Attributes
@@ -56,8 +54,7 @@ class Lineage:
     previous_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Merged:
+class Merged(NamedTuple):
     """What a full that ckptctl merged says of its origin: `ckptctl/merged`.
 
     Attributes
@@ -75,8 +72,7 @@ class Merged:
     mode: Mode = "cumulative"
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What the head of an index says at once: no tensor list, no data but these two."""
 
     num_shards: int = 1

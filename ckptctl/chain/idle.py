@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Contents
 from ckptctl.tables.names import part_components
@@ -26,8 +26,7 @@ from ckptctl.tables.names import part_components
 __all__ = ["Earlier", "Idleness", "judge_idle"]
 
 
-@dataclass(frozen=True)
-class Idleness:
+class Idleness(NamedTuple):
     """Whether an increment is idle.
 
     Attributes
@@ -48,8 +47,7 @@ class Idleness:
         return self.kind != "no"
 
 
-@dataclass(frozen=True)
-class _Sparse:
+class _Sparse(NamedTuple):
     """One sparse tensor of the full, and what the increments hold of it."""
 
     name: str

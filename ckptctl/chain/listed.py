@@ -178,13 +178,13 @@ def _encode(source: _Source) -> dict[str, Any]:
     head, rest = source.facts(), source.contents()
     return {
         "shards": head.num_shards,
-        "lineage": None if head.lineage is None else vars(head.lineage),
-        "merged": None if head.merged is None else vars(head.merged),
+        "lineage": None if head.lineage is None else head.lineage._asdict(),
+        "merged": None if head.merged is None else head.merged._asdict(),
         "numbers": [rest.tensors, rest.tables, rest.keys],
         "needs": rest.needs,
         "step": source.step,
         "dense": rest.dense.asked if isinstance(rest.dense, _Dense) else {},
-        "sparse": {name: [*vars(rows).values()] for name, rows in rest.sparse.items()},
+        "sparse": {name: [*rows] for name, rows in rest.sparse.items()},
     }
 
 

@@ -7,7 +7,6 @@ user repairs is looked at again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable
@@ -61,6 +60,8 @@ def note(room: str, checkpoints: Iterable[Checkpoint]) -> str:
 
 def cache_path(room: str, facts: object) -> str:
     """Return the path of the file of a room that is about these facts, known by their `repr`."""
+    import hashlib  # with OpenSSL: most runs that remember nothing need none of it
+
     token = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "ckptctl", room, token)
@@ -71,6 +72,8 @@ def remember(path: str, data: bytes = b"") -> None:
 
     Two may write at once, or be killed: what is said is led by its checksum.
     """
+    import hashlib
+
     head = hashlib.sha256(data).hexdigest().encode() + b"\n" if data else b""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -90,6 +93,8 @@ def recall(path: str, most: int) -> bytes | None:
             head, _, data = file.read(most).partition(b"\n")
     except OSError:
         return None
+    import hashlib
+
     return data if hashlib.sha256(data).hexdigest().encode() == head else None
 
 

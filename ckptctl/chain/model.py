@@ -42,8 +42,7 @@ class Problem(NamedTuple):
     message: str
 
 
-@dataclass(frozen=True)
-class SparseRows:
+class SparseRows(NamedTuple):
     """The rows of one sparse tensor: an EV of one part, or rows of a normal variable.
 
     Attributes
@@ -301,8 +300,7 @@ class StateFile:
         return {name: found[1] for name, found in parts if found is not None}
 
 
-@dataclass(frozen=True)
-class Leftover:
+class Leftover(NamedTuple):
     """Files that belong to no checkpoint: what a killed writer left behind.
 
     Attributes
@@ -338,8 +336,7 @@ class Leftover:
         return max(0.0, (now_ns - self.mtime_ns) / 1e9)
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(NamedTuple):
     """A checkpoint that ckptctl removed: one line of `.ckptctl/removed.jsonl`."""
 
     kind: Kind

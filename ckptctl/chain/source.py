@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.chain.facts import (
     LINEAGE_TENSOR,
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["IndexSource"]
 
 
-@dataclass(frozen=True)
-class IndexSource:
+class IndexSource(NamedTuple):
     """Reads what a checkpoint does not know at once from its index.
 
     `incremental` is whether it lies among the increments, also where it is an `other`.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptctl import knobs
 from ckptctl.bundle.names import INNER_MARK
@@ -38,8 +38,7 @@ _IDLE_S = 60.0
 _OURS = re.compile(r"data-\d{5}-of-\d{5}|extra-\d{5}|index|" + re.escape(INNER_MARK) + ".*")
 
 
-@dataclass(frozen=True)
-class Writer:
+class Writer(NamedTuple):
     """A save that is under way, by the newest file of it that was found.
 
     Attributes
@@ -57,8 +56,7 @@ class Writer:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
-class _Sign:
+class _Sign(NamedTuple):
     """Something that a save may have written; `temporary` where nothing else would have."""
 
     bytes: int

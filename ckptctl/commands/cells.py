@@ -33,11 +33,13 @@ def range_(found: dict[str, Any] | None) -> str | None:
 
 def shape(shape: list[int]) -> str:
     """Return a shape as it is written."""
-    return "[" + ", ".join(map(str, shape)) + "]"
+    return str(shape)
 
 
 def some(numbers: list[int]) -> str:
     """Return the first of some numbers."""
+    if len(numbers) == 1:
+        return str(numbers[0])
     return ",".join(map(str, numbers[:8])) + (",..." if len(numbers) > 8 else "")
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -110,8 +109,7 @@ def command(
         out.warn(f"no checkpoint in {directory!r}")
 
 
-@dataclass(frozen=True)
-class _ListingView:
+class _ListingView(NamedTuple):
     listing: Listing
 
     def document(self) -> Mapping[str, object]:

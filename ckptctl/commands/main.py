@@ -51,6 +51,8 @@ COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
 
 #: New objects between two looks for cycles; Python itself takes 700.
 _GC_OBJECTS = 5000
+#: Such looks between two that look again at what was not garbage in the last ones.
+_GC_AGAIN = 400
 #: Signals that end a command after its clean-up.
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -180,7 +182,10 @@ def console() -> NoReturn:
     """Run as a program: the entry point of `ckptctl`."""
     # An index makes many objects and hardly a cycle: to look for some as often as Python does
     # by itself takes up to half of the time.
-    gc.set_threshold(_GC_OBJECTS)
+    gc.set_threshold(_GC_OBJECTS, _GC_AGAIN)
+    # What NumPy brings starts a thread a core when it is loaded, for sums of squares at most. Set
+    # here and not on import, so that a training that imports ckptctl keeps its threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     try:
         sys.stdout.flush()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.output import Column, Page
 from ckptctl.output import format as fmt
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["MergePlanView", "MergeResultView"]
 
 
-@dataclass(frozen=True)
-class MergePlanView:
+class MergePlanView(NamedTuple):
     """What is read, what is written, and what else changes."""
 
     plan: MergePlan
@@ -90,8 +88,7 @@ class MergePlanView:
                 )
 
 
-@dataclass(frozen=True)
-class MergeResultView:
+class MergeResultView(NamedTuple):
     """The new full, and what it cost."""
 
     plan: MergePlan

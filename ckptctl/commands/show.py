@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -117,8 +116,7 @@ def command(
         out.warn(note)
 
 
-@dataclass(frozen=True)
-class _ShownView:
+class _ShownView(NamedTuple):
     shown: Shown
     stats: bool
 
@@ -222,9 +220,12 @@ class _ShownView:
         with page.table(columns) as rows:
             for each in self.shown.tensors:
                 rows.add(
-                    *(each[what] for what in ("kind", "name", "dtype")),
+                    each["kind"],
+                    each["name"],
+                    each["dtype"],
                     cells.shape(each["shape"]),
-                    *(each[what] for what in ("bytes", "share")),
+                    each["bytes"],
+                    each["share"],
                     cells.some(each["shards"]),
                     each["slices"],
                     *(cells.stats(each.get("stats")) if self.stats else ()),

@@ -21,9 +21,10 @@ The document
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptctl.errors import NotFoundError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from ckptctl.bundle import DType
     from ckptctl.inspect.tensors import TensorView
-    from ckptctl.inspect.view import TableView, View
+    from ckptctl.inspect.view import TableTensor, TableView, View
     from ckptctl.restore.column import Column
 
 __all__ = ["KINDS", "Shown", "SortKey", "kind_of", "show"]
@@ -45,6 +46,7 @@ KINDS = ("weights", "optimizer", "bookkeeping")
 _QUANTILES = (0.5, 0.9, 0.99)
 _FLOATS = ("float", "bfloat", "complex")
 _BETA = ("beta1_power", "beta2_power")
+_ROOMS = ("optimizer", "optimizer_weights")
 
 
 @dataclass
@@ -113,9 +115,9 @@ def show(
     raw: list[dict[str, Any]] = []
 
     def count(kind: str, size: int) -> None:
-        for each in (totals, kinds[kind]):
-            each["bytes"] += size
-            each["tensors"] += 1
+        own = kinds[kind]
+        own["bytes"] += size
+        own["tensors"] += 1
 
     chosen = [table for table in view.tables if _matches(table.name, pattern)]
     for table in view.tables:
@@ -125,45 +127,42 @@ def show(
             count(("optimizer" if slot else "weights") if values else "bookkeeping", tensor.nbytes)
             if tensors and (table in chosen or _matches(tensor.name, pattern)):
                 raw.append(
-                    _raw(tensor.name, tensor.entry.dtype, tensor.shape, tensor.nbytes)
-                    | {"shards": [tensor.entry.shard], "offset": tensor.entry.offset}
+                    _raw(tensor, tensor.entry.dtype, [tensor.entry.shard], tensor.entry.offset)
                 )
-    plain = [tensor for tensor in view.tensors if _matches(tensor.name, pattern)]
+    plain: list[tuple[TensorView, str]] = []
     for each in view.tensors:
-        count(kind_of(each, names), each.nbytes)
+        kind = kind_of(each, names)
+        count(kind, each.nbytes)
+        if pattern is None or _matches(each.name, pattern):
+            plain.append((each, kind))
     if pattern is not None and not (chosen or plain or raw):
         raise NotFoundError(
             f"no table and no tensor matches {pattern!r}",
             file=view.target.prefix,
             remedy="ckptctl show without --filter lists all",
         )
+    for what in ("bytes", "tensors"):
+        totals[what] = sum(own[what] for own in kinds.values())
     total = totals["bytes"]
     described = [_table(table, total) for table in view.tables]
     totals["keys"] = sum(item["keys"] for item in described if item["kind"] == "table")
     totals["filtered"] = sum(item["filtered"] for item in described)
     wanted = {table.name for table in chosen}
     shown.tables = _first((item for item in described if item["name"] in wanted), sort, top)
-    shown.tensors = _first((_tensor(each, names, total) for each in plain), sort, top)
+    shown.tensors = _first((_tensor(*each, total) for each in plain), sort, top)
     kept = {item["name"] for item in (*shown.tables, *shown.tensors)}
     _read(view, [t for t in view.tables if t.name in kept], shown, stats=stats)
     if stats:
-        _measure_tensors(view, [each for each in plain if each.name in kept], shown)
+        _measure_tensors(view, [each for each, _ in plain if each.name in kept], shown)
     if tensors:
-        raw += [
-            _raw(each.name, each.dtype, each.shape, each.nbytes)
-            | {
-                "shards": list(each.shards),
-                "offset": each.pieces[0].entry.offset if len(each.pieces) == 1 else None,
-            }
-            for each in plain
-        ]
+        raw += [_raw(each, each.dtype, each.shards, each.offset) for each, _ in plain]
         shown.raw = _first(raw, sort, top)
     shown.totals = {**totals, "kinds": kinds}
     shown.notes = list(view.notes)
     return shown
 
 
-def kind_of(tensor: TensorView, names: Iterable[str]) -> str:
+def kind_of(tensor: TensorView, names: Container[str]) -> str:
     """Return what a tensor of no table is for: one of `KINDS`.
 
     A slot is called `<variable>/<Optimizer>[_n]`, beside the variable, or stands below
@@ -172,14 +171,13 @@ def kind_of(tensor: TensorView, names: Iterable[str]) -> str:
     """
     name = tensor.name
     variable, _, last = name.rpartition("/")
-    pieces = name.split("/")
     if tensor.is_hash_table or not tensor.dtype.name.startswith(_FLOATS):
         return "bookkeeping"
     if (
-        (is_slot_name(last) and variable in names)
+        (variable in names and is_slot_name(last))
         or last.startswith(_BETA)
-        or ".OPTIMIZER_SLOT" in pieces
-        or pieces[0] in ("optimizer", "optimizer_weights")
+        or (name.startswith("optimizer") and name.split("/")[0] in _ROOMS)
+        or (".OPTIMIZER_SLOT" in name and ".OPTIMIZER_SLOT" in name.split("/"))
     ):
         return "optimizer"
     return "weights"
@@ -190,26 +188,36 @@ def _matches(name: str, pattern: str | None) -> bool:
 
 
 def _first(items: Iterable[dict[str, Any]], sort: SortKey, top: int | None) -> list[dict[str, Any]]:
-    found = sorted(items, key=lambda item: str(item["name"]))
+    found = sorted(items, key=itemgetter("name"))
     if sort != "name":
         found.sort(key=lambda item: -int(item.get(sort, 0)))
     return found[:top]
 
 
-def _raw(name: str, dtype: DType, shape: tuple[int, ...], nbytes: int) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype.name, "shape": list(shape), "bytes": nbytes}
-
-
-def _tensor(tensor: TensorView, names: Iterable[str], total: int) -> dict[str, Any]:
+def _raw(
+    tensor: TensorView | TableTensor, dtype: DType, shards: Iterable[int], offset: int | None
+) -> dict[str, Any]:
     return {
         "name": tensor.name,
-        "kind": kind_of(tensor, names),
-        "dtype": tensor.dtype.name,
+        "dtype": dtype.name,
         "shape": list(tensor.shape),
         "bytes": tensor.nbytes,
-        "share": tensor.nbytes / total if total else 0.0,
+        "shards": list(shards),
+        "offset": offset,
+    }
+
+
+def _tensor(tensor: TensorView, kind: str, total: int) -> dict[str, Any]:
+    size = tensor.nbytes
+    return {
+        "name": tensor.name,
+        "kind": kind,
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "bytes": size,
+        "share": size / total if total else 0.0,
         "shards": list(tensor.shards),
-        "slices": sum(piece.slice is not None for piece in tensor.pieces),
+        "slices": tensor.slices,
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
-from ckptctl.bundle import BundleReader, DType, Entry, TensorSlice
+from ckptctl.bundle import BundleReader, Entry, TensorSlice
 from ckptctl.bundle.slices import decode_slice_key
 from ckptctl.errors import RefusedError
 from ckptctl.restore import CopyJob, MemberTensor, RowsJob, RowsState, State
@@ -21,8 +22,7 @@ __all__ = ["Piece", "TensorView", "bundle_tensors", "state_tensors"]
 _MOST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A whole tensor, or one slice of it, and where its bytes come from."""
 
     slice: TensorSlice | None
@@ -58,7 +58,6 @@ class Piece:
                 yield np.frombuffer(raw[:whole] if rest else raw, kind)
 
 
-@dataclass(frozen=True)
 class TensorView:
     """One tensor that is no part of a table.
 
@@ -68,26 +67,46 @@ class TensorView:
         Its name.
     dtype, shape
         Of the whole tensor.
-    pieces
-        The tensor, or its slices in the order of their offsets; none for a hash table
-        that only lists slices.
     is_hash_table
         One of DeepRec's hash tables: its bytes are carried, never decoded.
-    source
-        Prefix of the bundle that holds it, or most of its rows.
     """
 
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-    is_hash_table: bool
-    source: str
+    __slots__ = ("_pieces", "_reader", "dtype", "entry", "is_hash_table", "name", "shape")
+
+    def __init__(
+        self,
+        reader: BundleReader,
+        name: str,
+        entry: Entry,
+        pieces: tuple[Piece, ...] | None = None,
+    ) -> None:
+        self.name = name
+        self.entry = entry
+        self.dtype = entry.dtype
+        self.shape = entry.shape
+        self.is_hash_table = entry.is_hash_table
+        self._reader = reader
+        self._pieces = pieces  # made when they are asked for where the tensor is not cut
+
+    @property
+    def source(self) -> str:
+        """Prefix of the bundle that holds it, or most of its rows."""
+        return self._reader.prefix
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The tensor, or its slices in the order of their offsets; none if it only lists them."""
+        if self._pieces is None:
+            made = CopyJob(self._reader, self.name, self.entry)
+            self._pieces = (Piece(None, self.entry, made),)
+        return self._pieces
 
     @property
     def nbytes(self) -> int:
         """Bytes in data shards."""
-        return sum(piece.entry.size for piece in self.pieces)
+        if self._pieces is None:
+            return self.entry.size
+        return sum(piece.entry.size for piece in self._pieces)
 
     @property
     def elements(self) -> int:
@@ -97,7 +116,23 @@ class TensorView:
     @property
     def shards(self) -> tuple[int, ...]:
         """Data shards that hold it, ascending."""
-        return tuple(sorted({piece.entry.shard for piece in self.pieces}))
+        if self._pieces is None:
+            return (self.entry.shard,)
+        return tuple(sorted({piece.entry.shard for piece in self._pieces}))
+
+    @property
+    def offset(self) -> int | None:
+        """Where its bytes begin in its data shard, if they are in one piece."""
+        if self._pieces is None:
+            return self.entry.offset
+        return self._pieces[0].entry.offset if len(self._pieces) == 1 else None
+
+    @property
+    def slices(self) -> int:
+        """Number of slices that it is cut in."""
+        if self._pieces is None:
+            return 0
+        return sum(piece.slice is not None for piece in self._pieces)
 
     @property
     def numeric(self) -> bool:
@@ -167,42 +202,48 @@ class TensorView:
 
 def state_tensors(state: State) -> tuple[TensorView, ...]:
     """Return the tensors of a state, by name."""
+    views: list[TensorView] = []
+    others = []
+    for plan in state.plain:
+        reader = state.data(plan.source)
+        entry = reader.tensors[plan.name]
+        if entry.slices or entry.is_hash_table:
+            others.append(plan)
+        else:
+            views.append(TensorView(reader, plan.name, entry))
     found: dict[str, list[Piece]] = {}
-    for tensor in state.tensors():
-        if isinstance(tensor.made, MemberTensor):
-            continue
+    for tensor, _ in state.loose(others):
+        assert not isinstance(tensor.made, MemberTensor)
         slice_ = decode_slice_key(tensor.key)[1] if tensor.key[:1] == b"\0" else None
         found.setdefault(tensor.name, []).append(Piece(slice_, tensor.entry, tensor.made))
-    sources = {plan.name: plan.source for plan in state.plain}
+    sources = {plan.name: plan.source for plan in others}
     sources |= {plan.name: plan.source for plan in state.rows}
     for name, entry in state.full.tensors.items():
         if entry.is_hash_table and name not in state.catalogue.ev_sets:
             found.setdefault(name, [])
-    views = []
-    for name in sorted(found):
-        source = sources.get(name, -1)
-        reader = state.full if source < 0 else state.increments[source]
-        views.append(_view(reader, name, found[name]))
-    return tuple(views)
+    views += [_view(state.data(sources.get(name, -1)), name, found[name]) for name in found]
+    return _by_name(views)
 
 
 def bundle_tensors(reader: BundleReader, names: Iterable[str]) -> tuple[TensorView, ...]:
     """Return tensors of a bundle as they are, by name."""
-    pieces: dict[str, list[Piece]] = {name: [] for name in names if not name.startswith(OWN_NAMES)}
+    own = [name for name in names if not name.startswith(OWN_NAMES)]
+    entries = [(name, reader.tensors[name]) for name in own]
+    views = [TensorView(reader, name, entry) for name, entry in entries if entry.has_data]
+    pieces: dict[str, list[Piece]] = {name: [] for name, entry in entries if not entry.has_data}
     for _, name, slice_, entry in reader.slice_keys():
         if name in pieces:
             pieces[name].append(Piece(slice_, entry, CopyJob(reader, name, entry)))
-    for name, own in pieces.items():
-        entry = reader.entry(name)
-        if entry.has_data:
-            own.append(Piece(None, entry, CopyJob(reader, name, entry)))
-    return tuple(_view(reader, name, pieces[name]) for name in sorted(pieces))
+    views += [_view(reader, name, found) for name, found in pieces.items()]
+    return _by_name(views)
+
+
+def _by_name(views: list[TensorView]) -> tuple[TensorView, ...]:
+    return tuple(sorted(views, key=attrgetter("name")))
 
 
 def _view(reader: BundleReader, name: str, pieces: list[Piece]) -> TensorView:
     entry = reader.entry(name)
     if not entry.is_hash_table:
         pieces.sort(key=lambda piece: piece.slice.resolve(entry.shape) if piece.slice else ())
-    return TensorView(
-        name, entry.dtype, entry.shape, tuple(pieces), entry.is_hash_table, reader.prefix
-    )
+    return TensorView(reader, name, entry, tuple(pieces))

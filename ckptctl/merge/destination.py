@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import file_identity
@@ -31,8 +30,7 @@ __all__ = [
 _MAX_MARK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What lies at a destination.
 
     Attributes

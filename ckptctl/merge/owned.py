@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -115,6 +114,8 @@ def _listed(path: str, storage: Storage) -> list[FileInfo]:
 
 def fingerprint(scan: Scan, files: Mapping[str, tuple[PruneFile, ...]], storage: Storage) -> str:
     """Return what changes with every file that a prune of the directory depends on."""
+    import hashlib  # with OpenSSL: a merge that removes nothing needs none of it
+
     digest = hashlib.sha256()
     for line in _facts(scan, files, storage):
         digest.update(repr(line).encode("utf-8", "surrogateescape"))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.chain import (
     NO_STEP,
@@ -78,8 +78,7 @@ class Source:
         }
 
 
-@dataclass(frozen=True)
-class TableSummary:
+class TableSummary(NamedTuple):
     """One table of a plan: rows of the full's primary, and rows that increments bring."""
 
     name: str
@@ -91,7 +90,7 @@ class TableSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
-        return {**self.__dict__, "members": list(self.members)}
+        return {**self._asdict(), "members": list(self.members)}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from the state file and lists the other again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Scan
@@ -19,8 +18,7 @@ from ckptctl.storage import Storage
 __all__ = ["Unsettled", "find_unsettled", "is_unlisted", "settle"]
 
 
-@dataclass(frozen=True)
-class Unsettled:
+class Unsettled(NamedTuple):
     """What state files say that is not so.
 
     Attributes

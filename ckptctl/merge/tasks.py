@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
@@ -47,8 +47,7 @@ class PendingData(BundleData):
         return os.path.join(self.prefix, f"data-{shard:05d}-of-{self.num_shards:05d}")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a tensor of the result goes: its index key, data shard and byte offset."""
 
     key: bytes
@@ -57,16 +56,14 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What was written under a key: the masked crc32c of its bytes."""
 
     key: bytes
     crc: int
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenRange:
+class WrittenRange(NamedTuple):
     """What became of one range of a tensor.
 
     Attributes
@@ -115,8 +112,7 @@ class Parts:
         return Written(self._key, mask(crc))
 
 
-@dataclass(frozen=True)
-class SideTask:
+class SideTask(NamedTuple):
     """Copies one side file, flushes it, and reads it back if told to."""
 
     source: str
@@ -160,8 +156,7 @@ class SideTask:
         return crc
 
 
-@dataclass(frozen=True)
-class FlushTask:
+class FlushTask(NamedTuple):
     """Makes one shard of a pending bundle survive a power cut."""
 
     target: PendingData
@@ -179,8 +174,7 @@ class FlushTask:
         file.close()
 
 
-@dataclass(frozen=True)
-class RangeTask:
+class RangeTask(NamedTuple):
     """Writes the rows [start, stop) of a column."""
 
     column: Column
@@ -219,8 +213,7 @@ def range_tasks(
         yield parts, RangeTask(column.cut(start, stop), number, start, stop, target, place)
 
 
-@dataclass(frozen=True)
-class OffsetsTask:
+class OffsetsTask(NamedTuple):
     """Writes the tensors that bound the buckets of a member of a part."""
 
     state: MemberState
@@ -240,8 +233,7 @@ class OffsetsTask:
         return out.close()
 
 
-@dataclass(frozen=True)
-class RowsTask:
+class RowsTask(NamedTuple):
     """Writes one slice of a normal variable with rows replaced."""
 
     job: RowsJob
@@ -261,8 +253,7 @@ class RowsTask:
         return out.close(), state.replaced, state.skipped
 
 
-@dataclass(frozen=True)
-class CopyTask:
+class CopyTask(NamedTuple):
     """Writes tensors that are taken as they are."""
 
     items: tuple[tuple[CopyJob, Place], ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from ckptctl import knobs
 from ckptctl.bundle import Entry, dtype_by_name
@@ -63,8 +63,7 @@ class Outcome:
         self.warnings += surveyed.warnings
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Where each tensor of the result goes.
 
     `places` is in the order of `State.tensors()`; `sizes` are the bytes of each shard,

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from ckptctl.progress import NO_PROGRESS, Progress
 
@@ -29,8 +28,7 @@ Kind: TypeAlias = Literal[
 _WIDTHS: dict[str, int] = {"age": 4, "bytes": 7, "count": 11, "flag": 3}
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table.
 
     Parameters

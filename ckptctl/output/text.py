@@ -104,8 +104,21 @@ class _PlainRows(Rows):
         self._columns = columns
 
     def add(self, *values: Value, styles: Mapping[int, str] | None = None) -> None:
-        cells = zip(self._columns, values, strict=True)
-        self._page.line(*(_plain(column, value) for column, value in cells))
+        cells = [
+            value
+            if value.__class__ is str
+            else str(value)
+            if value.__class__ is int
+            else _plain(column, value)
+            for column, value in zip(self._columns, values, strict=True)
+        ]
+        written = "".join(cells)
+        # Nothing to escape in nearly all rows, of which there may be 100,000.
+        if written.isprintable() and "\\" not in written:
+            self._page.verbatim("\t".join(cells) + "\n")
+            return
+        pairs = zip(self._columns, values, strict=True)
+        self._page.line(*(_plain(column, value) for column, value in pairs))
 
     def end(self) -> None:
         self._page.flush()

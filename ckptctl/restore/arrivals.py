@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from ckptctl.tables import BUCKETS
 __all__ = ["Arrivals", "ArrivalsBuilder"]
 
 
-@dataclass(frozen=True)
-class Arrivals:
+class Arrivals(NamedTuple):
     """Rows that come from increments, in the order of the result; picklable.
 
     It takes 8 to 10 bytes a row, and members with the same keys share it.

@@ -55,11 +55,13 @@ class _Matcher:
     def run(self) -> Matched:
         self.result.tables += [self.tables.plan(table) for table in self.catalogue.tables]
         self.result.notes += self.tables.notes
-        for name in self.catalogue.plain:
-            if not name.startswith(OWN_NAMES):
-                self._plain(name, self.variables.incoming.get(name, []))
-        if self.increments:
-            self._add_unknown()
+        plain = [name for name in self.catalogue.plain if not name.startswith(OWN_NAMES)]
+        if not self.increments:
+            self.result.plain += [PlainPlan(name, -1) for name in plain]
+            return self.result
+        for name in plain:
+            self._plain(name, self.variables.incoming.get(name, []))
+        self._add_unknown()
         return self.result
 
     def _plain(self, name: str, rows: Sequence[Incoming]) -> None:
@@ -77,7 +79,7 @@ class _Matcher:
         if rows:
             self.result.rows += self.variables.plan(name, entry, source, rows)
             return
-        absent = last >= 0 and source != last and not entry.is_hash_table
+        absent = source != last and not entry.is_hash_table
         if absent and not self.options.keep_missing:
             reader = self.increments[last][0]
             raise UnprovenError(

@@ -42,6 +42,8 @@ class RowsMatcher:
     def _incoming_rows(self) -> dict[str, list[tuple[int, int, RowSet]]]:
         """Return (increment, part, rows) by tensor of the full."""
         found: dict[str, list[tuple[int, int, RowSet]]] = defaultdict(list)
+        if not self._increments:
+            return found
         plain = {name: self._catalogue.entries[name] for name in self._catalogue.plain}
         for number, (reader, catalogue) in enumerate(self._increments):
             for rows in catalogue.rows.values():

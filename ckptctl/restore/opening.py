@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl.bundle import BundleReader
 from ckptctl.restore.keys import read_offsets
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables
+from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables, part_components
 
 __all__ = ["bucket_rows", "open_bundle"]
 
@@ -30,8 +30,10 @@ def open_bundle(
     reader = BundleReader(prefix, storage)
     reader.check_shards()
     # Which names are EVs does not depend on how their parts are read.
-    sets = find_tables(reader.tensors, increment=increment).ev_sets
-    occupied = partial(_occupied, reader, sets)
+    found = find_tables(reader.tensors, increment=increment)
+    if not any(map(part_components, found.ev_sets)):
+        return reader, found
+    occupied = partial(_occupied, reader, found.ev_sets)
     return reader, find_tables(reader.tensors, increment=increment, occupied=occupied)
 
 

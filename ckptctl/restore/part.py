@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,8 +94,7 @@ class PartJob:
         )
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """What was found out of one member of a part.
 
     Attributes
@@ -108,12 +108,11 @@ class Kept:
     """
 
     arrivals: Arrivals
-    unfiltered: np.ndarray = field(default_factory=lambda: _NONE)
-    dropped: np.ndarray = field(default_factory=lambda: _NONE)
+    unfiltered: np.ndarray = _NONE
+    dropped: np.ndarray = _NONE
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What a look at the keys of one part tells.
 
     Attributes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.bundle import BundleReader, Entry, TensorSlice
 from ckptctl.tables import Catalogue, EvSet, RowSet
@@ -28,8 +29,7 @@ IncomingSet = tuple[int, EvSet, int, int]
 Increment = tuple[BundleReader, Catalogue]
 
 
-@dataclass(frozen=True)
-class MemberPlan:
+class MemberPlan(NamedTuple):
     """One member of a table: the full's parts, and what increments bring to them."""
 
     name: str
@@ -38,8 +38,7 @@ class MemberPlan:
     incoming: tuple[IncomingSet, ...]
 
 
-@dataclass(frozen=True)
-class TablePlan:
+class TablePlan(NamedTuple):
     """A table of the full with what increments bring; `added` if the full lacks it."""
 
     name: str
@@ -52,8 +51,7 @@ class TablePlan:
         return len(self.members[0].parts)
 
 
-@dataclass(frozen=True)
-class RowsPlan:
+class RowsPlan(NamedTuple):
     """A normal variable, or a slice of it, of which increments replace rows.
 
     `source` is -1 when the other rows are the full's, else the increment that holds the
@@ -67,8 +65,7 @@ class RowsPlan:
     incoming: tuple[tuple[int, RowSet], ...]
 
 
-@dataclass(frozen=True)
-class PlainPlan:
+class PlainPlan(NamedTuple):  # there may be 100,000 of them
     """A tensor that is taken whole: from the full (-1) or from an increment."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from ckptctl.tables import RowSet
 __all__ = ["RowsJob", "RowsState"]
 
 
-@dataclass(frozen=True)
-class RowsJob:
+class RowsJob(NamedTuple):
     """One slice of a normal variable with its incoming rows, picklable.
 
     `base` holds the rows that nobody replaces; `increments` are the data of the increments,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
+from typing import NamedTuple
 
 from ckptctl.bundle import BundleData, BundleReader, Entry, TensorSlice
 from ckptctl.bundle.slices import encode_slice_key
@@ -30,8 +31,8 @@ from ckptctl.tables import Catalogue
 __all__ = ["CopyJob", "MemberTensor", "State", "StateTensor", "open_state"]
 
 
-@dataclass(frozen=True)
-class CopyJob:
+# Tuples, since there may be 100,000 of each.
+class CopyJob(NamedTuple):
     """A tensor, or a slice's data, that is taken as it is, picklable."""
 
     data: BundleData
@@ -39,8 +40,7 @@ class CopyJob:
     entry: Entry
 
 
-@dataclass(frozen=True)
-class MemberTensor:
+class MemberTensor(NamedTuple):
     """One tensor of a member of a part: (table, part, member, suffix)."""
 
     table: int
@@ -49,8 +49,7 @@ class MemberTensor:
     suffix: str
 
 
-@dataclass(frozen=True)
-class StateTensor:
+class StateTensor(NamedTuple):
     """One thing of a state that owns bytes.
 
     Attributes
@@ -105,7 +104,8 @@ class State:
         for reader in (self.full, *self.increments):
             reader.close()
 
-    def _data(self, source: int) -> BundleReader:
+    def data(self, source: int) -> BundleReader:
+        """Return the full (-1) or an increment, by the `source` of a plan."""
         return self.full if source < 0 else self.increments[source]
 
     def part_job(self, table: int, part: int) -> PartJob:
@@ -187,19 +187,23 @@ class State:
                         # A table of the full may gain a slot while it has no rows.
                         added = key not in self._full_places
                         yield StateTensor(key, name, entry, entry.shard, made), added
+        yield from self.loose(self.plain)
+
+    def loose(self, plain: Iterable[PlainPlan]) -> Iterator[tuple[StateTensor, bool]]:
+        """Return what is no part of a table, of `plain` only these; and whether it is new."""
         for plan in self.rows:
-            job = RowsJob(self._data(plan.source), self.increments, plan)
+            job = RowsJob(self.data(plan.source), self.increments, plan)
             key, shard = self._where(plan.name, plan.slice)
             yield StateTensor(key, plan.name, plan.entry, shard, job), False
-        for plain in self.plain:
-            yield from self._plain_tensors(plain)
+        for each in plain:
+            yield from self._plain_tensors(each)
         for key, name, _, entry in self.full.slice_keys():
             if self.full.entry(name).is_hash_table:
                 made_copy = CopyJob(self.full, name, entry)
                 yield StateTensor(key, name, entry, entry.shard, made_copy), False
 
     def _plain_tensors(self, plain: PlainPlan) -> Iterator[tuple[StateTensor, bool]]:
-        reader = self._data(plain.source)
+        reader = self.data(plain.source)
         entry = (reader if plain.added else self.full).entry(plain.name)
         if entry.is_hash_table:
             return
@@ -223,7 +227,7 @@ class State:
         }
         for plain in self.plain:
             if plain.added:
-                entry = self._data(plain.source).entry(plain.name)
+                entry = self.data(plain.source).entry(plain.name)
                 if not entry.has_data:
                     found[_key(plain.name)] = entry
         return found

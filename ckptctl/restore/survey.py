@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import UnprovenError
@@ -19,8 +20,7 @@ __all__ = ["CheckTask", "SurveyTask", "Surveyed", "judge", "survey_state"]
 _TOLERATED = 0.01
 
 
-@dataclass(frozen=True)
-class SurveyTask:
+class SurveyTask(NamedTuple):
     """Looks at the keys of one part."""
 
     job: PartJob
@@ -36,8 +36,7 @@ class SurveyTask:
         return sum(member.parts[self.job.part].keys.size for member in self.job.table.members)
 
 
-@dataclass(frozen=True)
-class CheckTask:
+class CheckTask(NamedTuple):
     """Checks tensors against their checksums, each read once, front to back."""
 
     data: BundleData

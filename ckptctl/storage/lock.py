@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.errors import ChangedError, LockedError, NoSpaceError, RefusedError, UsageError
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -68,8 +69,7 @@ class DirectoryLock:
             check()
 
 
-@dataclass(frozen=True)
-class HeldLocks:
+class HeldLocks(NamedTuple):
     """The locks of several directories."""
 
     locks: tuple[DirectoryLock, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Mount", "find_mount", "mount_of"]
 
@@ -22,8 +22,7 @@ _LOCAL = frozenset(
 _CLUSTER = {"gfs2": "localflocks", "ocfs2": "localflocks"}
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """A filesystem as it is mounted: its type ("" if unknown) and its options."""
 
     fstype: str = ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
@@ -47,7 +46,7 @@ class Owner:
         pid = os.getpid()
         status = _status(pid)
         return cls(
-            socket.gethostname(),
+            os.uname().nodename,
             pid,
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
             _read("/proc/sys/kernel/random/boot_id").strip(),

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
@@ -53,8 +54,7 @@ class Seen:
         return f"held-{self.token}-{self.count}" if self.token else _FREE
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """What lies beside a lease: its holder, and the mtime, each None if unknown."""
 
     owner: Owner | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.bundle import Entry
 from ckptctl.errors import AmbiguousError
@@ -20,8 +21,7 @@ Occupied = Callable[[str], "Iterable[int] | Mapping[int, int]"]
 _STRAY_SHARE = 100
 
 
-@dataclass(frozen=True)
-class TableMember:
+class TableMember(NamedTuple):
     """The primary of a table, or one of its slots, over all parts.
 
     Attributes
@@ -49,8 +49,7 @@ class TableMember:
         return sum(part.rows for part in self.sets)
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """An EmbeddingVariable with its parts and its members, the primary first."""
 
     name: str

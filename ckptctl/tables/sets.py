@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptctl.bundle import Entry
 from ckptctl.tables.names import BUCKETS
@@ -32,8 +32,7 @@ INCREMENT_SUFFIXES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EvSet:
+class EvSet(NamedTuple):
     """The tensors of one EV: one member of one part of a table, in one checkpoint.
 
     Attributes
@@ -85,8 +84,7 @@ class EvSet:
         return frozenset(entry.shard for entry in self.entries.values())
 
 
-@dataclass(frozen=True, slots=True)
-class RowSet:
+class RowSet(NamedTuple):
     """Rows of a normal variable in an increment: `-sparse_incr_keys` and `-values`."""
 
     name: str

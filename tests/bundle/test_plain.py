@@ -13,8 +13,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ckptctl.bundle import BundleHeader, BundleWriter, Entry
-from ckptctl.bundle.plain import plain_entry, plain_header
+from ckptctl.bundle import DTYPES, BundleHeader, BundleReader, BundleWriter, DType, Entry, plain
+from ckptctl.bundle.plain import (
+    entry_bytes,
+    header_bytes,
+    plain_entry,
+    plain_header,
+)
+from ckptctl.bundle.proto import BundleEntryProto, BundleHeaderProto
 from ckptctl.errors import CkptctlError
 from tests.bundle import builders as b
 
@@ -83,6 +89,47 @@ def _outcome(read: Callable[[], object]) -> object:
 def test_an_entry_is_what_protobuf_says(raw: bytes, shards: int) -> None:
     args = (raw, "model.ckpt-1.index", "x", shards)
     assert _outcome(lambda: Entry.decode(*args)) == _outcome(lambda: Entry._decode_any(*args))
+
+
+@given(st.lists(entries(), max_size=20))
+@example([b.entry(b.FLOAT, (3,), size=12, crc=7), b"\x08\x01\x12\x00\x28" + b"\xff" * 9])
+@example([b"\x08\x01\x12\x00\x35\x01", b.entry(b.FLOAT, (3,), size=12)])
+@example([b"\x08\x01\x12\x00\x28\x04", b"\x35\x01\x02\x03\x04"])
+@example([b"\x08\x01\x12\x00\x18" + b"\x80" * 4 + b"\x00\x28\x04"])
+def test_many_entries_are_what_each_is(raws: list[bytes]) -> None:
+    assert list(plain._together(raws)) == [plain_entry(raw) for raw in raws]
+
+
+def test_a_large_index_is_what_each_entry_is(tmp_path: Path) -> None:
+    with BundleWriter(str(tmp_path / "m")) as writer:
+        for at in range(plain._SOME):
+            writer.add(f"v{at:03d}", np.zeros(at % 7, np.float32))
+    reader = BundleReader(str(tmp_path / "m"))
+    one_by_one = {f"v{at:03d}": reader.get(f"v{at:03d}") for at in range(plain._SOME)}
+    assert reader.tensors == one_by_one
+
+
+@given(
+    st.sampled_from(list(DTYPES.values())),
+    st.lists(st.integers(0, 1 << 62), max_size=40).map(tuple),
+    st.tuples(*(st.integers(0, (1 << bits) - 1) for bits in (31, 63, 63, 32))),
+)
+def test_an_entry_is_written_as_protobuf_writes_it(
+    dtype: DType, shape: tuple[int, ...], numbers: tuple[int, int, int, int]
+) -> None:
+    raw = entry_bytes(dtype, shape, *numbers)
+    message = BundleEntryProto.FromString(raw)
+    assert message.SerializeToString(deterministic=True) == raw
+    assert [message.dtype, *(dim.size for dim in message.shape.dim)] == [dtype.number, *shape]
+    assert (message.shard_id, message.offset, message.size, message.crc32c) == numbers
+
+
+@given(st.integers(1, 99999), st.integers(1, 1 << 30))
+def test_a_header_is_written_as_protobuf_writes_it(shards: int, producer: int) -> None:
+    raw = header_bytes(shards, producer)
+    message = BundleHeaderProto.FromString(raw)
+    assert message.SerializeToString(deterministic=True) == raw
+    assert (message.num_shards, message.version.producer) == (shards, producer)
 
 
 @pytest.mark.parametrize("dims", [(), (7,), (3, 0), (1 << 20, 64), (1,) * 30])

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from google.protobuf import text_format
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ckptctl.bundle import CheckpointState, read_state, state_bytes, state_file
+from ckptctl.bundle.proto import CheckpointStateProto
 from ckptctl.errors import RefusedError, StateFileError
 from tests.bundle import builders as b
 
@@ -195,6 +197,25 @@ def test_the_plain_form_is_read_as_protobuf_reads_it(lines: list[str], end: str)
     plain = state_file._read_plain(raw, "checkpoint")
     if plain is not None:
         assert plain == state_file._read_text(raw, "checkpoint")
+
+
+@given(
+    st.lists(st.text("ab/-09 \\\"'é#\t", max_size=4), min_size=1, max_size=3),
+    st.floats(0, 1e25) | st.floats(1e9, 2e9).map(round),
+    st.none() | st.floats(0, 1e10),
+)
+def test_the_plain_form_is_written_as_protobuf_writes_it(
+    paths: list[str], time: float, last: float | None
+) -> None:
+    message = CheckpointStateProto(
+        model_checkpoint_path=paths[0],
+        all_model_checkpoint_paths=paths,
+        all_model_checkpoint_timestamps=[time],
+    )
+    if last is not None:
+        message.last_preserved_timestamp = last
+    ours = CheckpointState("checkpoint", paths[0], tuple(paths), (time,), last)
+    assert state_bytes(ours).decode() == text_format.MessageToString(message)
 
 
 @pytest.mark.parametrize("times", [(), (1700000000.123456, 1.7e9)], ids=["", "times"])

@@ -144,7 +144,7 @@ def entry(data: bytes) -> None:
     with suppress(CkptctlError):
         header = BundleHeader.decode(raw, "it.index")
         again = BundleHeader.decode(header.encode(), "it.index")
-        assert replace(again, raw=b"") == replace(header, raw=b"")
+        assert again._replace(raw=b"") == header._replace(raw=b"")
     with suppress(CkptctlError):
         found = Entry.decode(raw, "it.index", "name", shards)
         again = Entry.decode(found.encode(), "it.index", "name", shards)
