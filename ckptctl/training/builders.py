@@ -246,8 +246,7 @@ def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
     )
     shape = tf.TensorShape(item.owner.get_attr("shape"))
     keys, values = tf.ensure_shape(keys, [None]), tf.ensure_shape(values, [None, shape[1]])
-    there = keys < int(shape[0])
-    keys, values = tf.boolean_mask(keys, there), tf.boolean_mask(values, there)
+    keys, values = _within(keys, values, int(shape[0]))
     handle = getattr(item.saveable, "handle_op", None)
     if handle is not None:
         done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=keys, updates=values)
@@ -257,6 +256,16 @@ def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
         return done
     with tf.control_dependencies([done]):
         return recorder.mark(item.track, keys)
+
+
+def _within(keys: Any, values: Any, rows: int) -> Any:
+    """Leave out keys that a variable has no row for (`restore.md`), and copy only then."""
+
+    def without() -> tuple[Any, Any]:
+        there = keys < rows
+        return tf.boolean_mask(keys, there), tf.boolean_mask(values, there)
+
+    return tf.cond(tf.reduce_max(keys) < rows, lambda: (keys, values), without)
 
 
 def _restore_whole(filename: Any, item: Item, recorder: Recorder) -> Any:
