@@ -1,5 +1,7 @@
 """What recording and increments cost a training: ratios from one run.
 
+What does not wait for a disk is told as CPU time too, which other processes disturb less.
+
 python -m bench.training --rows 10000000
 """
 
@@ -11,7 +13,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,109 +24,177 @@ import ckptctl.training as ct
 from bench.goals import said
 from bench.report import document
 from bench.room import HERE
+from bench.scale import growth
 
 DIM, BATCH, WARM_UP = 16, 4096, 50
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
+SMALL = 4  # how much smaller the table is that the scan's time is told from
+SAVES = 7  # of one row
 
 
 class Training:
-    """A table with an Adagrad slot, trained in a session of its own."""
+    """A table with an Adagrad slot in a session of its own, its updates recorded.
 
-    def __init__(self, rows: int, *, record: bool) -> None:
+    With `bare`, there are steps by that name that nothing records: they were made later.
+    """
+
+    def __init__(self, rows: int, bare: tuple[str, ...] = ()) -> None:
+        self.rows = rows
         self.graph = tf.Graph()
         with self.graph.as_default():
-            table = tf1.get_variable(
+            self.table = tf1.get_variable(
                 "emb", [rows, DIM], initializer=tf1.ones_initializer(), use_resource=True
             )
             self.ids = tf1.placeholder(tf.int64, [None])
-            loss = tf.reduce_sum(tf.square(tf.nn.embedding_lookup(table, self.ids)))
             self.step = tf1.train.get_or_create_global_step()
-            self.train_op = tf1.train.AdagradOptimizer(0.1).minimize(loss, self.step)
-            self.saver = ct.Saver(sharded=True, incremental_save_restore=record)
+            self.optimizer = tf1.train.AdagradOptimizer(0.1)
+            self.steps = {"on": self._minimize()}
+            self.saver = ct.Saver(sharded=True, incremental_save_restore=True)
+            self.steps |= {name: self._minimize() for name in bare}
             init = tf1.global_variables_initializer()
         self.session = tf1.Session(graph=self.graph)
         self.session.run(init)
 
-    def train(self, ids: np.ndarray) -> None:
-        self.session.run(self.train_op, {self.ids: ids})
+    def _minimize(self) -> Any:
+        loss = tf.reduce_sum(tf.square(tf.nn.embedding_lookup(self.table, self.ids)))
+        return self.optimizer.minimize(loss, self.step)
+
+    def train(self, ids: np.ndarray, step: str = "on") -> None:
+        self.session.run(self.steps[step], {self.ids: ids})
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
+class Increments:
+    """A directory, and what a training saves there and takes back."""
+
+    def __init__(self, training: Training, directory: Path) -> None:
+        self.training, self.directory = training, directory
+        self.saver: Any = training.saver
+        self.within = directory / ".incremental_checkpoint"
+        self.within.mkdir(parents=True)
+
+    def full(self) -> str:
+        path = str(self.directory / "model.ckpt")
+        prefix: str = self.saver.save(
+            self.training.session, path, self.training.step, write_meta_graph=False
+        )
+        return prefix
+
+    def increment(self) -> str:
+        path = str(self.within / "incremental_model.ckpt")
+        prefix: str = self.saver.incremental.save(self.training.session, path, self.training.step)
+        return prefix
+
+    def recover(self) -> None:
+        self.saver.recover(self.training.session, str(self.directory))
+
+
+def spent(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return the seconds that something took, and those of the CPU."""
+    begin, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
-def step_times(trainings: dict[str, Training], rows: int, steps: int) -> dict[str, float]:
-    """Return the time of a step with recording against one without, and of two without."""
-    random = np.random.default_rng(1)
-    taken: dict[str, list[float]] = {name: [] for name in trainings}
-    for number in range(steps + WARM_UP):
-        batch = random.integers(0, rows, BATCH)
-        for name in random.permutation(list(trainings)):
-            took = seconds(partial(trainings[name].train, batch))
-            if number >= WARM_UP:
-                taken[name].append(took)
-    on, off, again = (np.array(taken[name]) for name in ("on", "off", "again"))
+def step_times(rows: int, steps: int) -> dict[str, float]:
+    """Return the time of a step with recording against one without, and of two without.
+
+    All are steps of one session over one table, so that nothing but the recording differs.
+    """
+    names = ("on", "off", "again")
+    training, random = Training(rows, names[1:]), np.random.default_rng(1)
+    found = np.empty((steps, len(names), 2))
+    for number in range(-WARM_UP, steps):
+        for which in random.permutation(len(names)):
+            batch = random.integers(0, rows, BATCH)  # its own: none finds rows in a cache
+
+            def work(name: str = names[which], batch: np.ndarray = batch) -> None:
+                training.train(batch, name)
+
+            took = spent(work)
+            if number >= 0:
+                found[number, which] = took
+    training.session.close()
+    on, off, again = found.transpose(1, 0, 2)
+    low, high = bounds(on[:, 0] / off[:, 0])
+    alike = bounds(again[:, 0] / off[:, 0])
+    noise = max(alike[1], 1 / alike[0])
+    cpu = float(np.median(on[:, 1]) / np.median(off[:, 1]))
+    milliseconds = np.median(found, axis=0) * 1e3
     print(
-        f"step, recording on/off: {np.median(on) / np.median(off):.3f}  "
-        f"({np.median(on) * 1e3:.2f} ms, {np.median(off) * 1e3:.2f} ms; each batch against "
-        f"itself {np.median(on / off):.3f}); two without against each other: "
-        f"{np.median(again) / np.median(off):.3f} ({np.median(again / off):.3f})"
+        f"a step: {milliseconds[0][0]:.2f} ms with recording, {milliseconds[1][0]:.2f} ms without; "
+        f"each against the one beside it {low:.3f} to {high:.3f}, two without "
+        f"{alike[0]:.3f} to {alike[1]:.3f}; CPU {milliseconds[0][1]:.2f} ms, "
+        f"{milliseconds[1][1]:.2f} ms"
     )
     return {
-        "training/step": float(np.median(on / off)),
-        "training/step noise": float(np.median(again / off)),
+        "training/step": float(np.median(on[:, 0] / off[:, 0])),
+        "training/step CPU": cpu,
+        "training/step noise": noise,
     }
 
 
-def increments(training: Training, rows: int, directory: Path, rounds: int) -> dict[str, float]:
+def bounds(ratios: np.ndarray) -> tuple[float, float]:
+    """Return between what the median is, with 95%: order statistics, no law assumed."""
+    ordered, aside = np.sort(ratios), 0.98 * np.sqrt(len(ratios))
+    low, high = (int(len(ratios) / 2 + sign * aside) for sign in (-1, 1))
+    return float(ordered[max(low, 0)]), float(ordered[min(high, len(ratios) - 1)])
+
+
+def increments(here: Increments, rounds: int) -> dict[str, float]:
     """Return what an increment and a recovery take, medians of some rounds."""
     figures: dict[str, float] = {}
-    saver: Any = training.saver.incremental
-    (directory / ".incremental_checkpoint").mkdir()
-    prefix = str(directory / ".incremental_checkpoint" / "incremental_model.ckpt")
+    training, rows = here.training, here.training.rows
     random = np.random.default_rng(2)
-
-    def full() -> None:
-        training.saver.save(
-            training.session, str(directory / "model.ckpt"), training.step, write_meta_graph=False
-        )
-
-    def recover() -> None:
-        training.saver.recover(training.session, str(directory))
-
+    costs = []
     print("share  bytes/full  seconds/full  recovery with it/of the full alone")
     for share in SHARES:
         found = []
         for _ in range(rounds):
             training.train(np.zeros(1, np.int64))
-            full_s = seconds(full)
-            size = size_of(training.saver.last_checkpoints[-1])
+            full_s, _ = spent(here.full)
+            size = size_of(here.saver.last_checkpoints[-1])
             changed = random.permutation(rows)[: int(rows * share)]
             for start in range(0, len(changed), 1_000_000):
                 training.train(changed[start : start + 1_000_000])
-            took = seconds(lambda: saver.save(training.session, prefix, training.step))
-            written = size_of(saver.last_checkpoints[-1])
+            took, cpu = spent(here.increment)
+            written = size_of(here.saver.incremental.last_checkpoints[-1])
             # The full alone too, from a cache as warm: the increment is not there.
-            recover()
-            both = seconds(recover)
-            aside = directory / "aside"
-            (directory / ".incremental_checkpoint").rename(aside)
-            alone = seconds(recover)
-            aside.rename(directory / ".incremental_checkpoint")
-            found.append((full_s, size, took, written, both, alone))
-        full_s, size, took, written, both, alone = np.median(found, axis=0)
+            here.recover()
+            both, both_cpu = spent(here.recover)
+            aside = here.directory / "aside"
+            here.within.rename(aside)
+            alone, alone_cpu = spent(here.recover)
+            aside.rename(here.within)
+            found.append((full_s, size, took, cpu, written, both, both_cpu, alone, alone_cpu))
+        middle = np.median(found, axis=0)
+        full_s, size, took, cpu, written, both, both_cpu, alone, alone_cpu = middle
         print(
             f"{share:5.1%}  {written / size:10.4f}  {took / full_s:12.3f}  {both / alone:8.2f}"
-            f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s; "
-            f"recovery {both:.2f} s, {alone:.2f} s)"
+            f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s, CPU "
+            f"{cpu:.3f} s; recovery {both:.2f} s, {alone:.2f} s, CPU {both_cpu:.2f} s, "
+            f"{alone_cpu:.2f} s)",
+            flush=True,
         )
         case = f"{100 * share:g}% of the rows"
         figures[f"training/increment bytes/{case}"] = float(written / size)
         figures[f"training/increment time/{case}"] = float(took / full_s)
         figures[f"training/restore/{case}"] = float(both / alone)
+        figures[f"training/restore CPU/{case}"] = float(both_cpu / alone_cpu)
+        costs.append((rows * share, cpu))
+    figures["training/increment growth"] = growth(costs)
+    slope = np.polyfit([touched for touched, _ in costs], [cpu for _, cpu in costs], 1)[0]
+    figures["training/increment seconds/of the rows touched"] = float(slope) * 1e6
     return figures
+
+
+def saves_of_one_row(here: Increments, saves: int) -> float:
+    """Return the CPU seconds of an increment of one row, the median of some."""
+    here.full()
+    found = []
+    for _ in range(saves):
+        here.training.train(np.zeros(1, np.int64))
+        found.append(spent(here.increment)[1])
+    return float(np.median(found))
 
 
 def size_of(prefix: str) -> int:
@@ -136,23 +205,26 @@ def size_of(prefix: str) -> int:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=10_000_000)
-    options.add_argument("--steps", type=int, default=400)
+    options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--json", type=Path, default=HERE / "results-training.json")
     given = options.parse_args()
     tf1.disable_eager_execution()
-    trainings = {name: Training(given.rows, record=name == "on") for name in ("on", "off", "again")}
-    print(f"{given.rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}")
-    judged = step_times(trainings, given.rows, given.steps)
-    for name in ("off", "again"):
-        trainings[name].session.close()
+    rows: int = given.rows
+    print(f"{rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}", flush=True)
+    judged = step_times(rows, given.steps)
     directory = Path(tempfile.mkdtemp(prefix="ckptctl-bench-"))
     try:
-        judged |= increments(trainings["on"], given.rows, directory, given.rounds)
+        few = saves_of_one_row(Increments(Training(rows // SMALL), directory / "small"), SAVES)
+        here = Increments(Training(rows), directory / "large")
+        many = saves_of_one_row(here, SAVES)
+        judged |= increments(here, given.rounds)
     finally:
         shutil.rmtree(directory)
+    scan = (many - few) / (rows - rows // SMALL) * 1e6
+    judged["training/increment seconds/of the rows of the table"] = scan
     print("", *said(judged), sep="\n")
-    told: dict[str, object] = {"rows": given.rows, "steps": given.steps, "rounds": given.rounds}
+    told: dict[str, object] = {"rows": rows, "steps": given.steps, "rounds": given.rounds}
     given.json.write_text(json.dumps(document({}, told, judged), indent=1) + "\n")
 
 
