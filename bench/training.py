@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,22 @@ from bench.room import HERE
 from bench.scale import growth
 
 DIM, BATCH, WARM_UP = 16, 4096, 50
+FEATURES, WIDTH = 8, 256  # of the two small layers that a batch of 512 goes through
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
 SMALL = 4  # how much smaller the table is that the scan's time is told from
 SAVES = 7  # of one row
 
 
 class Training:
-    """A table with an Adagrad slot in a session of its own, its updates recorded.
+    """A table with an Adagrad slot in a session of its own.
 
-    With `bare`, there are steps by that name that nothing records: they were made later.
+    Steps of these names are recorded; those of the others are not, since they are made after
+    the Saver. One with "layers" in its name computes more than a lookup.
     """
 
-    def __init__(self, rows: int, bare: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, rows: int, recorded: tuple[str, ...] = ("on",), others: tuple[str, ...] = ()
+    ) -> None:
         self.rows = rows
         self.graph = tf.Graph()
         with self.graph.as_default():
@@ -48,15 +53,21 @@ class Training:
             self.ids = tf1.placeholder(tf.int64, [None])
             self.step = tf1.train.get_or_create_global_step()
             self.optimizer = tf1.train.AdagradOptimizer(0.1)
-            self.steps = {"on": self._minimize()}
+            self.steps = {name: self._minimize(name) for name in recorded}
             self.saver = ct.Saver(sharded=True, incremental_save_restore=True)
-            self.steps |= {name: self._minimize() for name in bare}
+            self.steps |= {name: self._minimize(name) for name in others}
             init = tf1.global_variables_initializer()
         self.session = tf1.Session(graph=self.graph)
         self.session.run(init)
 
-    def _minimize(self) -> Any:
-        loss = tf.reduce_sum(tf.square(tf.nn.embedding_lookup(self.table, self.ids)))
+    def _minimize(self, name: str) -> Any:
+        found = tf.nn.embedding_lookup(self.table, self.ids)
+        if "layers" in name:
+            with tf1.variable_scope("layers", reuse=tf1.AUTO_REUSE):
+                found = tf.reshape(found, [-1, FEATURES * DIM])
+                found = tf.nn.relu(found @ tf1.get_variable("first", [FEATURES * DIM, WIDTH]))
+                found = found @ tf1.get_variable("second", [WIDTH, 1])
+        loss = tf.reduce_sum(tf.square(found))
         return self.optimizer.minimize(loss, self.step)
 
     def train(self, ids: np.ndarray, step: str = "on") -> None:
@@ -100,37 +111,35 @@ def step_times(rows: int, steps: int) -> dict[str, float]:
 
     All are steps of one session over one table, so that nothing but the recording differs.
     """
-    names = ("on", "off", "again")
-    training, random = Training(rows, names[1:]), np.random.default_rng(1)
-    found = np.empty((steps, len(names), 2))
-    for number in range(-WARM_UP, steps):
-        for which in random.permutation(len(names)):
+    recorded, others = ("on", "on, layers"), ("off", "again", "off, layers")
+    training, random = Training(rows, recorded, others), np.random.default_rng(1)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in training.steps}
+    for number in range(steps + WARM_UP):
+        for name in random.permutation(list(taken)):
             batch = random.integers(0, rows, BATCH)  # its own: none finds rows in a cache
-
-            def work(name: str = names[which], batch: np.ndarray = batch) -> None:
-                training.train(batch, name)
-
-            took = spent(work)
-            if number >= 0:
-                found[number, which] = took
+            took = spent(partial(training.train, batch, name))
+            if number >= WARM_UP:
+                taken[name].append(took)
     training.session.close()
-    on, off, again = found.transpose(1, 0, 2)
-    low, high = bounds(on[:, 0] / off[:, 0])
-    alike = bounds(again[:, 0] / off[:, 0])
-    noise = max(alike[1], 1 / alike[0])
-    cpu = float(np.median(on[:, 1]) / np.median(off[:, 1]))
-    milliseconds = np.median(found, axis=0) * 1e3
-    print(
-        f"a step: {milliseconds[0][0]:.2f} ms with recording, {milliseconds[1][0]:.2f} ms without; "
-        f"each against the one beside it {low:.3f} to {high:.3f}, two without "
-        f"{alike[0]:.3f} to {alike[1]:.3f}; CPU {milliseconds[0][1]:.2f} ms, "
-        f"{milliseconds[1][1]:.2f} ms"
-    )
-    return {
-        "training/step": float(np.median(on[:, 0] / off[:, 0])),
-        "training/step CPU": cpu,
-        "training/step noise": noise,
-    }
+    figures = {}
+    for case, on, off in (
+        ("step", "on", "off"),
+        ("step with layers", "on, layers", "off, layers"),
+        ("step noise", "again", "off"),
+    ):
+        (wall, cpu), (bare, bare_cpu) = (np.transpose(taken[name]) for name in (on, off))
+        low, high = bounds(wall / bare)
+        used = float(np.median(cpu) / np.median(bare_cpu))
+        print(
+            f"{case}: {np.median(wall) * 1e3:.2f} ms, {np.median(bare) * 1e3:.2f} ms; each "
+            f"against the one beside it {low:.3f} to {high:.3f}, CPU {used:.3f}",
+            flush=True,
+        )
+        noise = case == "step noise"
+        figures[f"training/{case}"] = max(high, 1 / low) if noise else float(np.median(wall / bare))
+        if not noise:
+            figures[f"training/{case}, CPU"] = used
+    return figures
 
 
 def bounds(ratios: np.ndarray) -> tuple[float, float]:
