@@ -12,7 +12,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,18 @@ class Increments:
         prefix: str = self.saver.incremental.save(self.training.session, path, self.training.step)
         return prefix
 
+    def forget_increments(self) -> None:
+        for path in self.within.glob("*.ckpt-*"):
+            path.unlink()
+
+    @contextmanager
+    def full_alone(self) -> Iterator[None]:
+        """Take the increments away for a while."""
+        aside = self.within.with_name("aside")
+        self.within.rename(aside)
+        yield
+        aside.rename(self.within)
+
     def recover(self) -> None:
         self.saver.recover(self.training.session, str(self.directory))
 
@@ -151,45 +164,43 @@ def bounds(ratios: np.ndarray) -> tuple[float, float]:
 
 def increments(here: Increments, rounds: int) -> dict[str, float]:
     """Return what an increment and a recovery take, medians of some rounds."""
-    figures: dict[str, float] = {}
-    training, rows = here.training, here.training.rows
-    random = np.random.default_rng(2)
-    costs = []
-    print("share  bytes/full  seconds/full  recovery with it/of the full alone")
+    training, rows, random = here.training, here.training.rows, np.random.default_rng(2)
+    fulls, found = [], {}
     for share in SHARES:
-        found = []
+        training.train(np.zeros(1, np.int64))
+        fulls.append((spent(here.full)[0], size_of(here.saver.last_checkpoints[-1])))
+        changed = random.permutation(rows)[: int(rows * share)]
+        for start in range(0, len(changed), 1_000_000):
+            training.train(changed[start : start + 1_000_000])
+        saves = []
         for _ in range(rounds):
-            training.train(np.zeros(1, np.int64))
-            full_s, _ = spent(here.full)
-            size = size_of(here.saver.last_checkpoints[-1])
-            changed = random.permutation(rows)[: int(rows * share)]
-            for start in range(0, len(changed), 1_000_000):
-                training.train(changed[start : start + 1_000_000])
-            took, cpu = spent(here.increment)
-            written = size_of(here.saver.incremental.last_checkpoints[-1])
-            # The full alone too, from a cache as warm: the increment is not there.
-            here.recover()
-            both, both_cpu = spent(here.recover)
-            aside = here.directory / "aside"
-            here.within.rename(aside)
-            alone, alone_cpu = spent(here.recover)
-            aside.rename(here.within)
-            found.append((full_s, size, took, cpu, written, both, both_cpu, alone, alone_cpu))
-        middle = np.median(found, axis=0)
-        full_s, size, took, cpu, written, both, both_cpu, alone, alone_cpu = middle
+            here.forget_increments()
+            training.train(changed[:1])  # each is of a step of its own, and holds the same rows
+            saves.append(spent(here.increment))
+        written = size_of(here.saver.incremental.last_checkpoints[-1])
+        here.recover()  # from here on everything is as warm
+        assert here.saver.recorder.previous is not None, "the increment was refused"
+        restores = []
+        for _ in range(rounds):
+            with here.full_alone():
+                alone = spent(here.recover)
+            restores.append((*spent(here.recover), *alone))
+        found[share] = (written, *np.median(saves, axis=0), *np.median(restores, axis=0))
+    full_s, size = np.median(fulls, axis=0)
+    print(f"a full: {full_s:.2f} s, {size / 1e9:.2f} GB")
+    print("share  increment: s, CPU s  recovery with it: s, CPU s  of the full alone: s, CPU s")
+    figures: dict[str, float] = {}
+    for share, (written, took, cpu, both, both_cpu, alone_s, alone_cpu) in found.items():
         print(
-            f"{share:5.1%}  {written / size:10.4f}  {took / full_s:12.3f}  {both / alone:8.2f}"
-            f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s, CPU "
-            f"{cpu:.3f} s; recovery {both:.2f} s, {alone:.2f} s, CPU {both_cpu:.2f} s, "
-            f"{alone_cpu:.2f} s)",
-            flush=True,
+            f"{share:5.1%}  {took:12.2f} {cpu:8.3f}  {both:18.2f} {both_cpu:6.2f}  "
+            f"{alone_s:18.2f} {alone_cpu:6.2f}"
         )
         case = f"{100 * share:g}% of the rows"
         figures[f"training/increment bytes/{case}"] = float(written / size)
         figures[f"training/increment time/{case}"] = float(took / full_s)
-        figures[f"training/restore/{case}"] = float(both / alone)
+        figures[f"training/restore/{case}"] = float(both / alone_s)
         figures[f"training/restore CPU/{case}"] = float(both_cpu / alone_cpu)
-        costs.append((rows * share, cpu))
+    costs = [(rows * share, float(own[2])) for share, own in found.items()]
     figures["training/increment growth"] = growth([costs[2], costs[-1]])
     slope = np.polyfit([touched for touched, _ in costs], [cpu for _, cpu in costs], 1)[0]
     figures["training/increment seconds/of the rows touched"] = float(slope) * 1e6
