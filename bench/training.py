@@ -109,7 +109,9 @@ class Increments:
         aside.rename(self.within)
 
     def recover(self) -> None:
-        self.saver.recover(self.training.session, str(self.directory))
+        """Restore into a session of its own, as after a failure: no variable has a value."""
+        with tf1.Session(graph=self.training.graph) as session:
+            self.saver.recover(session, str(self.directory))
 
 
 def spent(work: Callable[[], Any]) -> tuple[float, float]:
