@@ -85,7 +85,9 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self._shards = 0
         #: Device to the placeholder of the clock since which rows count as changed.
         self.since: dict[str, Any] = {}
-        self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
+        #: Ops that move the clocks on once all are read, see `Recorder.now`.
+        with tf.control_dependencies([clock.reading for clock in recorder.clocks.values()]):
+            self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
         #: (item, op that restores rows or None, op that restores the whole).
         self.restores: list[tuple[Item, Any, Any]] = []
         with tf.device(None), tf.device("/device:CPU:0"):

@@ -335,9 +335,13 @@ class Recorder:
 
     # --- what the saving process knows ---
 
-    def now(self, session: Any) -> dict[str, int]:
-        """Return the clock of each device: rows seen later changed after the next save."""
-        epochs = session.run([clock.reading for clock in self.clocks.values()])
+    def now(self, session: Any, then: Iterable[Any] = ()) -> dict[str, int]:
+        """Return the clock of each device: rows seen later changed after the next save.
+
+        What waits for the readings can be run `then`, in the same call.
+        """
+        readings = [clock.reading for clock in self.clocks.values()]
+        epochs, _ = session.run((readings, list(then)))
         return {device: int(epoch) for device, epoch in zip(self.clocks, epochs, strict=True)}
 
     # --- details ---
