@@ -1,5 +1,7 @@
 """What recording and increments cost a training: ratios from one run.
 
+What does not wait for a disk is told as CPU time too, which other processes disturb less.
+
 python -m bench.training --rows 10000000
 """
 
@@ -10,7 +12,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,109 +26,197 @@ import ckptctl.training as ct
 from bench.goals import said
 from bench.report import document
 from bench.room import HERE
+from bench.scale import growth
 
 DIM, BATCH, WARM_UP = 16, 4096, 50
+FEATURES, WIDTH = 8, 256  # of the two small layers that a batch of 512 goes through
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
+SMALL = 4  # how much smaller the table is that the scan's time is told from
+SAVES = 7  # of one row
 
 
 class Training:
-    """A table with an Adagrad slot, trained in a session of its own."""
+    """A table with an Adagrad slot in a session of its own.
 
-    def __init__(self, rows: int, *, record: bool) -> None:
+    Steps of these names are recorded; those of the others are not, since they are made after
+    the Saver. One with "layers" in its name computes more than a lookup.
+    """
+
+    def __init__(
+        self, rows: int, recorded: tuple[str, ...] = ("on",), others: tuple[str, ...] = ()
+    ) -> None:
+        self.rows = rows
         self.graph = tf.Graph()
         with self.graph.as_default():
-            table = tf1.get_variable(
+            self.table = tf1.get_variable(
                 "emb", [rows, DIM], initializer=tf1.ones_initializer(), use_resource=True
             )
             self.ids = tf1.placeholder(tf.int64, [None])
-            loss = tf.reduce_sum(tf.square(tf.nn.embedding_lookup(table, self.ids)))
             self.step = tf1.train.get_or_create_global_step()
-            self.train_op = tf1.train.AdagradOptimizer(0.1).minimize(loss, self.step)
-            self.saver = ct.Saver(sharded=True, incremental_save_restore=record)
+            self.optimizer = tf1.train.AdagradOptimizer(0.1)
+            self.steps = {name: self._minimize(name) for name in recorded}
+            self.saver = ct.Saver(sharded=True, incremental_save_restore=True)
+            self.steps |= {name: self._minimize(name) for name in others}
             init = tf1.global_variables_initializer()
         self.session = tf1.Session(graph=self.graph)
         self.session.run(init)
 
-    def train(self, ids: np.ndarray) -> None:
-        self.session.run(self.train_op, {self.ids: ids})
+    def _minimize(self, name: str) -> Any:
+        found = tf.nn.embedding_lookup(self.table, self.ids)
+        if "layers" in name:
+            with tf1.variable_scope("layers", reuse=tf1.AUTO_REUSE):
+                found = tf.reshape(found, [-1, FEATURES * DIM])
+                found = tf.nn.relu(found @ tf1.get_variable("first", [FEATURES * DIM, WIDTH]))
+                found = found @ tf1.get_variable("second", [WIDTH, 1])
+        loss = tf.reduce_sum(tf.square(found))
+        return self.optimizer.minimize(loss, self.step)
+
+    def train(self, ids: np.ndarray, step: str = "on") -> None:
+        self.session.run(self.steps[step], {self.ids: ids})
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
+class Increments:
+    """A directory, and what a training saves there and takes back."""
+
+    def __init__(self, training: Training, directory: Path) -> None:
+        self.training, self.directory = training, directory
+        self.saver: Any = training.saver
+        self.within = directory / ".incremental_checkpoint"
+        self.within.mkdir(parents=True)
+
+    def full(self) -> str:
+        path = str(self.directory / "model.ckpt")
+        prefix: str = self.saver.save(
+            self.training.session, path, self.training.step, write_meta_graph=False
+        )
+        return prefix
+
+    def increment(self) -> str:
+        path = str(self.within / "incremental_model.ckpt")
+        prefix: str = self.saver.incremental.save(self.training.session, path, self.training.step)
+        return prefix
+
+    def forget_increments(self) -> None:
+        for path in self.within.glob("*.ckpt-*"):
+            path.unlink()
+
+    @contextmanager
+    def full_alone(self) -> Iterator[None]:
+        """Take the increments away for a while."""
+        aside = self.within.with_name("aside")
+        self.within.rename(aside)
+        yield
+        aside.rename(self.within)
+
+    def recover(self) -> None:
+        """Restore into a session of its own, as after a failure: no variable has a value."""
+        with tf1.Session(graph=self.training.graph) as session:
+            self.saver.recover(session, str(self.directory))
+
+
+def spent(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return the seconds that something took, and those of the CPU."""
+    begin, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
-def step_times(trainings: dict[str, Training], rows: int, steps: int) -> dict[str, float]:
-    """Return the time of a step with recording against one without, and of two without."""
-    random = np.random.default_rng(1)
-    taken: dict[str, list[float]] = {name: [] for name in trainings}
+def step_times(rows: int, steps: int) -> dict[str, float]:
+    """Return the time of a step with recording against one without, and of two without.
+
+    All are steps of one session over one table, so that nothing but the recording differs.
+    """
+    recorded, others = ("on", "on, layers"), ("off", "again", "off, layers")
+    training, random = Training(rows, recorded, others), np.random.default_rng(1)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in training.steps}
     for number in range(steps + WARM_UP):
-        batch = random.integers(0, rows, BATCH)
-        for name in random.permutation(list(trainings)):
-            took = seconds(partial(trainings[name].train, batch))
+        for name in random.permutation(list(taken)):
+            batch = random.integers(0, rows, BATCH)  # its own: none finds rows in a cache
+            took = spent(partial(training.train, batch, name))
             if number >= WARM_UP:
                 taken[name].append(took)
-    on, off, again = (np.array(taken[name]) for name in ("on", "off", "again"))
-    print(
-        f"step, recording on/off: {np.median(on) / np.median(off):.3f}  "
-        f"({np.median(on) * 1e3:.2f} ms, {np.median(off) * 1e3:.2f} ms; each batch against "
-        f"itself {np.median(on / off):.3f}); two without against each other: "
-        f"{np.median(again) / np.median(off):.3f} ({np.median(again / off):.3f})"
-    )
-    return {
-        "training/step": float(np.median(on / off)),
-        "training/step noise": float(np.median(again / off)),
-    }
-
-
-def increments(training: Training, rows: int, directory: Path, rounds: int) -> dict[str, float]:
-    """Return what an increment and a recovery take, medians of some rounds."""
-    figures: dict[str, float] = {}
-    saver: Any = training.saver.incremental
-    (directory / ".incremental_checkpoint").mkdir()
-    prefix = str(directory / ".incremental_checkpoint" / "incremental_model.ckpt")
-    random = np.random.default_rng(2)
-
-    def full() -> None:
-        training.saver.save(
-            training.session, str(directory / "model.ckpt"), training.step, write_meta_graph=False
-        )
-
-    def recover() -> None:
-        training.saver.recover(training.session, str(directory))
-
-    print("share  bytes/full  seconds/full  recovery with it/of the full alone")
-    for share in SHARES:
-        found = []
-        for _ in range(rounds):
-            training.train(np.zeros(1, np.int64))
-            full_s = seconds(full)
-            size = size_of(training.saver.last_checkpoints[-1])
-            changed = random.permutation(rows)[: int(rows * share)]
-            for start in range(0, len(changed), 1_000_000):
-                training.train(changed[start : start + 1_000_000])
-            took = seconds(lambda: saver.save(training.session, prefix, training.step))
-            written = size_of(saver.last_checkpoints[-1])
-            # The full alone too, from a cache as warm: the increment is not there.
-            recover()
-            both = seconds(recover)
-            aside = directory / "aside"
-            (directory / ".incremental_checkpoint").rename(aside)
-            alone = seconds(recover)
-            aside.rename(directory / ".incremental_checkpoint")
-            found.append((full_s, size, took, written, both, alone))
-        full_s, size, took, written, both, alone = np.median(found, axis=0)
+    training.session.close()
+    figures = {}
+    for case, on, off in (
+        ("step", "on", "off"),
+        ("step with layers", "on, layers", "off, layers"),
+        ("step noise", "again", "off"),
+    ):
+        (wall, cpu), (bare, bare_cpu) = (np.transpose(taken[name]) for name in (on, off))
+        low, high = bounds(wall / bare)
+        used = float(np.median(cpu) / np.median(bare_cpu))
         print(
-            f"{share:5.1%}  {written / size:10.4f}  {took / full_s:12.3f}  {both / alone:8.2f}"
-            f"   (full {full_s:.2f} s, {size / 1e9:.2f} GB; increment {took:.2f} s; "
-            f"recovery {both:.2f} s, {alone:.2f} s)"
+            f"{case}: {np.median(wall) * 1e3:.2f} ms, {np.median(bare) * 1e3:.2f} ms; each "
+            f"against the one beside it {low:.3f} to {high:.3f}, CPU {used:.3f}",
+            flush=True,
+        )
+        noise = case == "step noise"
+        figures[f"training/{case}"] = max(high, 1 / low) if noise else float(np.median(wall / bare))
+        if not noise:
+            figures[f"training/{case}, CPU"] = used
+    return figures
+
+
+def bounds(ratios: np.ndarray) -> tuple[float, float]:
+    """Return between what the median is, with 95%: order statistics, no law assumed."""
+    ordered, aside = np.sort(ratios), 0.98 * np.sqrt(len(ratios))
+    low, high = (int(len(ratios) / 2 + sign * aside) for sign in (-1, 1))
+    return float(ordered[max(low, 0)]), float(ordered[min(high, len(ratios) - 1)])
+
+
+def increments(here: Increments, rounds: int) -> dict[str, float]:
+    """Return what an increment and a recovery take, medians of some rounds."""
+    training, rows, random = here.training, here.training.rows, np.random.default_rng(2)
+    fulls, found = [], {}
+    for share in SHARES:
+        training.train(np.zeros(1, np.int64))
+        fulls.append((spent(here.full)[0], size_of(here.saver.last_checkpoints[-1])))
+        changed = random.permutation(rows)[: int(rows * share)]
+        for start in range(0, len(changed), 1_000_000):
+            training.train(changed[start : start + 1_000_000])
+        saves = []
+        for _ in range(rounds):
+            here.forget_increments()
+            training.train(changed[:1])  # each is of a step of its own, and holds the same rows
+            saves.append(spent(here.increment))
+        written = size_of(here.saver.incremental.last_checkpoints[-1])
+        here.recover()  # from here on everything is as warm
+        assert here.saver.recorder.previous is not None, "the increment was refused"
+        restores = []
+        for _ in range(rounds):
+            with here.full_alone():
+                alone = spent(here.recover)
+            restores.append((*spent(here.recover), *alone))
+        found[share] = (written, *np.median(saves, axis=0), *np.median(restores, axis=0))
+    full_s, size = np.median(fulls, axis=0)
+    print(f"a full: {full_s:.2f} s, {size / 1e9:.2f} GB")
+    print("share  increment: s, CPU s  recovery with it: s, CPU s  of the full alone: s, CPU s")
+    figures: dict[str, float] = {}
+    for share, (written, took, cpu, both, both_cpu, alone_s, alone_cpu) in found.items():
+        print(
+            f"{share:5.1%}  {took:12.2f} {cpu:8.3f}  {both:18.2f} {both_cpu:6.2f}  "
+            f"{alone_s:18.2f} {alone_cpu:6.2f}"
         )
         case = f"{100 * share:g}% of the rows"
         figures[f"training/increment bytes/{case}"] = float(written / size)
         figures[f"training/increment time/{case}"] = float(took / full_s)
-        figures[f"training/restore/{case}"] = float(both / alone)
+        figures[f"training/restore/{case}"] = float(both / alone_s)
+        figures[f"training/restore CPU/{case}"] = float(both_cpu / alone_cpu)
+    costs = [(rows * share, float(own[2])) for share, own in found.items()]
+    figures["training/increment growth"] = growth([costs[2], costs[-1]])
+    slope = np.polyfit([touched for touched, _ in costs], [cpu for _, cpu in costs], 1)[0]
+    figures["training/increment seconds/of the rows touched"] = float(slope) * 1e6
     return figures
+
+
+def saves_of_one_row(here: Increments, saves: int) -> float:
+    """Return the CPU seconds of an increment of one row, the median of some."""
+    here.full()
+    found = []
+    for _ in range(saves):
+        here.training.train(np.zeros(1, np.int64))
+        found.append(spent(here.increment)[1])
+    return float(np.median(found))
 
 
 def size_of(prefix: str) -> int:
@@ -136,23 +227,26 @@ def size_of(prefix: str) -> int:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=10_000_000)
-    options.add_argument("--steps", type=int, default=400)
+    options.add_argument("--steps", type=int, default=1500)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--json", type=Path, default=HERE / "results-training.json")
     given = options.parse_args()
     tf1.disable_eager_execution()
-    trainings = {name: Training(given.rows, record=name == "on") for name in ("on", "off", "again")}
-    print(f"{given.rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}")
-    judged = step_times(trainings, given.rows, given.steps)
-    for name in ("off", "again"):
-        trainings[name].session.close()
+    rows: int = given.rows
+    print(f"{rows:,} rows x {DIM} float32 with Adagrad, batch {BATCH}", flush=True)
+    judged = step_times(rows, given.steps)
     directory = Path(tempfile.mkdtemp(prefix="ckptctl-bench-"))
     try:
-        judged |= increments(trainings["on"], given.rows, directory, given.rounds)
+        few = saves_of_one_row(Increments(Training(rows // SMALL), directory / "small"), SAVES)
+        here = Increments(Training(rows), directory / "large")
+        many = saves_of_one_row(here, SAVES)
+        judged |= increments(here, given.rounds)
     finally:
         shutil.rmtree(directory)
+    scan = (many - few) / (rows - rows // SMALL) * 1e6
+    judged["training/increment seconds/of the rows of the table"] = scan
     print("", *said(judged), sep="\n")
-    told: dict[str, object] = {"rows": given.rows, "steps": given.steps, "rounds": given.rounds}
+    told: dict[str, object] = {"rows": rows, "steps": given.steps, "rounds": given.rounds}
     given.json.write_text(json.dumps(document({}, told, judged), indent=1) + "\n")
 
 

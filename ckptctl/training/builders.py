@@ -85,7 +85,9 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self._shards = 0
         #: Device to the placeholder of the clock since which rows count as changed.
         self.since: dict[str, Any] = {}
-        self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
+        #: Ops that move the clocks on once all are read, see `Recorder.now`.
+        with tf.control_dependencies([clock.reading for clock in recorder.clocks.values()]):
+            self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
         #: (item, op that restores rows or None, op that restores the whole).
         self.restores: list[tuple[Item, Any, Any]] = []
         with tf.device(None), tf.device("/device:CPU:0"):
@@ -246,8 +248,7 @@ def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
     )
     shape = tf.TensorShape(item.owner.get_attr("shape"))
     keys, values = tf.ensure_shape(keys, [None]), tf.ensure_shape(values, [None, shape[1]])
-    there = keys < int(shape[0])
-    keys, values = tf.boolean_mask(keys, there), tf.boolean_mask(values, there)
+    keys, values = _within(keys, values, int(shape[0]))
     handle = getattr(item.saveable, "handle_op", None)
     if handle is not None:
         done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=keys, updates=values)
@@ -257,6 +258,19 @@ def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
         return done
     with tf.control_dependencies([done]):
         return recorder.mark(item.track, keys)
+
+
+def _within(keys: Any, values: Any, rows: int) -> tuple[Any, Any]:
+    """Leave out keys that a variable has no row for (`restore.md`), and copy only then."""
+    # Not tf.cond: its functions cost some milliseconds a variable in each new session.
+    fits = tf.reduce_max(keys) < rows
+    some_keys, all_keys = tf.raw_ops.Switch(data=keys, pred=fits)
+    some_values, all_values = tf.raw_ops.Switch(data=values, pred=fits)
+    there = tf.reshape(tf.where(some_keys < rows), [-1])
+    return (
+        tf.raw_ops.Merge(inputs=[all_keys, tf.gather(some_keys, there)]).output,
+        tf.raw_ops.Merge(inputs=[all_values, tf.gather(some_values, there)]).output,
+    )
 
 
 def _restore_whole(filename: Any, item: Item, recorder: Recorder) -> Any:

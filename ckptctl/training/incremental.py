@@ -138,10 +138,8 @@ class IncrementalSaver(tf1.train.Saver):
     def resume(self, sess: Any, directory: str, point: RestorePoint) -> None:
         """Go on from a restore point: the next increment is recorded after it."""
         if point.increments:
-            self._recorder.previous = Previous(
-                point.step, self._recorder.now(sess), point.increment_id
-            )
-            sess.run(self._adder.ticks)
+            clocks = self._recorder.now(sess, self._adder.ticks)
+            self._recorder.previous = Previous(point.step, clocks, point.increment_id)
         self._series = list(point.increments)
         within = os.path.join(directory, INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)

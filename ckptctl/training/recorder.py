@@ -152,8 +152,8 @@ class Recorder:
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards.
     _recorded: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict)
-    # By track and rows: the clock that was read, the rows and their number, what recorded them.
-    _befores: dict[tuple[int, str], tuple[Any, Any, Any, Any]] = field(default_factory=dict)
+    # By track and rows: the clock that was read, the rows, what recorded them.
+    _befores: dict[tuple[int, str], tuple[Any, Any, Any]] = field(default_factory=dict)
     # Updates that were seen, recorded or not.
     _judged: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
@@ -335,9 +335,13 @@ class Recorder:
 
     # --- what the saving process knows ---
 
-    def now(self, session: Any) -> dict[str, int]:
-        """Return the clock of each device: rows seen later changed after the next save."""
-        epochs = session.run([clock.reading for clock in self.clocks.values()])
+    def now(self, session: Any, then: Iterable[Any] = ()) -> dict[str, int]:
+        """Return the clock of each device: rows seen later changed after the next save.
+
+        What waits for the readings can be run `then`, in the same call.
+        """
+        readings = [clock.reading for clock in self.clocks.values()]
+        epochs, _ = session.run((readings, list(then)))
         return {device: int(epoch) for device, epoch in zip(self.clocks, epochs, strict=True)}
 
     # --- details ---
@@ -391,15 +395,15 @@ class Recorder:
                     rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
                     read = track.clock.epoch.read_value()
                     rows = tf.reshape(rows, [-1])
-                    count = tf.shape(rows)
-                    before = _write(track, rows, count, read)
-                    self._befores[key] = read, rows, count, before
-                then, rows, count, before = self._befores[key]
+                    before = _write(track, rows, tf.shape(rows), read)
+                    self._befores[key] = tf.reshape(read, [1]), rows, before
+                then, rows, before = self._befores[key]
                 with tf.control_dependencies([op]):
                     now = track.clock.epoch.read_value()
-                # No control flow, and little else: most often this writes no rows at all.
-                count *= tf.cast(tf.not_equal(now, then), tf.int32)
-                afters.append(_write(track, tf.slice(rows, [0], count), count, now))
+                # All that waits for `op` waits for these, so they are few, and without control
+                # flow: the rows no times, most often, or once.
+                moved = tf.tile(rows, tf.cast(tf.not_equal(now, then), tf.int32))
+                afters.append(_scatter(track, moved, now))
             op._add_control_input(before)
         self._follow(op, following, afters)
 
@@ -439,7 +443,10 @@ class Recorder:
 
 def _write(track: Track, rows: Any, shape: Any, now: Any) -> Any:
     # A number for each row: TensorFlow is slower where one number goes to all of them.
-    now = tf.fill(shape, now)
+    return _scatter(track, rows, tf.fill(shape, now))
+
+
+def _scatter(track: Track, rows: Any, now: Any) -> Any:
     return tf.raw_ops.ResourceScatterUpdate(resource=track.seen.handle, indices=rows, updates=now)
 
 

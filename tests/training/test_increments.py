@@ -162,6 +162,22 @@ def test_recorders_are_in_no_checkpoint_and_no_collection(tmp_path: Path) -> Non
         assert not [name for name in reader.tensors if "ckptctl" in name]
 
 
+def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
+    larger, smaller = Model(parts=1), Model(parts=1, rows=40)
+    saves, others = Saves(larger, tmp_path), Saves(smaller, tmp_path)
+    with larger.session() as session:
+        saves.full(session)
+        larger.train(session, [1, 39, 40, 59])
+        prefix = saves.increment(session)
+        trained = larger.values(session)["emb"]
+    with smaller.session() as session:
+        before = smaller.values(session)["emb"]
+        assert others.saver.incremental is not None
+        others.saver.incremental.apply(session, prefix)
+        before[[1, 39]] = trained[[1, 39]]
+        np.testing.assert_array_equal(smaller.values(session)["emb"], before)
+
+
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])
 def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
     model = Model()
