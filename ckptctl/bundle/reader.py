@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleReader"]
 
+#: Entries by tensor name, and by key those of the data of slices.
+_Parsed = tuple[dict[str, Entry], dict[bytes, Entry]]
+
+#: What the indexes said that were parsed last, with their bytes: a merge opens the same few
+#: again and again, to scan, to plan, to write, and to look whether they have changed.
+_recent: dict[str, tuple[bytes, _Parsed]] = {}
+_MOST_RECENT = 4
+
 
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
@@ -65,7 +73,19 @@ class BundleReader(BundleData):
         return Entry.decode(raw, self.index_path, name, self.header.num_shards)
 
     @cached_property
-    def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
+    def _parsed(self) -> _Parsed:
+        whole = self._table.whole
+        known = _recent.get(self.index_path)
+        if known is not None and known[0] == whole:  # byte for byte
+            return known[1]
+        found = self._parse()
+        if whole is not None:
+            _recent[self.index_path] = whole, found
+            for path in list(_recent)[:-_MOST_RECENT]:
+                _recent.pop(path, None)
+        return found
+
+    def _parse(self) -> _Parsed:
         keys, raws = self._table.pairs()
         first = bisect_left(keys, b"\x00")  # behind the header's key, the empty one
         behind = bisect_left(keys, b"\x01")  # the keys of slices come before all names
