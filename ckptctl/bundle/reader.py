@@ -7,6 +7,7 @@ import stat
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptctl.bundle.data import BundleData
@@ -25,10 +26,21 @@ __all__ = ["BundleReader"]
 #: Entries by tensor name, and by key those of the data of slices.
 _Parsed = tuple[dict[str, Entry], dict[bytes, Entry]]
 
-#: What the indexes said that were parsed last, with their bytes: a merge opens the same few
-#: again and again, to scan, to plan, to write, and to look whether they have changed.
+#: What the indexes said that were parsed last, with their bytes: a merge opens the same ones
+#: again and again, to scan, to prove, to plan, to write, and to look whether they have changed.
 _recent: dict[str, tuple[bytes, _Parsed]] = {}
-_MOST_RECENT = 4
+_lock = Lock()
+#: Of so many indexes, and of so many bytes of them: an entry takes ten times what it has there.
+_MOST_RECENT, _MOST_BYTES = 256, 8 << 20
+
+
+def _remember(path: str, whole: bytes, found: _Parsed) -> None:
+    with _lock:
+        _recent.pop(path, None)
+        _recent[path] = whole, found
+        total = sum(len(raw) for raw, _ in _recent.values())
+        while len(_recent) > _MOST_RECENT or total > _MOST_BYTES:
+            total -= len(_recent.pop(next(iter(_recent)))[0])
 
 
 def _text(key: bytes) -> str:
@@ -80,9 +92,7 @@ class BundleReader(BundleData):
             return known[1]
         found = self._parse()
         if whole is not None:
-            _recent[self.index_path] = whole, found
-            for path in list(_recent)[:-_MOST_RECENT]:
-                _recent.pop(path, None)
+            _remember(self.index_path, whole, found)
         return found
 
     def _parse(self) -> _Parsed:
