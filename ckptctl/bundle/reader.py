@@ -7,6 +7,7 @@ import stat
 from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptctl.bundle.data import BundleData
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = ["BundleReader"]
+
+#: Entries by tensor name, and by key those of the data of slices.
+_Parsed = tuple[dict[str, Entry], dict[bytes, Entry]]
+
+#: What the indexes said that were parsed last, with their bytes: a merge opens the same ones
+#: again and again, to scan, to prove, to plan, to write, and to look whether they have changed.
+_recent: dict[str, tuple[bytes, _Parsed]] = {}
+_lock = Lock()
+#: Of so many indexes, and of so many bytes of them: an entry takes ten times what it has there.
+_MOST_RECENT, _MOST_BYTES = 256, 8 << 20
+
+
+def _remember(path: str, whole: bytes, found: _Parsed) -> None:
+    with _lock:
+        _recent.pop(path, None)
+        _recent[path] = whole, found
+        total = sum(len(raw) for raw, _ in _recent.values())
+        while len(_recent) > _MOST_RECENT or total > _MOST_BYTES:
+            total -= len(_recent.pop(next(iter(_recent)))[0])
 
 
 def _text(key: bytes) -> str:
@@ -65,7 +85,17 @@ class BundleReader(BundleData):
         return Entry.decode(raw, self.index_path, name, self.header.num_shards)
 
     @cached_property
-    def _parsed(self) -> tuple[dict[str, Entry], dict[bytes, Entry]]:
+    def _parsed(self) -> _Parsed:
+        whole = self._table.whole
+        known = _recent.get(self.index_path)
+        if known is not None and known[0] == whole:  # byte for byte
+            return known[1]
+        found = self._parse()
+        if whole is not None:
+            _remember(self.index_path, whole, found)
+        return found
+
+    def _parse(self) -> _Parsed:
         keys, raws = self._table.pairs()
         first = bisect_left(keys, b"\x00")  # behind the header's key, the empty one
         behind = bisect_left(keys, b"\x01")  # the keys of slices come before all names

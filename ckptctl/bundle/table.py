@@ -54,7 +54,7 @@ class _IndexFile:
     def __init__(self, path: str, storage: Storage) -> None:
         self._path = path
         self._file = storage.open(path)
-        self._whole: bytes | None = None
+        self.whole: bytes | None = None
         self.size = self._file.size
         keep = False
         try:
@@ -76,15 +76,15 @@ class _IndexFile:
                 )
             keep = self.size > WHOLE_BYTES
             if not keep:
-                self._whole = self.read(0, self.size)
+                self.whole = self.read(0, self.size)
         finally:
             if not keep:
                 self._file.close()
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes that lie inside the file as it was when it was opened."""
-        if self._whole is not None:
-            return self._whole[offset : offset + length]
+        if self.whole is not None:
+            return self.whole[offset : offset + length]
         data = self._file.pread(offset, length)
         if len(data) != length:
             raise ChangedError(
@@ -154,6 +154,11 @@ class IndexTable:
             if found >= key:
                 return value if found == key else None
         return None
+
+    @property
+    def whole(self) -> bytes | None:
+        """All bytes of the file as they were read; None if there are too many."""
+        return self._file.whole
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Return all keys and values in order, checking that the keys ascend."""

@@ -231,3 +231,19 @@ def test_a_hundred_thousand_tensors(tmp_path: Path) -> None:
         assert reader.get("model/v054321") is not None
         assert len(reader.tensors) == 100_000
         reader.check_shards()
+
+
+def test_an_index_is_parsed_once_while_its_bytes_stay(tmp_path: Path) -> None:
+    """What a path said before counts for the very same bytes alone, whatever stat says."""
+    prefix = b.build_bundle(tmp_path)
+    index = Path(f"{prefix}.index")
+    before, first = index.read_bytes(), BundleReader(prefix)
+    assert BundleReader(prefix).tensors is first.tensors
+    name = next(iter(first.tensors))
+    other = str(tmp_path / "other")
+    with BundleWriter(other, 1) as writer:
+        writer.add("x", np.zeros(3, "f4"))
+    index.write_bytes(Path(f"{other}.index").read_bytes())
+    assert list(BundleReader(prefix).tensors) == ["x"]
+    index.write_bytes(before)
+    assert name in BundleReader(prefix).tensors
