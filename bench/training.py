@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,28 @@ from bench.report import document
 from bench.room import HERE
 from bench.scale import growth
 
-DIM, BATCH, WARM_UP = 16, 4096, 50
-FEATURES, WIDTH = 8, 256  # of the two small layers that a batch of 512 goes through
+DIM, BATCH, WARM_UP = 16, 4160, 50  # ids
+#: What a step computes beside the lookup: ids a sample, then the widths of its layers.
+MODELS = {
+    "a lookup alone": (1,),
+    "two small layers": (8, 256),
+    "the layers of Wide & Deep": (26, 1024, 512, 256),  # as in DeepRec's model zoo
+}
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5)
 SMALL = 4  # how much smaller the table is that the scan's time is told from
 SAVES = 7  # of one row
+RECORDED, AGAIN = "on: a lookup alone", "again: a lookup alone"
 
 
 class Training:
     """A table with an Adagrad slot in a session of its own.
 
     Steps of these names are recorded; those of the others are not, since they are made after
-    the Saver. One with "layers" in its name computes more than a lookup.
+    the Saver. A name says which of `MODELS` is computed.
     """
 
     def __init__(
-        self, rows: int, recorded: tuple[str, ...] = ("on",), others: tuple[str, ...] = ()
+        self, rows: int, recorded: tuple[str, ...] = (RECORDED,), others: tuple[str, ...] = ()
     ) -> None:
         self.rows = rows
         self.graph = tf.Graph()
@@ -63,15 +70,19 @@ class Training:
 
     def _minimize(self, name: str) -> Any:
         found = tf.nn.embedding_lookup(self.table, self.ids)
-        if "layers" in name:
-            with tf1.variable_scope("layers", reuse=tf1.AUTO_REUSE):
-                found = tf.reshape(found, [-1, FEATURES * DIM])
-                found = tf.nn.relu(found @ tf1.get_variable("first", [FEATURES * DIM, WIDTH]))
-                found = found @ tf1.get_variable("second", [WIDTH, 1])
+        model = name.partition(": ")[2]
+        ids, *widths = MODELS[model]
+        sizes = [ids * DIM, *widths, 1] if widths else []
+        if sizes:
+            found = tf.reshape(found, [-1, ids * DIM])
+        with tf1.variable_scope(model.replace(" ", "_").replace("&", "and"), reuse=tf1.AUTO_REUSE):
+            for number, (own, width) in enumerate(pairwise(sizes)):
+                found = found @ tf1.get_variable(f"layer_{number}", [own, width])
+                found = tf.nn.relu(found) if width > 1 else found
         loss = tf.reduce_sum(tf.square(found))
         return self.optimizer.minimize(loss, self.step)
 
-    def train(self, ids: np.ndarray, step: str = "on") -> None:
+    def train(self, ids: np.ndarray, step: str = RECORDED) -> None:
         self.session.run(self.steps[step], {self.ids: ids})
 
 
@@ -126,8 +137,9 @@ def step_times(rows: int, steps: int) -> dict[str, float]:
 
     All are steps of one session over one table, so that nothing but the recording differs.
     """
-    recorded, others = ("on", "on, layers"), ("off", "again", "off, layers")
-    training, random = Training(rows, recorded, others), np.random.default_rng(1)
+    recorded, others = (tuple(f"{each}: {m}" for m in MODELS) for each in ("on", "off"))
+    training = Training(rows, recorded, (*others, AGAIN))
+    random = np.random.default_rng(1)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in training.steps}
     for number in range(steps + WARM_UP):
         for name in random.permutation(list(taken)):
@@ -137,11 +149,8 @@ def step_times(rows: int, steps: int) -> dict[str, float]:
                 taken[name].append(took)
     training.session.close()
     figures = {}
-    for case, on, off in (
-        ("step", "on", "off"),
-        ("step with layers", "on, layers", "off, layers"),
-        ("step noise", "again", "off"),
-    ):
+    cases = {f"step/{model}": (f"on: {model}", f"off: {model}") for model in MODELS}
+    for case, (on, off) in (cases | {"step noise": (AGAIN, others[0])}).items():
         (wall, cpu), (bare, bare_cpu) = (np.transpose(taken[name]) for name in (on, off))
         low, high = bounds(wall / bare)
         used = float(np.median(cpu) / np.median(bare_cpu))
@@ -153,7 +162,7 @@ def step_times(rows: int, steps: int) -> dict[str, float]:
         noise = case == "step noise"
         figures[f"training/{case}"] = max(high, 1 / low) if noise else float(np.median(wall / bare))
         if not noise:
-            figures[f"training/{case}, CPU"] = used
+            figures[f"training/{case.replace('step', 'step CPU')}"] = used
     return figures
 
 

@@ -269,6 +269,11 @@ class Column:
             crc = crc32c(buffer, crc)
         return crc
 
+    def let_go(self, first: int, last: int) -> None:
+        """Say that rows [first, last) of the full's tensor are not read again."""
+        file = self._data.data_file(self._name, self.entry)
+        file.let_go(self.entry.offset + first * self.row_bytes, (last - first) * self.row_bytes)
+
     def change(self, start: int, stop: int, out: np.ndarray) -> None:
         """Put what the increments bring into `out`, the rows [start, stop) of the result."""
         first, last = self.rowmap.changes(start, stop)
@@ -286,25 +291,22 @@ class ColumnStream:
     ----------
     row
         The row that comes next.
-    old_rows, crc
-        How many rows of the full were read, and their crc32c, once `drain` has read them all.
+    first, last
+        Rows [first, last) of the full are read.
+    crc
+        Their crc32c, once `drain` has read them all.
     """
 
     def __init__(self, column: Column, start: int, stop: int) -> None:
         self._column = column
         self._map = column.rowmap
-        self._first = self._cursor = self._map.old_before(start)
-        self._end = self._map.old_rows if stop >= column.rows else self._map.old_before(stop)
+        self.first = self._cursor = self._map.old_before(start)
+        self.last = self._map.old_rows if stop >= column.rows else self._map.old_before(stop)
         self._stop = stop
         self._plain = self._map.untouched
         self._buffer = self._scratch = np.empty((0, column.row_bytes), np.uint8)
         self.row = start
         self.crc = 0
-
-    @property
-    def old_rows(self) -> int:
-        """Rows of the full that were read."""
-        return self._cursor - self._first
 
     def pieces(self) -> Iterator[memoryview]:
         """Return the bytes that are left in pieces, each valid until the next is asked for."""
@@ -337,7 +339,7 @@ class ColumnStream:
 
     def drain(self) -> None:
         """Read the rows of the full that are left."""
-        self._skip_to(self._end)
+        self._skip_to(self.last)
 
     def finish(self) -> None:
         """Read the rows of the full that are left, and check its tensor: for a whole column.

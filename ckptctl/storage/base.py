@@ -49,6 +49,9 @@ class Readable(Protocol):
     def readv(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Fill one buffer after the other; return the bytes read, fewer only at the end."""
 
+    def let_go(self, offset: int, length: int) -> None:
+        """Say that a range will not be read again; a hint."""
+
     def close(self) -> None:
         """Close the file."""
 

@@ -84,6 +84,9 @@ class _GentleFile(LocalFile):
         self._was_read(offset, count)
         return count
 
+    def let_go(self, offset: int, length: int) -> None:
+        """Do nothing: what is ours goes in its turn, and what others read stays."""
+
     def fsync(self) -> None:
         """Return when what was written survives a power cut; the cache then lets go of it."""
         super().fsync()

@@ -90,6 +90,12 @@ class LocalFile:
             raise _named(error, self.path) from None
         return done
 
+    def let_go(self, offset: int, length: int) -> None:
+        """Let the page cache go of a range, for what is written next to take its memory."""
+        if length:  # 0 would mean all that follows
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
+
     def pwrite(self, offset: int, data: Buffer) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data).cast("B")

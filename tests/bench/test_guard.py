@@ -20,7 +20,7 @@ JOBS = "jobs/1.5 GB/5%/verified"
         (JOBS, {}, 1.6 / 1.5),
         (JOBS, {JOBS: 2.0}, 1.6 / 1.5),
         (JOBS, {JOBS: 1.2}, 1.2 / 1.5),
-        ("training/step", {}, None),
+        ("training/step/a lookup alone", {}, None),
         ("seconds/anything", {}, None),
     ],
 )

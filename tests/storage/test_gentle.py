@@ -15,7 +15,7 @@ import pytest
 
 from ckptctl import knobs
 from ckptctl.merge import execute_merge, plan_merge
-from ckptctl.storage import gentle
+from ckptctl.storage import LOCAL, gentle
 from ckptctl.storage.gentle import GentleStorage
 from ckptctl.storage.pace import Pace
 from tests.descriptors import held
@@ -188,6 +188,35 @@ def test_a_merge_leaves_the_cache_as_it_was(place: Path) -> None:
     execute_merge(plan_merge(str(chain.directory), storage=GentleStorage()), jobs=2)
     assert cached(shard) >= shard.stat().st_size
     assert cached(result) == 0
+
+
+def test_the_result_takes_the_place_of_the_full(place: Path) -> None:
+    """Where nothing else is asked for: of both in the cache, only one is needed."""
+    chain = build_chain(
+        place,
+        full(10, table("emb", range(60_000), dim=16)),
+        increment(20, changes("emb", range(3000), dim=16)),
+    )
+    shard = Path(f"{chain.full_prefix(10)}.data-00000-of-00001")
+    result = Path(f"{chain.full_prefix(20)}.data-00000-of-00001")
+    forgotten(shard)
+    shard.read_bytes()
+    assert cached(shard) >= shard.stat().st_size
+    execute_merge(plan_merge(str(chain.directory)), jobs=2)
+    assert cached(shard) < MIB
+    assert cached(result) >= result.stat().st_size
+    chain.check(10, 20)
+
+
+def test_a_hint_of_no_bytes_is_of_none(path: Path) -> None:
+    """The kernel takes a length of 0 for all that follows."""
+    file = LOCAL.open(str(path))
+    path.read_bytes()
+    file.let_go(MIB, 0)
+    assert cached(path) == 16 * MIB
+    file.let_go(0, MIB)
+    assert cached(path) == 15 * MIB
+    file.close()
 
 
 def test_where_nothing_tells_it_is_read_as_ever() -> None:
