@@ -136,10 +136,10 @@ def _numbers(
 
     One that is longer, or goes on behind the end of its entry, ends where no entry does.
     """
-    more = (data[at] == tag) & (at < ends)
-    at = at + more
     import numpy as np
 
+    more = (data[at] == tag) & (at < ends)
+    at = at + more
     value = np.zeros(len(at), np.int64)
     for byte in range(most):
         found = data[at]
