@@ -15,6 +15,7 @@ from ckptctl.inspect.diff_rows import RowsDiff, rows_differ
 from ckptctl.inspect.parts import ColumnName, PartView
 from ckptctl.inspect.view import MemberView
 from ckptctl.inspect.walk import Rows, one_step_a_bucket, typed, walk_quad
+from ckptctl.restore.column import view_bytes
 from ckptctl.running import Report
 
 __all__ = ["aligned", "compare_aligned"]
@@ -78,7 +79,7 @@ class _Values:
         if self._stream is not None:
             self._stream.fill(out)
         else:
-            self._crc = self._column.read_old(self._row, out, crc=self._crc)
+            self._crc = self._column.read_old(self._row, view_bytes(out), crc=self._crc)
             self._row += rows
         return typed(self._column, out)
 

@@ -6,12 +6,15 @@ from ckptctl import knobs
 from ckptctl.errors import RefusedError
 from ckptctl.restore import State, Survey
 
-__all__ = ["all_keys", "fit_memory", "most_keys", "most_rows"]
+__all__ = ["fit_memory", "most_rows"]
 
 #: Bytes of the interpreter with NumPy, before any work (measured: 45 MB).
 _BASE_MEMORY = 48 << 20
 #: Bytes that an incoming key takes as long as the merge runs: two row numbers and a source.
 _KEPT_MEMORY = 10
+#: Pieces that a task holds: what it writes, what it read for that; and what was read ahead where
+#: several increments bring rows.
+_PIECES, _PIECES_AHEAD = 12, 12
 #: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
 _KEY_MEMORY = 96
 
@@ -37,7 +40,7 @@ def most_rows(state: State) -> dict[tuple[int, int], Survey]:
     return found
 
 
-def all_keys(state: State) -> int:
+def _all_keys(state: State) -> int:
     """Return the most incoming keys that are held until the end; members share theirs."""
     found = 0
     for table in state.tables:
@@ -45,7 +48,7 @@ def all_keys(state: State) -> int:
     return found
 
 
-def most_keys(state: State) -> int:
+def _most_keys(state: State) -> int:
     """Return the most incoming keys that one task looks at together.
 
     Some buckets of a part, but all of it for a table in the old form; and all of one slice of a
@@ -60,13 +63,11 @@ def most_keys(state: State) -> int:
     return max(most)
 
 
-def fit_memory(kept: int, keys: int, jobs: int, limit: int | None) -> tuple[int | None, int]:
-    """Return the tasks at a time that fit into `limit` bytes, and what they take.
-
-    `kept` are the keys of `all_keys`, `keys` those of `most_keys`.
-    """
-    base = _BASE_MEMORY + kept * _KEPT_MEMORY
-    each = 12 * knobs.PIECE_BYTES + keys * _KEY_MEMORY
+def fit_memory(state: State, jobs: int, limit: int | None) -> tuple[int | None, int]:
+    """Return the tasks at a time that fit into `limit` bytes, and what they take."""
+    base = _BASE_MEMORY + _all_keys(state) * _KEPT_MEMORY
+    pieces = _PIECES + (_PIECES_AHEAD if len(state.increments) > 1 else 0)
+    each = pieces * knobs.PIECE_BYTES + _most_keys(state) * _KEY_MEMORY
     if limit is None:
         return None, base + jobs * each
     fit = min(jobs, (limit - base) // each)

@@ -27,7 +27,7 @@ from ckptctl.merge.destination import (
     own_temporaries,
     saved_time,
 )
-from ckptctl.merge.estimate import all_keys, fit_memory, most_keys, most_rows
+from ckptctl.merge.estimate import fit_memory, most_rows
 from ckptctl.merge.settle import is_unlisted
 from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.merge.sweep import to_sweep
@@ -354,8 +354,7 @@ def _plan(
     try:
         layout = lay_out(state, most_rows(state))
         size = layout.nbytes + sum(info.size for _, info in _side_files(chosen.base))
-        kept, keys = all_keys(state), most_keys(state)
-        allowed, need = fit_memory(kept, keys, jobs or os.cpu_count() or 1, memory)
+        allowed, need = fit_memory(state, jobs or os.cpu_count() or 1, memory)
         check_space(destination, size, storage)
         return MergePlan(
             **common,

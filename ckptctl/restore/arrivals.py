@@ -117,9 +117,10 @@ class ArrivalsBuilder:
             insert_at=insert_at,
             insert_count=insert_count,
         )
+        old = old[np.argsort(found[old])]
         places = group.place_old(found[old].astype(np.int64) - begin)
         rows = np.concatenate([places, group.fresh_rows()])
-        order = np.argsort(rows)
+        order = np.argsort(rows, kind="stable")  # two runs, each ascending: they are merged
         chosen = np.concatenate([old, came])[order]
         at, self._end = self._end, self._end + len(rows)
         self._changed[at : self._end] = rows[order] + self._rows

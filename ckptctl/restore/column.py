@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
-from typing import Protocol
 
 import numpy as np
 
@@ -13,21 +13,15 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rows_brought import RowSource, RowTaker, records, view_bytes
 
 __all__ = [
     "Column",
     "ColumnStream",
-    "FileRows",
-    "RowSource",
     "copy_checked",
     "row_bytes",
     "view_bytes",
 ]
-
-
-def view_bytes(array: np.ndarray) -> memoryview:
-    """Return the bytes of a contiguous array; `memoryview.cast` takes no empty ones."""
-    return array.data.cast("B") if array.size else memoryview(b"")
 
 
 def row_bytes(entry: Entry) -> int:
@@ -57,101 +51,6 @@ def copy_checked(data: BundleData, name: str, entry: Entry) -> Iterator[memoryvi
         yield piece
     if entry.dtype.size:
         data.compare_crc(name, entry, crc)
-
-
-def records(rows: np.ndarray) -> np.ndarray:
-    """Return uint8[rows, bytes] as one element a row, which NumPy moves seven times as fast."""
-    width = rows.shape[1]
-    kind = f"u{width}" if width in (1, 2, 4, 8) else f"V{width}"
-    return rows.view(kind).reshape(len(rows))
-
-
-class RowSource(Protocol):
-    """Rows that increments bring, in the order of the result rows that take them."""
-
-    def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
-        """Put the rows [first, last) into rows `at` of `out`, uint8[rows, row bytes]."""
-
-    def cut(self, chosen: slice | np.ndarray) -> RowSource:
-        """Return some rows alone, in the order given."""
-
-
-class FileRows:
-    """Incoming rows that lie in tensors of increments.
-
-    Parameters
-    ----------
-    tensors
-        (data, name, entry) of each source tensor.
-    tensor_of
-        int[incoming]: which of `tensors` holds each incoming row; None if there is but one.
-    row_of
-        int[incoming]: its row there.
-    row_bytes
-        Bytes of one row.
-    """
-
-    def __init__(
-        self,
-        tensors: Sequence[tuple[BundleData, str, Entry]],
-        tensor_of: np.ndarray | None,
-        row_of: np.ndarray,
-        row_bytes: int,
-    ) -> None:
-        self._tensors = tensors
-        self._tensor_of = tensor_of
-        self._row_of = row_of
-        self._row_bytes = row_bytes
-
-    def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
-        """Put the rows [first, last) into rows `at` of `out`."""
-        if last <= first or not self._row_bytes:
-            return
-        rows = self._row_of[first:last]
-        if self._tensor_of is None:
-            self._take(0, rows, out, at)
-            return
-        which = self._tensor_of[first:last]
-        if (which == which[0]).all():
-            self._take(int(which[0]), rows, out, at)
-            return
-        order = np.argsort(which, kind="stable")
-        which, rows, at = which[order], rows[order], at[order]
-        ends = [*(np.flatnonzero(which[1:] != which[:-1]) + 1).tolist(), len(which)]
-        begin = 0
-        for end in ends:
-            self._take(int(which[begin]), rows[begin:end], out, at[begin:end])
-            begin = end
-
-    def cut(self, chosen: slice | np.ndarray) -> FileRows:
-        """Return some rows alone, in the order given."""
-        tensor_of = None if self._tensor_of is None else self._tensor_of[chosen]
-        return FileRows(self._tensors, tensor_of, self._row_of[chosen], self._row_bytes)
-
-    def _take(self, number: int, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
-        window = max(1, knobs.PIECE_BYTES // self._row_bytes)
-        lowest, highest = int(rows.min()), int(rows.max())
-        if highest - lowest < window:  # neighbours in the full are neighbours here: one bucket
-            records(out)[at] = self._read(number, lowest, highest + 1)[rows - lowest]
-            return
-        order = np.argsort(rows, kind="stable")
-        rows, at = rows[order], at[order]
-        begin = 0
-        while begin < len(rows):
-            lowest = int(rows[begin])
-            end = int(np.searchsorted(rows, lowest + window))
-            piece = self._read(number, lowest, int(rows[end - 1]) + 1)
-            records(out)[at[begin:end]] = piece[rows[begin:end] - lowest]
-            begin = end
-
-    def _read(self, number: int, first: int, last: int) -> np.ndarray:
-        data, name, entry = self._tensors[number]
-        file = data.data_file(name, entry)
-        piece = np.empty((last - first, self._row_bytes), np.uint8)
-        view = view_bytes(piece)
-        if file.readinto(entry.offset + first * self._row_bytes, view) != len(view):
-            raise data.past_end(name, entry, file.size)
-        return records(piece)
 
 
 class Column:
@@ -221,9 +120,9 @@ class Column:
         if len(begin):
             first, last = int(source[0]), int(source[-1] + length[-1])
             scratch = np.empty((last - first, self.row_bytes), np.uint8)
-            self.read_old(first, scratch)
+            self.read_old(first, view_bytes(scratch))
             _place(begin - start, length, source - first, scratch, out)
-        self.change(start, stop, out)
+        self.change(start, stop, out, self._source)
         return out
 
     def brought(self, places: np.ndarray) -> np.ndarray:
@@ -251,18 +150,23 @@ class Column:
         """Return rows [start, stop) of the result front to back, in steps of the caller's."""
         return ColumnStream(self, start, self.rows if stop is None else stop)
 
+    def ahead(self, start: int, stop: int) -> RowTaker | None:
+        """Return what brings rows [start, stop), for who takes them front to back."""
+        if self._source is None:
+            return None
+        return self._source.ahead(*self.rowmap.changes(start, stop))
+
     @property
     def step(self) -> int:
         """Rows of one piece."""
         return max(1, knobs.PIECE_BYTES // max(self.row_bytes, 1))
 
-    def read_old(self, row: int, *views: np.ndarray, crc: int = 0) -> int:
-        """Fill arrays with rows of the full's tensor from `row` on; return the crc32c so far."""
-        buffers = [view_bytes(view) for view in views if view.size]
-        if not buffers:
-            return crc
+    def read_old(self, row: int, *buffers: memoryview, crc: int = 0) -> int:
+        """Fill buffers with rows of the full's tensor from `row` on; return the crc32c so far."""
         file = self._data.data_file(self._name, self.entry)
         size = sum(map(len, buffers))
+        if not size:
+            return crc
         if file.readv(self.entry.offset + row * self.row_bytes, buffers) != size:
             raise self._data.past_end(self._name, self.entry, file.size)
         for buffer in buffers:
@@ -274,11 +178,11 @@ class Column:
         file = self._data.data_file(self._name, self.entry)
         file.let_go(self.entry.offset + first * self.row_bytes, (last - first) * self.row_bytes)
 
-    def change(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Put what the increments bring into `out`, the rows [start, stop) of the result."""
+    def change(self, start: int, stop: int, out: np.ndarray, source: RowTaker | None) -> None:
+        """Put what a source brings into `out`, the rows [start, stop) of the result."""
         first, last = self.rowmap.changes(start, stop)
-        if last > first and self._source is not None:
-            self._source.take(first, last, out, self.rowmap.changed[first:last] - start)
+        if last > first and source is not None:
+            source.take(first, last, out, self.rowmap.changed[first:last] - start)
 
 
 class ColumnStream:
@@ -300,6 +204,7 @@ class ColumnStream:
     def __init__(self, column: Column, start: int, stop: int) -> None:
         self._column = column
         self._map = column.rowmap
+        self._source = column.ahead(start, stop)
         self.first = self._cursor = self._map.old_before(start)
         self.last = self._map.old_rows if stop >= column.rows else self._map.old_before(stop)
         self._stop = stop
@@ -318,11 +223,11 @@ class ColumnStream:
         stop = self.row + len(out)
         if self._plain:
             self._skip_to(self.row)
-            self._read(stop, out)
+            self._read(stop, view_bytes(out))
             self.row = stop
             return
-        self._place_old(*self._map.runs(self.row, stop), out)
-        self._column.change(self.row, stop, out)
+        self._place_old(self.row, stop, out)
+        self._column.change(self.row, stop, out, self._source)
         self.row = stop
 
     def take(self, rows: int) -> np.ndarray:
@@ -352,21 +257,21 @@ class ColumnStream:
         self.drain()
         self._column.check(self.crc)
 
-    def _place_old(
-        self, begin: np.ndarray, length: np.ndarray, source: np.ndarray, out: np.ndarray
-    ) -> None:
-        if not len(begin):
+    def _place_old(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Put the full's rows among rows [start, stop) of the result into `out`."""
+        few = self._map.few_runs(start, stop, _MANY_RUNS)
+        if few is not None and all(a[2] + a[1] == b[2] for a, b in pairwise(few)):
+            if few:
+                self._skip_to(few[0][2])
+                whole, width = view_bytes(out), self._column.row_bytes
+                views = [
+                    whole[(at - start) * width : (at - start + rows) * width] for at, rows, _ in few
+                ]
+                self._read(few[-1][2] + few[-1][1], *views)
             return
-        self._skip_to(int(source[0]))
-        begin = begin - self.row
+        begin, length, source = self._map.runs(start, stop)
+        begin -= start
         ends = source + length
-        if len(begin) <= _MANY_RUNS and (source[1:] == ends[:-1]).all():
-            views = [
-                out[at : at + rows]
-                for at, rows in zip(begin.tolist(), length.tolist(), strict=True)
-            ]
-            self._read(int(ends[-1]), *views)
-            return
         at = 0
         while at < len(begin):
             self._skip_to(int(source[at]))
@@ -375,7 +280,7 @@ class ColumnStream:
             last = int(ends[end - 1])
             old = self._more(last - self._cursor)
             first = self._cursor
-            self._read(last, old)
+            self._read(last, view_bytes(old))
             _place(begin[at:end], length[at:end], source[at:end] - first, old, out)
             at = end
 
@@ -383,15 +288,15 @@ class ColumnStream:
         """Read rows that the result leaves out, for the checksum."""
         while self._cursor < row:
             last = min(row, self._cursor + 2 * self._column.step)
-            self._read(last, self._more(last - self._cursor))
+            self._read(last, view_bytes(self._more(last - self._cursor)))
 
     def _more(self, rows: int) -> np.ndarray:
         if len(self._scratch) < rows:
             self._scratch = np.empty((rows, self._column.row_bytes), np.uint8)
         return self._scratch[:rows]
 
-    def _read(self, last: int, *views: np.ndarray) -> None:
-        self.crc = self._column.read_old(self._cursor, *views, crc=self.crc)
+    def _read(self, last: int, *buffers: memoryview) -> None:
+        self.crc = self._column.read_old(self._cursor, *buffers, crc=self.crc)
         self._cursor = last
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -60,8 +59,7 @@ class IncomingKeys:
 
     def counts(self, chosen: np.ndarray) -> np.ndarray:
         """Return how many keys of each bucket are `chosen` (bool[n]): int64[1000]."""
-        ends = self.starts.tolist()
-        return np.array([np.count_nonzero(chosen[i:j]) for i, j in pairwise(ends)], np.int64)
+        return np.diff(np.searchsorted(np.flatnonzero(chosen), self.starts))
 
 
 def read_incoming(
@@ -207,22 +205,13 @@ _Group: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]"
 
 
 def _read_group(readers: Sequence[_Source], first: int, last: int) -> _Group:
-    skipped = 0
-    pieces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for reader in readers:
-        wanted = reader.wanted[slice(*np.searchsorted(reader.wanted, (first, last)))]
-        rows, keys, place = _read_buckets(reader.data, reader.ev, reader.offsets, wanted)
-        check_keys(reader.data, reader.ev, keys)
-        legal = bucket_of(keys) == place
-        if not legal.all():
-            skipped += int(len(keys) - np.count_nonzero(legal))
-            rows, keys, place = rows[legal], keys[legal], place[legal]
-        pieces.append((keys, place, rows))
-    keys = np.concatenate([piece[0] for piece in pieces])
-    bucket = np.concatenate([piece[1] for piece in pieces])
-    row_of = np.concatenate([piece[2] for piece in pieces])
-    lengths = [len(piece[0]) for piece in pieces]
-    tensor_of = np.repeat(np.arange(len(pieces), dtype=np.int32), lengths)
+    keys, bucket, tensor_of, row_of = _read_buckets(readers, first, last)
+    legal = bucket_of(keys) == bucket
+    skipped = len(keys) - int(np.count_nonzero(legal))
+    if skipped:
+        keys, bucket, tensor_of, row_of = (
+            each[legal] for each in (keys, bucket, tensor_of, row_of)
+        )
     step = np.diff(bucket)
     if ((step > 0) | ((step == 0) & (keys[1:] > keys[:-1]))).all():
         return keys, bucket, tensor_of, row_of, skipped
@@ -306,18 +295,35 @@ def _check_strays(data: BundleData, ev: EvSet, offsets: np.ndarray, own: np.ndar
 
 
 def _read_buckets(
-    data: BundleData, ev: EvSet, offsets: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return rows, keys and buckets (by offset) of the wanted buckets."""
-    begin, end = offsets[wanted], offsets[wanted + 1]
-    counts = end - begin
-    bucket = np.repeat(wanted, counts).astype(np.int64)
-    rows = np.arange(len(bucket), dtype=np.int64)
-    rows += np.repeat(begin - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1 if len(rows) else _NONE
-    keys = np.empty(len(rows), np.int64)
-    for first, last in pairwise([0, *breaks.tolist(), len(rows)]):
-        if last > first:
-            row = int(rows[first])
-            keys[first:last] = read_keys(data, ev.name, ev.keys, row, row + last - first)
-    return rows, keys, bucket
+    readers: Sequence[_Source], first: int, last: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return keys of buckets [first, last), buckets (by offset), sources and rows; checked.
+
+    By source and then in the order of the rows. A thousand increments bring a few hundred keys
+    each, so that a source costs a read and little else.
+    """
+    counts = np.stack([reader.counts[first:last] for reader in readers])
+    begins = np.stack([reader.offsets[first:last] for reader in readers])
+    used = np.flatnonzero(counts)
+    count, begin = counts.ravel()[used], begins.ravel()[used]
+    source, place = np.divmod(used, last - first)
+    ends = np.cumsum(count)
+    total = int(ends[-1]) if len(ends) else 0
+    rows = np.arange(total)
+    rows += np.repeat(begin - (ends - count), count)
+    keys = np.empty(total, np.int64)
+    # Buckets of one source that follow each other are read at once.
+    breaks = (source[1:] != source[:-1]) | (begin[1:] != begin[:-1] + count[:-1])
+    runs = np.flatnonzero(np.concatenate([[True], breaks])) if total else _NONE
+    bounds = [*(ends[runs] - count[runs]).tolist(), total]
+    for own, row, at, end in zip(
+        source[runs].tolist(), begin[runs].tolist(), bounds, bounds[1:], strict=False
+    ):
+        data, ev = readers[own].data, readers[own].ev
+        keys[at:end] = read_keys(data, ev.name, ev.keys, row, row + end - at)
+    tensor_of = np.repeat(source.astype(np.int32), count)
+    bad = np.flatnonzero((keys < 0) & (bucket_of(keys) != 0)) if total and keys.min() < 0 else _NONE
+    if len(bad):
+        reader = readers[int(tensor_of[bad[0]])]
+        check_keys(reader.data, reader.ev, keys[tensor_of == tensor_of[bad[0]]])
+    return keys, np.repeat(place + first, count), tensor_of, rows

@@ -7,12 +7,13 @@ from functools import cached_property
 import numpy as np
 
 from ckptctl.bundle import Entry
-from ckptctl.restore.column import Column, FileRows, RowSource, row_bytes
+from ckptctl.restore.column import Column, row_bytes
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
 from ckptctl.restore.incoming import sources_of
 from ckptctl.restore.keys import read_offsets
 from ckptctl.restore.part import OFFSETS, Kept, PartJob
 from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rows_brought import FileRows, RowSource
 
 __all__ = ["MemberState"]
 

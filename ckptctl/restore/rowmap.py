@@ -87,13 +87,14 @@ class RowMap:
         return replace(self, changed=compact(changed, self.rows))
 
     def place_old(self, rows: np.ndarray) -> np.ndarray:
-        """Return the result rows of rows of the full, none of them deleted."""
+        """Return the result rows of ascending rows of the full, none of them deleted."""
         if len(self.source) == 1 and not self.source[0]:  # nothing before them came or went
             return rows
         old = self.source >= 0
         first, source = self.starts[:-1][old], self.source[old]
-        at = np.searchsorted(source, rows, side="right") - 1
-        return np.asarray(rows + (first - source)[at])
+        ends = np.searchsorted(rows, source[1:])
+        shift = np.repeat(first - source, np.diff(ends, prepend=0, append=len(rows)))
+        return np.asarray(rows + shift)
 
     def fresh_rows(self) -> np.ndarray:
         """Return the ascending result rows that only increments have."""
@@ -127,6 +128,20 @@ class RowMap:
             begin, length, source = begin[kept], length[kept], source[kept]
             return begin, length, source + begin - self.starts[first:last][kept]
         return begin, length, source + begin - self.starts[first:last]
+
+    def few_runs(self, start: int, stop: int, most: int) -> list[tuple[int, int, int]] | None:
+        """Return the same as tuples, for less; None where there may be more than `most`."""
+        ends = np.searchsorted(self.starts, (start, stop)).tolist()
+        first, last = max(ends[0] - 1, 0), ends[1]
+        if last - first > most:
+            return None
+        starts = self.starts[first : last + 1].tolist()
+        found = []
+        for at, source in enumerate(self.source[first:last].tolist()):
+            begin, end = max(starts[at], start), min(starts[at + 1], stop)
+            if source >= 0 and end > begin:
+                found.append((begin, end - begin, source + begin - starts[at]))
+        return found
 
     def changes(self, start: int, stop: int) -> tuple[int, int]:
         """Return which of `changed` lie in a range of the result: the first, and behind it."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
-from ckptctl.restore.column import Column, FileRows, row_bytes
+from ckptctl.restore.column import Column, row_bytes
 from ckptctl.restore.plans import RowsPlan
 from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rows_brought import FileRows
 from ckptctl.tables import RowSet
 
 __all__ = ["RowsJob", "RowsState"]

@@ -16,8 +16,9 @@ from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.bundle.checksum import combine
 from ckptctl.errors import TensorChecksumError
 from ckptctl.restore import column as columns
-from ckptctl.restore.column import Column, FileRows
+from ckptctl.restore.column import Column
 from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rows_brought import FileRows
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -119,6 +120,8 @@ def test_runs_of_a_range_are_those_of_all_cut_off(
         for n in range(count)
     }
     assert own == {row: source for row, source in rows.items() if start <= row < stop}
+    assert rowmap.few_runs(start, stop, len(rowmap.source) + 1) == runs(rowmap, start, stop)
+    assert rowmap.few_runs(start, stop, -1) is None
 
 
 @pytest.fixture(scope="module")
