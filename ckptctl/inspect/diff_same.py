@@ -16,10 +16,10 @@ from ckptctl.bundle.checksum import combine
 from ckptctl.inspect.diff_rows import RowsDiff
 from ckptctl.inspect.parts import ColumnName, PartView, StatePart
 from ckptctl.inspect.walk import MOST_ROWS, Rows, typed
-from ckptctl.restore.column import records
-from ckptctl.restore.join import find_keys
+from ckptctl.restore.find import find_keys
 from ckptctl.restore.keys import is_in
 from ckptctl.restore.rowmap import compact
+from ckptctl.restore.rows_brought import records, view_bytes
 from ckptctl.running import BATCH_BYTES, Report, ignore
 from ckptctl.tables import BUCKETS
 
@@ -233,7 +233,7 @@ class SameTask:
             for at, begin, end in zip(starts, edges, edges[1:], strict=False):
                 rows = min(step, last - at)
                 piece = buffer[: rows * width].reshape(rows, width)
-                crcs[name] = column.read_old(at, piece, crc=crcs[name])
+                crcs[name] = column.read_old(at, view_bytes(piece), crc=crcs[name])
                 if end > begin and width:
                     records(kept)[begin:end] = records(piece)[touched[begin:end] - at]
                 own = self.counted.norms_of(typed(column, piece)) if measure else None

@@ -23,7 +23,7 @@ from ckptctl.inspect.view import TableView, View
 from ckptctl.restore import CopyJob, RowsState
 from ckptctl.restore.asked import Answer, AskTask, Places
 from ckptctl.restore.column import row_bytes
-from ckptctl.restore.join import find_keys
+from ckptctl.restore.find import find_keys
 from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
 from ckptctl.tables import EvSet, is_slot_name

@@ -9,8 +9,8 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
+from ckptctl.restore.find import find_keys
 from ckptctl.restore.incoming import IncomingKeys, key_twice
-from ckptctl.restore.join import find_keys
 from ckptctl.restore.keys import bucket_of, is_in, read_keys, read_offsets
 from ckptctl.restore.part import PartJob
 from ckptctl.running import Report, ignore

@@ -17,6 +17,7 @@ __all__ = [
     "bucket_of",
     "check_keys",
     "digest_of",
+    "illegal",
     "in_order",
     "in_slice",
     "is_in",
@@ -62,6 +63,34 @@ class Narrow:
         np.floor_divide(own, np.uint32(BUCKETS), out=rest)
         rest *= np.uint32(BUCKETS)
         return own, np.subtract(own, rest, out=rest)
+
+
+def illegal(
+    narrow: Narrow,
+    keys: np.ndarray,
+    at: int,
+    part: int,
+    num_parts: int,
+    offsets: np.ndarray | None,
+) -> np.ndarray:
+    """Return which keys, of the rows from `at` on, lie outside their part or bucket."""
+    short = narrow(keys)
+    own = bucket_of(keys) if short is None else short[1]
+    if offsets is None or at >= offsets[-1]:
+        return np.asarray(own % num_parts != part)
+    stop = at + len(keys)
+    first = int(np.searchsorted(offsets, at, side="right")) - 1
+    last = min(int(np.searchsorted(offsets, stop, side="left")), BUCKETS)
+    counts = np.diff(np.clip(offsets[first : last + 1], at, stop))
+    buckets = np.arange(first, last)
+    # No bucket of another part has rows that are in their place.
+    places = np.where(buckets % num_parts == part, buckets, BUCKETS)
+    bucket = np.repeat(places.astype(own.dtype), counts)
+    if len(bucket) == len(own):
+        return np.asarray(own != bucket)
+    wrong = own % num_parts != part
+    wrong[: len(bucket)] = own[: len(bucket)] != bucket
+    return np.asarray(wrong)
 
 
 def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ckptctl import knobs
 from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.errors import EntryBoundsError, TableError
-from ckptctl.restore import join
+from ckptctl.restore import join, unique
 from ckptctl.restore import keys as stored
+from ckptctl.restore.find import find_keys
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
@@ -82,7 +83,7 @@ def test_joining_is_looking_up(
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", sizes[0]),
-        patch.object(join, "_UNIQUE_KEYS", sizes[1]),
+        patch.object(unique, "_UNIQUE_KEYS", sizes[1]),
     ):
         reader, found = written(ev, room)
         column = join.FullKeys(reader, found, part, parts)
@@ -167,7 +168,7 @@ def test_a_key_twice_in_a_bucket_is_always_found(
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", together),
-        patch.object(join, "FACTOR", np.uint64(factor)),
+        patch.object(unique, "FACTOR", np.uint64(factor)),
         patch.object(stored, "FACTOR", np.uint64(factor)),
     ):
         reader, found = written(ev, room)
@@ -248,9 +249,9 @@ def test_a_column_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_keys_are_found_whatever_their_order_and_their_slots(
     monkeypatch: pytest.MonkeyPatch, wanted: int, most: int
 ) -> None:
-    monkeypatch.setattr("ckptctl.restore.join._MOST_OWNERS", most)
+    monkeypatch.setattr("ckptctl.restore.find._MOST_OWNERS", most)
     numbers = np.random.default_rng(1).integers(0, 2**62, 9000)  # some share a slot
     keys, asked = numbers[:6000], np.ascontiguousarray(numbers[::-2][:wanted])
-    found = dict(zip(*(each.tolist() for each in join.find_keys(keys, asked)), strict=True))
+    found = dict(zip(*(each.tolist() for each in find_keys(keys, asked)), strict=True))
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     assert found == {at: row_of[key] for at, key in enumerate(asked.tolist()) if key in row_of}

@@ -9,7 +9,7 @@ import pytest
 
 from ckptctl import knobs
 from ckptctl.errors import CkptctlError, TableError
-from ckptctl.restore import join
+from ckptctl.restore import unique
 from tests.oracle.chain import (
     build_chain,
     changes,
@@ -113,7 +113,7 @@ def test_the_same_without_the_increment(tmp_path: Path) -> None:
 def test_a_bucket_larger_than_is_looked_at_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(join, "_UNIQUE_KEYS", 2)
+    monkeypatch.setattr(unique, "_UNIQUE_KEYS", 2)
     keys = [7, 1007, 2007, 3007, 4007]
     chain = build_chain(
         tmp_path, full(10, table("emb", keys)), increment(20, changes("emb", [3007, 5007, 8]))

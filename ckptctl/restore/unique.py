@@ -1,0 +1,211 @@
+"""No key twice in a part, whatever fits into memory of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from ckptctl import knobs
+from ckptctl.bundle import BundleData
+from ckptctl.restore.find import match
+from ckptctl.restore.incoming import key_twice
+from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, in_order, read_keys
+from ckptctl.tables import EvSet
+
+__all__ = ["Unique", "most_together"]
+
+_NONE = np.empty(0, np.int64)
+#: Keys that are sorted together to find one that stands twice.
+_UNIQUE_KEYS = 1 << 20
+#: Bits that tell which hashes were met, as a power of two: 16 MiB; and how many of them a key has.
+_MOST_BITS, _BITS_A_KEY = 27, 8
+
+
+def most_together() -> int:
+    """Return the most keys that are read together."""
+    return knobs.JOIN_KEYS * 4
+
+
+class Unique:
+    """Looks for keys that stand twice, while the keys of a part are read in pieces.
+
+    Rows outside their part or bucket do not count: a PS skips them. So a key can stand twice
+    within its bucket, behind the last bucket, or once in each.
+    """
+
+    def __init__(
+        self,
+        data: BundleData,
+        ev: EvSet,
+        part: int,
+        num_parts: int,
+        offsets: np.ndarray | None,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        self._data = data
+        self._ev = ev
+        self._place = (part, num_parts, offsets)
+        self._narrow = Narrow()
+        self._report = report
+        bound = 0 if offsets is None else int(offsets[-1])
+        tail = ev.rows - bound
+        self._everywhere = tail > (_UNIQUE_KEYS if bound else 0)
+        self._ranges: list[tuple[int, int]] = []
+        self._tail = _NONE
+        if self._everywhere:
+            self._ranges = [(0, ev.rows)]
+            return
+        if offsets is not None:
+            large = np.flatnonzero(np.diff(offsets) > most_together())
+            self._ranges = [(int(offsets[at]), int(offsets[at + 1])) for at in large]
+        if tail:
+            self._tail = self._legal(bound, ev.rows)
+            self._ranges.append((bound, ev.rows))
+
+    def check(self, keys: np.ndarray, at: int, wrong: np.ndarray) -> None:
+        """Raise `TableError` for a key that stands twice in this piece, or here and behind."""
+        if self._everywhere:
+            return
+        kept = keys[~wrong] if wrong.any() else keys
+        _check_unique(self._data, self._ev, kept)
+        offsets = self._place[2]
+        if len(self._tail) and offsets is not None and at < offsets[-1]:
+            hits, _ = match(keys, self._tail, wrong)
+            if len(hits):
+                raise key_twice(self._data, self._ev, int(self._tail[hits[0]]))
+
+    def finish(self) -> None:
+        """Raise `TableError` for a key that stands twice in what is read in several pieces.
+
+        Up to `_UNIQUE_KEYS` keys are sorted. More are read again two times, or as many times
+        more as they do not fit into `_Met`: once to see whose hash was met before, once to see
+        which of those few keys are met twice.
+        """
+        for first, last in self._ranges:
+            few = last - first <= _UNIQUE_KEYS
+            twice = self._again(self._legal(first, last)) if few else self._twice(first, last)
+            if twice is not None:
+                raise key_twice(self._data, self._ev, twice)
+
+    def _twice(self, first: int, last: int) -> int | None:
+        """Return a key that stands twice in a range, if one does."""
+        met = _Met(last - first)
+        for number in range(met.slices):
+            met.clear()
+            suspects, held = [_NONE], 0
+            for keys in self._pieces(first, last):
+                keys, places = met.of_slice(keys, number)
+                suspects.append(keys[met.add(places)])
+                held += len(suspects[-1])
+                if (
+                    held > met.most_suspects
+                ):  # hashes are badly spread, or it is many times the same
+                    suspects, held = [np.concatenate(suspects)], 0
+                    twice = self._again(np.sort(suspects[0]))
+                    if twice is not None:
+                        return twice
+            doubted = np.sort(np.concatenate(suspects))
+            twice = self._again(doubted)
+            if twice is not None:
+                return twice
+            if not len(doubted):
+                continue
+            met.clear()
+            met.add(met.of_slice(doubted, number)[1])
+            seen = np.zeros(len(doubted), bool)
+            for keys in self._pieces(first, last):
+                keys, places = met.of_slice(keys, number)
+                keys = keys[met.has(places)]
+                at = np.minimum(np.searchsorted(doubted, keys), len(doubted) - 1)
+                at = np.sort(at[doubted[at] == keys])
+                more = at[1:][at[1:] == at[:-1]]
+                more = more if len(more) else at[seen[at]]
+                if len(more):
+                    return int(doubted[more[0]])
+                seen[at] = True
+        return None
+
+    def _again(self, ascending: np.ndarray) -> int | None:
+        twice = again(ascending)
+        return int(twice[0]) if len(twice) else None
+
+    def _pieces(self, first: int, last: int) -> Iterator[np.ndarray]:
+        """Return the keys of a range that a PS takes."""
+        for at in range(first, last, knobs.JOIN_KEYS):
+            stop = min(at + knobs.JOIN_KEYS, last)
+            keys = read_keys(self._data, self._ev.name, self._ev.keys, at, stop)
+            wrong = illegal(self._narrow, keys, at, *self._place)
+            yield keys[~wrong] if wrong.any() else keys
+            if self._report is not None:
+                self._report(0)
+
+    def _legal(self, first: int, last: int) -> np.ndarray:
+        """Return the same together, ascending: for a range of few."""
+        # One array that is filled: many small ones would leave holes in the heap.
+        together = np.empty(last - first, np.int64)
+        count = 0
+        for keys in self._pieces(first, last):
+            together[count : count + len(keys)] = keys
+            count += len(keys)
+        together = together[:count]
+        together.sort()
+        return together
+
+
+class _Met:
+    """Which hashes were met: a bit each, in memory of a fixed size.
+
+    Attributes
+    ----------
+    slices
+        How many times as many keys there are as it tells apart: those of a slice of hashes are
+        looked at together.
+    most_suspects
+        Keys whose hash was met before without their being the same, where hashes spread well.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._bits = min(_MOST_BITS, max(4, (count * _BITS_A_KEY).bit_length()))
+        room = (1 << self._bits) // _BITS_A_KEY
+        self.slices = -(-count // room)
+        self.most_suspects = room // 4
+        self._bytes = np.zeros(1 << (self._bits - 3), np.uint8)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._bytes[:] = 0
+
+    def of_slice(self, keys: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys of one slice, and the place of the hash of each."""
+        spread = (keys.view(np.uint64) * FACTOR) >> np.uint64(32)
+        spread *= np.uint64(self.slices)
+        if self.slices > 1:
+            kept = (spread >> np.uint64(32)) == number
+            keys, spread = keys[kept], spread[kept]
+        places = (spread & np.uint64(0xFFFFFFFF)) >> np.uint64(32 - self._bits)
+        return keys, places.view(np.int64)
+
+    def add(self, places: np.ndarray) -> np.ndarray:
+        """Meet some; return which were met before, or stand here a second time."""
+        before = self.has(places)
+        order = np.argsort(places)
+        ascending = places[order]
+        before[order[1:][ascending[1:] == ascending[:-1]]] = True
+        at = ascending >> 3
+        first = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))[: len(at)]
+        bits = np.left_shift(1, ascending & 7).astype(np.uint8)
+        self._bytes[at[first]] |= np.bitwise_or.reduceat(bits, first) if len(at) else bits
+        return before
+
+    def has(self, places: np.ndarray) -> np.ndarray:
+        """Return which were met."""
+        found = self._bytes[places >> 3] >> (places & 7).astype(np.uint8)
+        return np.asarray((found & 1).astype(bool))
+
+
+def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
+    """Raise `TableError` for a key that stands twice."""
+    twice = again(in_order(keys))
+    if len(twice):
+        raise key_twice(data, ev, int(twice[0]))
