@@ -33,8 +33,8 @@ def open_bundle(
     found = find_tables(reader.tensors, increment=increment)
     if not any(map(part_components, found.ev_sets)):
         return reader, found
-    occupied = partial(_occupied, reader, found.ev_sets)
-    return reader, find_tables(reader.tensors, increment=increment, occupied=occupied)
+    strays_of = partial(_strays, reader, found.ev_sets)
+    return reader, find_tables(reader.tensors, increment=increment, strays_of=strays_of)
 
 
 def bucket_rows(reader: BundleReader, ev: EvSet) -> np.ndarray:
@@ -45,7 +45,9 @@ def bucket_rows(reader: BundleReader, ev: EvSet) -> np.ndarray:
     return np.diff(read_offsets(reader, ev, suffix, ev.rows))
 
 
-def _occupied(reader: BundleReader, sets: Mapping[str, EvSet], name: str) -> dict[int, int]:
+def _strays(
+    reader: BundleReader, sets: Mapping[str, EvSet], name: str, part: int, parts: int
+) -> tuple[int, int]:
     rows = bucket_rows(reader, sets[name])
-    buckets = np.flatnonzero(rows)
-    return dict(zip(buckets.tolist(), rows[buckets].tolist(), strict=True))
+    total = int(rows.sum())
+    return total - int(rows[part::parts].sum()), total

@@ -14,8 +14,9 @@ from ckptctl.tables.sets import EvSet, RowSet, find_full_sets, find_increment_se
 
 __all__ = ["Catalogue", "Table", "TableMember", "find_tables"]
 
-#: Name of an EV -> buckets (key % 1000) that hold rows, if known with the rows in each.
-Occupied = Callable[[str], "Iterable[int] | Mapping[int, int]"]
+#: (Name of an EV, part, parts) -> how many of its rows lie in buckets (key % 1000) of other
+#: parts than that, and how many rows it has.
+Strays = Callable[[str, int, int], tuple[int, int]]
 
 #: Of so many rows one may lie in a bucket of another part: a PS skips such a row.
 _STRAY_SHARE = 100
@@ -100,7 +101,7 @@ class Catalogue:
 
 
 def find_tables(
-    entries: Mapping[str, Entry], *, increment: bool = False, occupied: Occupied | None = None
+    entries: Mapping[str, Entry], *, increment: bool = False, strays_of: Strays | None = None
 ) -> Catalogue:
     """Sort the tensors of a bundle by what they are, from names and shapes alone.
 
@@ -110,16 +111,17 @@ def find_tables(
         Tensor name to entry, in key order.
     increment
         Whether the bundle is an increment.
-    occupied
-        Returns the buckets of an EV that hold rows. With it, a component `part_<i>` counts
-        as a part only if the rows of each part lie in buckets of that part, all but one in
-        a hundred; of two such readings the one without any stray row counts. Without it,
-        names decide and a doubtful name is read in the way that has more parts.
+    strays_of
+        Returns how many rows of an EV lie in buckets of other parts than a given one, and how
+        many it has. With it, a component `part_<i>` counts as a part only if the rows of each
+        part lie in buckets of that part, all but one in a hundred; of two such readings the
+        one without any stray row counts. Without it, names decide and a doubtful name is read
+        in the way that has more parts.
 
     Raises
     ------
     AmbiguousError
-        With `occupied`: two components of a name may be its part.
+        With `strays_of`: two components of a name may be its part.
     """
     rows: dict[str, RowSet] = {}
     if increment:
@@ -129,7 +131,7 @@ def find_tables(
     claimed = {name + suffix for name, ev in sets.items() for suffix in ev.entries}
     for name in rows:
         claimed |= {f"{name}-sparse_incr_keys", f"{name}-sparse_incr_values"}
-    members = _group_parts(sets, occupied)
+    members = _group_parts(sets, strays_of)
     return Catalogue(
         tables=_group_members(members),
         ev_sets=sets,
@@ -140,7 +142,7 @@ def find_tables(
 
 
 def _group_parts(
-    sets: Mapping[str, EvSet], occupied: Occupied | None
+    sets: Mapping[str, EvSet], strays_of: Strays | None
 ) -> dict[str, tuple[EvSet | None, ...]]:
     """Return the parts of each EV under its name without the part."""
     groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
@@ -149,15 +151,15 @@ def _group_parts(
         for component in found:
             groups[component[0], component[2]][component.number] = name
     strays = {
-        where: _stray_rows(group, occupied)
+        where: _stray_rows(group, strays_of)
         for where, group in groups.items()
-        if len(group) > 1 and occupied is not None
+        if len(group) > 1 and strays_of is not None
     }
     doubted = {where for where, (out, rows) in strays.items() if out * _STRAY_SHARE > rows}
     clean = {where for where, (out, _) in strays.items() if not out}
     chosen: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name, found in components.items():
-        part = _part_of(name, found, sets, groups, doubted, clean, strict=occupied is not None)
+        part = _part_of(name, found, sets, groups, doubted, clean, strict=strays_of is not None)
         if part is None:
             chosen[name].append((0, name))
         else:
@@ -214,17 +216,11 @@ def _ends_with_part(component: PartComponent, sets: Mapping[str, EvSet]) -> bool
     return not after or primary in sets or is_slot_name(after)
 
 
-def _stray_rows(group: Mapping[int, str], occupied: Occupied) -> tuple[int, int]:
+def _stray_rows(group: Mapping[int, str], strays_of: Strays) -> tuple[int, int]:
     """Return how many rows lie in buckets of other parts than their own, and how many there are."""
-    out = total = 0
     parts = max(group) + 1
-    for number, name in group.items():
-        buckets = occupied(name)
-        counts = buckets if isinstance(buckets, Mapping) else dict.fromkeys(buckets, 1)
-        for bucket, rows in counts.items():
-            total += rows
-            out += rows if bucket % parts != number else 0
-    return out, total
+    found = [strays_of(name, number, parts) for number, name in group.items()]
+    return sum(out for out, _ in found), sum(rows for _, rows in found)
 
 
 def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Table, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pytest
 
 from ckptctl.errors import AmbiguousError
@@ -24,13 +26,25 @@ def rows(count: int, dim: int = 2, key_type: str = "int64") -> dict:
     }
 
 
-def find(*names: str, increment: bool = False, occupied=None, **own: dict) -> Catalogue:
+def strays_of(held: Mapping[str, Mapping[int, int]]) -> Callable[[str, int, int], tuple[int, int]]:
+    """Return what `find_tables` asks: `held` has the rows in each bucket of each EV."""
+
+    def strays(name: str, part: int, parts: int) -> tuple[int, int]:
+        own = held[name]
+        return sum(own[each] for each in own if each % parts != part), sum(own.values())
+
+    return strays
+
+
+def find(*names: str, increment: bool = False, held=None, **own: dict) -> Catalogue:
     """Return the catalogue of EVs of these names; `own` has the shapes of some."""
     entries = {}
     for name in names:
         entries |= tensors(name, own.get(name, INCREMENT if increment else FULL))
     found = dict(sorted(entries.items()))
-    return find_tables(found, increment=increment, occupied=occupied)
+    return find_tables(
+        found, increment=increment, strays_of=None if held is None else strays_of(held)
+    )
 
 
 def shown(found: Catalogue) -> dict[str, dict[str, list[str | None]]]:
@@ -102,7 +116,8 @@ def test_a_part_beside_the_whole_is_a_table_of_its_own() -> None:
     ],
 )
 def test_buckets_must_match(buckets: dict[str, list[int]], parts: bool) -> None:
-    found = shown(find("emb/part_0", "emb/part_1", occupied=buckets.__getitem__))
+    held = {name: dict.fromkeys(own, 1) for name, own in buckets.items()}
+    found = shown(find("emb/part_0", "emb/part_1", held=held))
     assert (set(found) == {"emb"}) is parts
 
 
@@ -110,14 +125,14 @@ def test_buckets_must_match(buckets: dict[str, list[int]], parts: bool) -> None:
 def test_one_stray_row_in_a_hundred_is_no_doubt(strays: int, parts: bool) -> None:
     """A PS skips such rows."""
     buckets = {"emb/part_0": {0: 60 - strays, 1: strays}, "emb/part_1": {5: 40}}
-    found = shown(find("emb/part_0", "emb/part_1", occupied=buckets.__getitem__))
+    found = shown(find("emb/part_0", "emb/part_1", held=buckets))
     assert (set(found) == {"emb"}) is parts
 
 
 def test_a_reading_without_strays_is_better() -> None:
     held = {name: {int(name[-1]): 100} for name in NAMES if name[5] == name[-1]}
     held |= {"part_0/emb/part_1": {1: 1}, "part_1/emb/part_0": {0: 1}}
-    found = shown(find(*NAMES, occupied=held.__getitem__))
+    found = shown(find(*NAMES, held=held))
     assert set(found) == {"part_0/emb", "part_1/emb"}
 
 
@@ -134,17 +149,17 @@ NAMES = [f"part_{a}/emb/part_{b}" for a in range(2) for b in range(2)]
 
 
 def test_buckets_decide_between_two_components() -> None:
-    first = {name: [int(name[5])] for name in NAMES}
-    second = {name: [int(name[-1])] for name in NAMES}
-    found = shown(find(*NAMES, occupied=first.__getitem__))
+    first = {name: {int(name[5]): 1} for name in NAMES}
+    second = {name: {int(name[-1]): 1} for name in NAMES}
+    found = shown(find(*NAMES, held=first))
     assert set(found) == {"emb/part_0", "emb/part_1"}
-    found = shown(find(*NAMES, occupied=second.__getitem__))
+    found = shown(find(*NAMES, held=second))
     assert set(found) == {"part_0/emb", "part_1/emb"}
 
 
 def test_two_candidates_are_an_error_where_buckets_are_known() -> None:
     with pytest.raises(AmbiguousError) as caught:
-        find(*NAMES, occupied=lambda _: [])
+        find(*NAMES, held={name: {} for name in NAMES})
     assert caught.value.exit_code == 12
     assert caught.value.tensor in NAMES
     assert len(shown(find(*NAMES))) == 2  # listing needs some answer
