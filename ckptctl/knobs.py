@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 
 def _number(name: str, default: int) -> int:
@@ -19,6 +20,11 @@ def _seconds(name: str, default: float) -> float:
     return value if 0 < value < 1e6 else default
 
 
+def _files() -> int:
+    most, _ = getrlimit(RLIMIT_NOFILE)
+    return 4096 if most == RLIM_INFINITY else min(most // 4, 4096) or 1
+
+
 #: Whether commands that only look remember, in the user's cache, what indexes said; 0: no.
 REMEMBER = os.environ.get("CKPTCTL_KNOB_REMEMBER") != "0"
 #: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
@@ -33,8 +39,8 @@ JOIN_KEYS = _number("JOIN_KEYS", 1 << 16)
 MAX_INDEX_BYTES = _number("MAX_INDEX_BYTES", 1 << 31)
 #: Seconds between two progress lines when stderr is no terminal.
 PROGRESS_SECONDS = _number("PROGRESS_SECONDS", 30)
-#: Data shards that are held open at a time, all bundles together.
-MAX_OPEN_FILES = _number("MAX_OPEN_FILES", 256)
+#: Data shards that are held open at a time, all bundles together: a quarter of what we may open.
+MAX_OPEN_FILES = _number("MAX_OPEN_FILES", _files())
 #: Seconds after its last write during which a temporary counts as a save that is under way.
 WRITER_SECONDS = _number("WRITER_SECONDS", 10)
 #: Seconds between two renewals of a lease.

@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -53,6 +54,8 @@ COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
 _GC_OBJECTS = 5000
 #: Such looks between two that look again at what was not garbage in the last ones.
 _GC_AGAIN = 400
+#: Memory of at most so many bytes is kept when it is freed: the most that glibc keeps.
+_KEPT_BYTES = 31 << 20
 #: Signals that end a command after its clean-up.
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -186,6 +189,14 @@ def console() -> NoReturn:
     # What NumPy brings starts a thread a core when it is loaded, for sums of squares at most. Set
     # here and not on import, so that a training that imports ckptctl keeps its threads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # glibc's malloc hands large memory back when it is freed, and what is had anew is slow
+    # (bench.md). It keeps what is no larger than the largest that was freed so far: never
+    # touched, so it takes none.
+    with suppress(MemoryError):
+        bytes(_KEPT_BYTES)
+    # A thousand increments are held open at a time, where that is allowed.
+    with suppress(OSError, ValueError):
+        setrlimit(RLIMIT_NOFILE, (getrlimit(RLIMIT_NOFILE)[1],) * 2)
     code = main()
     try:
         sys.stdout.flush()
