@@ -29,6 +29,9 @@ _T = TypeVar("_T")
 
 __all__ = ["BundleData"]
 
+#: Bytes that are read and checked at a time: where nothing else is done, less is a tenth faster.
+_CHECK_BYTES = 1 << 18
+
 
 class _OpenFiles:
     """The files that all bundles hold open, the longest unused given up first.
@@ -162,7 +165,7 @@ class BundleData:
             return
         file = self.data_file(name, entry)
         crc = 0
-        buffer = memoryview(bytearray(min(knobs.PIECE_BYTES, entry.size)))
+        buffer = memoryview(bytearray(min(_CHECK_BYTES, knobs.PIECE_BYTES, entry.size)))
         for at in range(entry.offset, entry.end, len(buffer) or 1):
             piece = buffer[: min(len(buffer), entry.end - at)]
             if file.readinto(at, piece) != len(piece):
