@@ -40,8 +40,8 @@ def contenders(where: Path) -> dict[str, Contender]:
         shown += ", 100,000 tensors" if name.startswith("index") else ""
         command = [*CKPTCTL, *arguments]
         found[name] = Contender(shown, command, [], cache=where / "cache")
-        found[f"{name}, first"] = Contender(f"{shown}, first", command, [])
-    del found["start/--help, first"]
+        found[f"first {name}"] = Contender(f"{shown}, first", command, [])
+    del found["first start/--help"]
     return found
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     run_rounds(found, where / "out", chosen.rounds, 0.1)
     bare = found["python"].wall
     judged = {
-        name: each.wall - bare if name.startswith("start/") else each.wall
+        name: each.wall - (bare if "start/" in name else 0)
         for name, each in found.items()
         if name != "python"
     }
