@@ -29,8 +29,8 @@ def _files() -> int:
 REMEMBER = os.environ.get("CKPTCTL_KNOB_REMEMBER") != "0"
 #: Bytes of one streamed piece: small enough to stay in the L2 cache (bench.md).
 PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
-#: Bytes of a tensor that one task writes.
-RANGE_BYTES = _number("RANGE_BYTES", 64 << 20)
+#: Bytes that one task moves: of a large tensor, or of many small ones.
+TASK_BYTES = _number("TASK_BYTES", 64 << 20)
 #: Bytes that are written to a file before the kernel is told to bring them to the disk.
 FLUSH_BYTES = _number("FLUSH_BYTES", 8 << 20)
 #: Keys that one step of a join looks at together.

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+from ckptctl import knobs
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.pace import Pace
 
@@ -16,9 +17,6 @@ __all__ = ["Report", "Runner", "Task", "batches", "ignore"]
 
 #: Told of the bytes that were moved; may raise to stop the task, or wait to slow it down.
 Report = Callable[[int], None]
-
-#: Bytes of small things that one task does together.
-BATCH_BYTES = 64 << 20
 
 _R = TypeVar("_R", covariant=True)
 _T = TypeVar("_T")
@@ -127,16 +125,14 @@ class Runner:
             yield executor
 
 
-def batches(
-    items: Iterable[_T], size_of: Callable[[_T], int], most: int = BATCH_BYTES
-) -> Iterator[tuple[_T, ...]]:
-    """Return the items in batches of about `most` bytes."""
+def batches(items: Iterable[_T], size_of: Callable[[_T], int]) -> Iterator[tuple[_T, ...]]:
+    """Return the items in batches of about `knobs.TASK_BYTES`."""
     batch: list[_T] = []
     total = 0
     for item in items:
         batch.append(item)
         total += size_of(item)
-        if total >= most:
+        if total >= knobs.TASK_BYTES:
             yield tuple(batch)
             batch, total = [], 0
     if batch:

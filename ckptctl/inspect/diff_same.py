@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ckptctl import knobs
 from ckptctl.bundle.checksum import combine
 from ckptctl.inspect.diff_rows import RowsDiff
 from ckptctl.inspect.parts import ColumnName, PartView, StatePart
@@ -20,7 +21,7 @@ from ckptctl.restore.find import find_keys
 from ckptctl.restore.keys import is_in
 from ckptctl.restore.rowmap import compact
 from ckptctl.restore.rows_brought import records, view_bytes
-from ckptctl.running import BATCH_BYTES, Report, ignore
+from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS
 
 __all__ = ["Compared", "NewTask", "SameFull", "SameTask", "same_full"]
@@ -156,7 +157,7 @@ class SameFull:
     def tasks(self, empty: Callable[[], RowsDiff]) -> Iterator[SameTask | NewTask]:
         """Return what compares all rows."""
         width = sum(column.row_bytes for column in self.columns.values())
-        step = max(BATCH_BYTES // max(width, 1), 1)
+        step = max(knobs.TASK_BYTES // max(width, 1), 1)
         for first in range(0, self.rows, step):
             yield SameTask(self, first, min(first + step, self.rows), empty())
         yield NewTask(self, empty())

@@ -14,7 +14,7 @@ from ckptctl.bundle.checksum import combine, crc32c
 from ckptctl.errors import CkptctlError
 from ckptctl.inspect.findings import Finding, of_error
 from ckptctl.inspect.stats import decode
-from ckptctl.running import BATCH_BYTES, Report, ignore
+from ckptctl.running import Report, ignore
 
 __all__ = ["ABSURD", "Seen", "Span", "TensorsTask", "Together", "Told", "spans"]
 
@@ -50,7 +50,7 @@ def spans(tensors: Iterable[tuple[str, Entry]]) -> Iterator[Span]:
     """Return the tensors, large ones in spans that several threads can read side by side."""
     for number, (name, entry) in enumerate(tensors):
         # The checksum of strings and variants does not run over their bytes as they are stored.
-        step = BATCH_BYTES if entry.dtype.size else entry.size
+        step = knobs.TASK_BYTES if entry.dtype.size else entry.size
         for at in range(0, entry.size, step or 1):
             yield Span(number, name, entry, at, min(at + step, entry.size))
         if not entry.size:

@@ -208,8 +208,8 @@ class RangeTask(NamedTuple):
 def range_tasks(
     column: Column, target: PendingData, place: Place
 ) -> Iterator[tuple[Parts, RangeTask]]:
-    """Return the tasks that write a column, `knobs.RANGE_BYTES` each, and what joins them."""
-    step = max(1, knobs.RANGE_BYTES // max(column.row_bytes, 1))
+    """Return the tasks that write a column, `knobs.TASK_BYTES` each, and what joins them."""
+    step = max(1, knobs.TASK_BYTES // max(column.row_bytes, 1))
     starts = range(0, column.rows, step) if column.rows else (0,)
     parts = Parts(column, place.key, len(starts))
     for number, start in enumerate(starts):

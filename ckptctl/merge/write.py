@@ -245,7 +245,7 @@ def _write_tasks(
         elif isinstance(made, RowsJob):
             rows.append(RowsTask(made, target, place))
         else:
-            cut = place.size > knobs.RANGE_BYTES and made.entry.dtype.size
+            cut = place.size > knobs.TASK_BYTES and made.entry.dtype.size
             (large if cut else small).append((made, place))
     for (table, part, member), places in members.items():
         kept = surveys[table, part].kept[member]

@@ -70,7 +70,7 @@ def test_the_outcome_is_that_of_a_walk(monkeypatch: pytest.MonkeyPatch, most: in
     for module in (diff_aligned, diff_same):
         monkeypatch.setattr(module, "_PIECE_BYTES", 16 * most)
     monkeypatch.setattr(diff_aligned, "_MOST_RUNS", 8)
-    monkeypatch.setattr(diff_same, "BATCH_BYTES", 64 * most)
+    monkeypatch.setattr("ckptctl.knobs.TASK_BYTES", 64 * most)
     run_state_machine_as_test(Sharing, settings=SOME)
 
 

@@ -20,7 +20,7 @@ KEYS = [*range(20000), -1000, 2**32 - 1, 2**32, 2**63 - 1]
 
 
 def in_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ckptctl.inspect.verify_data.BATCH_BYTES", 32)
+    monkeypatch.setattr("ckptctl.knobs.TASK_BYTES", 32)
 
 
 @pytest.mark.parametrize("code", SPOILS)
