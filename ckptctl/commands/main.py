@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -54,6 +54,8 @@ COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
 _GC_OBJECTS = 5000
 #: Such looks between two that look again at what was not garbage in the last ones.
 _GC_AGAIN = 400
+#: Files that are open at a time: `knobs.MAX_OPEN_FILES` is a quarter of what may be.
+_MOST_FILES = 1 << 14
 #: Memory of at most so many bytes is kept when it is freed: the most that glibc keeps.
 _KEPT_BYTES = 31 << 20
 #: Signals that end a command after its clean-up.
@@ -195,8 +197,11 @@ def console() -> NoReturn:
     with suppress(MemoryError):
         bytes(_KEPT_BYTES)
     # A thousand increments are held open at a time, where that is allowed.
-    with suppress(OSError, ValueError):
-        setrlimit(RLIMIT_NOFILE, (getrlimit(RLIMIT_NOFILE)[1],) * 2)
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    enough = _MOST_FILES if hard == RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != RLIM_INFINITY and soft < enough:
+        with suppress(OSError, ValueError):
+            setrlimit(RLIMIT_NOFILE, (enough, hard))
     code = main()
     try:
         sys.stdout.flush()

@@ -17,10 +17,11 @@ from ckptctl.bundle.checksum import combine
 from ckptctl.inspect.diff_rows import RowsDiff
 from ckptctl.inspect.parts import ColumnName, PartView, StatePart
 from ckptctl.inspect.walk import MOST_ROWS, Rows, typed
+from ckptctl.restore.column import view_bytes
 from ckptctl.restore.find import find_keys
 from ckptctl.restore.keys import is_in
 from ckptctl.restore.rowmap import compact
-from ckptctl.restore.rows_brought import records, view_bytes
+from ckptctl.restore.rows_brought import records
 from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS
 

@@ -13,8 +13,10 @@ _BASE_MEMORY = 48 << 20
 #: Bytes that an incoming key takes as long as the merge runs: two row numbers and a source.
 _KEPT_MEMORY = 10
 #: Pieces that a task holds: what it writes, what it read for that; and what was read ahead where
-#: several increments bring rows.
-_PIECES, _PIECES_AHEAD = 12, 12
+#: rows come from several sets.
+_PIECES, _PIECES_AHEAD = 12, 14
+#: Bytes that a task holds for each set of an increment: its offsets, counts and buckets.
+_SOURCE_MEMORY = 48 << 10
 #: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
 _KEY_MEMORY = 96
 
@@ -63,11 +65,24 @@ def _most_keys(state: State) -> int:
     return max(most)
 
 
+def _most_sources(state: State) -> int:
+    """Return the most sets that bring rows to what one task works on."""
+    parts = [
+        state.part_job(number, part).table.members
+        for number, table in enumerate(state.tables)
+        for part in range(table.num_parts)
+    ]
+    found = [len(member.incoming) for members in parts for member in members]
+    return max([0, *found, *(len(plan.incoming) for plan in state.rows)])
+
+
 def fit_memory(state: State, jobs: int, limit: int | None) -> tuple[int | None, int]:
     """Return the tasks at a time that fit into `limit` bytes, and what they take."""
     base = _BASE_MEMORY + _all_keys(state) * _KEPT_MEMORY
-    pieces = _PIECES + (_PIECES_AHEAD if len(state.increments) > 1 else 0)
-    each = pieces * knobs.PIECE_BYTES + _most_keys(state) * _KEY_MEMORY
+    sources = _most_sources(state)
+    pieces = _PIECES + (_PIECES_AHEAD if sources > 1 else 0)
+    each = pieces * knobs.PIECE_BYTES
+    each += _most_keys(state) * _KEY_MEMORY + sources * _SOURCE_MEMORY
     if limit is None:
         return None, base + jobs * each
     fit = min(jobs, (limit - base) // each)

@@ -192,7 +192,7 @@ class RangeTask(NamedTuple):
     def run(self, report: Report = ignore) -> WrittenRange:
         """Return what was written; what was read of the full is not yet checked."""
         width = self.column.row_bytes
-        stream = self.column.stream(self.start, self.stop)
+        stream = self.column.stream(self.start, self.stop, ahead=True)
         out = _Output(self.target, report)
         at = self.place.offset + self.start * width
         crc = out.pieces(self.place.shard, at, self.nbytes, stream.pieces())

@@ -211,7 +211,7 @@ def _held_open(target: PendingData) -> Iterator[None]:
     """Keep the shards open: a failed write-back is told to who opened a file before it failed."""
     files = [
         target.storage.open_write(target.shard_path(shard))
-        for shard in range(min(target.num_shards, knobs.MAX_OPEN_FILES))
+        for shard in range(min(target.num_shards, 2 * knobs.MAX_OPEN_FILES))
     ]
     try:
         yield

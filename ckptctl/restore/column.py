@@ -142,18 +142,24 @@ class Column:
         TensorChecksumError
             The full's tensor does not match its checksum.
         """
-        stream = self.stream()
+        stream = self.stream(ahead=True)
         yield from stream.pieces()
         stream.finish()
 
-    def stream(self, start: int = 0, stop: int | None = None) -> ColumnStream:
-        """Return rows [start, stop) of the result front to back, in steps of the caller's."""
-        return ColumnStream(self, start, self.rows if stop is None else stop)
+    def stream(
+        self, start: int = 0, stop: int | None = None, *, ahead: bool = False
+    ) -> ColumnStream:
+        """Return rows [start, stop) of the result front to back, in steps of the caller's.
 
-    def ahead(self, start: int, stop: int) -> RowTaker | None:
-        """Return what brings rows [start, stop), for who takes them front to back."""
-        if self._source is None:
-            return None
+        With `ahead`, rows that many increments bring are gathered some MiB at a time, and
+        held: for who has few such streams at a time.
+        """
+        return ColumnStream(self, start, self.rows if stop is None else stop, ahead=ahead)
+
+    def brings(self, start: int, stop: int, *, ahead: bool) -> RowTaker | None:
+        """Return what brings rows [start, stop) to who takes them front to back."""
+        if self._source is None or not ahead:
+            return self._source
         return self._source.ahead(*self.rowmap.changes(start, stop))
 
     @property
@@ -163,10 +169,10 @@ class Column:
 
     def read_old(self, row: int, *buffers: memoryview, crc: int = 0) -> int:
         """Fill buffers with rows of the full's tensor from `row` on; return the crc32c so far."""
-        file = self._data.data_file(self._name, self.entry)
         size = sum(map(len, buffers))
         if not size:
             return crc
+        file = self._data.data_file(self._name, self.entry)
         if file.readv(self.entry.offset + row * self.row_bytes, buffers) != size:
             raise self._data.past_end(self._name, self.entry, file.size)
         for buffer in buffers:
@@ -201,10 +207,10 @@ class ColumnStream:
         Their crc32c, once `drain` has read them all.
     """
 
-    def __init__(self, column: Column, start: int, stop: int) -> None:
+    def __init__(self, column: Column, start: int, stop: int, *, ahead: bool) -> None:
         self._column = column
         self._map = column.rowmap
-        self._source = column.ahead(start, stop)
+        self._source = column.brings(start, stop, ahead=ahead)
         self.first = self._cursor = self._map.old_before(start)
         self.last = self._map.old_rows if stop >= column.rows else self._map.old_before(stop)
         self._stop = stop

@@ -302,28 +302,32 @@ def _read_buckets(
     By source and then in the order of the rows. A thousand increments bring a few hundred keys
     each, so that a source costs a read and little else.
     """
-    counts = np.stack([reader.counts[first:last] for reader in readers])
-    begins = np.stack([reader.offsets[first:last] for reader in readers])
-    used = np.flatnonzero(counts)
-    count, begin = counts.ravel()[used], begins.ravel()[used]
-    source, place = np.divmod(used, last - first)
+    wanted = [
+        reader.wanted[slice(*np.searchsorted(reader.wanted, (first, last)))] for reader in readers
+    ]
+    of_each = list(zip(readers, wanted, strict=True))
+    count = np.concatenate([reader.counts[own] for reader, own in of_each])
+    used = np.flatnonzero(count)
+    count = count[used]
+    begin = np.concatenate([reader.offsets[own] for reader, own in of_each])[used]
+    place = np.concatenate(wanted)[used]
+    source = np.repeat(np.arange(len(readers), dtype=np.int32), [len(own) for own in wanted])[used]
     ends = np.cumsum(count)
     total = int(ends[-1]) if len(ends) else 0
-    rows = np.arange(total)
-    rows += np.repeat(begin - (ends - count), count)
-    keys = np.empty(total, np.int64)
     # Buckets of one source that follow each other are read at once.
     breaks = (source[1:] != source[:-1]) | (begin[1:] != begin[:-1] + count[:-1])
     runs = np.flatnonzero(np.concatenate([[True], breaks])) if total else _NONE
-    bounds = [*(ends[runs] - count[runs]).tolist(), total]
-    for own, row, at, end in zip(
-        source[runs].tolist(), begin[runs].tolist(), bounds, bounds[1:], strict=False
-    ):
+    keys = np.empty(total, np.int64)
+    starts = ends[runs] - count[runs]
+    stops = np.append(starts[1:], total)[: len(runs)]
+    for own, row, at, end in zip(source[runs], begin[runs], starts, stops, strict=True):
         data, ev = readers[own].data, readers[own].ev
-        keys[at:end] = read_keys(data, ev.name, ev.keys, row, row + end - at)
-    tensor_of = np.repeat(source.astype(np.int32), count)
+        keys[at:end] = read_keys(data, ev.name, ev.keys, int(row), int(row + end - at))
+    rows = np.arange(total)
+    rows += np.repeat(begin - (ends - count), count)
+    tensor_of = np.repeat(source, count)
     bad = np.flatnonzero((keys < 0) & (bucket_of(keys) != 0)) if total and keys.min() < 0 else _NONE
     if len(bad):
         reader = readers[int(tensor_of[bad[0]])]
         check_keys(reader.data, reader.ev, keys[tensor_of == tensor_of[bad[0]]])
-    return keys, np.repeat(place + first, count), tensor_of, rows
+    return keys, np.repeat(place, count), tensor_of, rows

@@ -130,7 +130,7 @@ class RowMap:
         return begin, length, source + begin - self.starts[first:last]
 
     def few_runs(self, start: int, stop: int, most: int) -> list[tuple[int, int, int]] | None:
-        """Return the same as tuples, for less; None where there may be more than `most`."""
+        """Return the same as tuples, for less; None where all runs may be more than `most`."""
         ends = np.searchsorted(self.starts, (start, stop)).tolist()
         first, last = max(ends[0] - 1, 0), ends[1]
         if last - first > most:

@@ -99,5 +99,6 @@ class RowsState:
             (self._job.increments[number], f"{item.name}-sparse_incr_values", item.values)
             for number, item in plan.incoming
         ]
-        source = FileRows(sources, self._which, self._row, row_bytes(plan.entry))
+        which = self._which if len(sources) > 1 else None
+        source = FileRows(sources, which, self._row, row_bytes(plan.entry))
         return Column(self._job.base, plan.name, plan.entry, self._map, source)

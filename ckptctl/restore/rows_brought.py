@@ -12,9 +12,9 @@ from ckptctl.bundle import BundleData, Entry
 
 __all__ = ["FileRows", "RowSource", "RowTaker", "records", "view_bytes"]
 
-#: Pieces of rows that are read ahead where many increments bring them.
-_AHEAD = 4
-#: Of what is read together at most, how much may be of rows that are not asked for.
+#: Pieces of rows that are gathered at a time where many increments bring them.
+_AHEAD = 3
+#: How many times as many rows may be read for that, in one go.
 _MOST_BESIDE = 3
 
 
@@ -78,31 +78,45 @@ class FileRows:
         """Put the rows [first, last) into rows `at` of `out`."""
         if last <= first or not self._row_bytes:
             return
-        rows = self._row_of[first:last]
+        # NumPy goes by intp twice as fast as by anything shorter.
+        at = at.astype(np.intp, copy=False)
         if self._tensor_of is None:
-            self._take(0, rows, out, at)
+            self._take(0, self._row_of[first:last], out, at)
             return
-        which = self._tensor_of[first:last]
+        for begin in range(first, last, self.most):
+            end = min(begin + self.most, last)
+            records(out)[at[begin - first : end - first]] = self.gather(begin, end)
+
+    @property
+    def most(self) -> int:
+        """The most rows that are gathered at a time."""
+        return max(1, min(_AHEAD * knobs.PIECE_BYTES // self._row_bytes, knobs.JOIN_KEYS))
+
+    def gather(self, first: int, last: int) -> np.ndarray:
+        """Return the rows [first, last) of many tensors as records, with one read a tensor."""
+        assert self._tensor_of is not None
+        which, rows = self._tensor_of[first:last], self._row_of[first:last].astype(np.intp)
         order = np.argsort(which, kind="stable")
-        which, rows, at = which[order], rows[order].astype(np.intp), at[order]
+        which, rows = which[order], rows[order]
         starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
         numbers = which[starts].tolist()
         lowest = np.minimum.reduceat(rows, starts)
         spans = np.maximum.reduceat(rows, starts) + 1 - lowest
         ends = np.cumsum(spans)
         if ends[-1] > _MOST_BESIDE * len(rows):  # a few here and there
-            for number, own, places in zip(
-                numbers, np.split(rows, starts[1:]), np.split(at, starts[1:]), strict=True
+            found = np.empty((len(rows), self._row_bytes), np.uint8)
+            for number, own, at in zip(
+                numbers, np.split(rows, starts[1:]), np.split(order, starts[1:]), strict=True
             ):
-                self._take(number, own, out, places)
-            return
+                self._take(number, own, found, at)
+            return records(found)
         together = np.empty((int(ends[-1]), self._row_bytes), np.uint8)
         reads = zip(numbers, lowest.tolist(), (ends - spans).tolist(), ends.tolist(), strict=True)
         for number, row, begin, end in reads:
             self._fill(number, row, together[begin:end])
-        counts = np.diff(starts, append=len(rows))
-        rows += np.repeat(ends - spans - lowest, counts)
-        records(out)[at.astype(np.intp, copy=False)] = records(together).take(rows, mode="clip")
+        places = np.empty(len(rows), np.intp)
+        places[order] = rows + np.repeat(ends - spans - lowest, np.diff(starts, append=len(rows)))
+        return records(together).take(places, mode="clip")
 
     def cut(self, chosen: slice | np.ndarray) -> FileRows:
         """Return some rows alone, in the order given."""
@@ -111,14 +125,12 @@ class FileRows:
 
     def ahead(self, first: int, last: int) -> RowTaker:
         """Return the rows [first, last) for who takes them front to back."""
-        if self._tensor_of is None or not self._row_bytes:
+        if self._tensor_of is None or not self._row_bytes or self.most < _AHEAD:
             return self
-        return _Ahead(self, first, last, self._row_bytes)
+        return _Ahead(self, first, last)
 
     def _take(self, number: int, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         window = max(1, knobs.PIECE_BYTES // self._row_bytes)
-        # NumPy goes by intp twice as fast as by anything shorter.
-        at = at.astype(np.intp, copy=False)
         lowest, highest = int(rows.min()), int(rows.max())
         if highest - lowest < window:  # neighbours in the full are neighbours here: one bucket
             piece = self._read(number, lowest, highest + 1)
@@ -155,21 +167,21 @@ class _Ahead:
     One read a tensor and a piece would be a million of them for a thousand increments.
     """
 
-    def __init__(self, source: FileRows, first: int, last: int, row_bytes: int) -> None:
+    def __init__(self, source: FileRows, first: int, last: int) -> None:
         self._source = source
-        self._last = last
         self._first = self._end = first
-        most = min(_AHEAD * knobs.PIECE_BYTES // row_bytes, knobs.JOIN_KEYS)
-        self._rows = np.empty((max(1, min(last - first, most)), row_bytes), np.uint8)
+        self._last = last
+        self._rows: np.ndarray | None = None
 
     def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
         """Put the rows [first, last) into rows `at` of `out`."""
-        if last - first > len(self._rows):
-            self._source.take(first, last, out, at)
-            return
-        if last > self._end:
-            self._first, self._end = first, min(first + len(self._rows), self._last)
-            count = self._end - first
-            self._source.take(first, self._end, self._rows, np.arange(count))
         places = at.astype(np.intp, copy=False)
-        records(out)[places] = records(self._rows)[first - self._first : last - self._first]
+        while first < last:
+            if self._rows is None or first >= self._end:
+                self._rows = None  # before there are others
+                self._first, self._end = first, min(first + self._source.most, self._last)
+                self._rows = self._source.gather(self._first, self._end)
+            count = min(last, self._end) - first
+            begin = first - self._first
+            records(out)[places[:count]] = self._rows[begin : begin + count]
+            places, first = places[count:], first + count

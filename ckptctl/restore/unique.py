@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -78,9 +79,9 @@ class Unique:
     def finish(self) -> None:
         """Raise `TableError` for a key that stands twice in what is read in several pieces.
 
-        Up to `_UNIQUE_KEYS` keys are sorted. More are read again two times, or as many times
-        more as they do not fit into `_Met`: once to see whose hash was met before, once to see
-        which of those few keys are met twice.
+        Up to `_UNIQUE_KEYS` keys are sorted. More are read again two times for each slice of
+        16 Mi of them: once to see whose hash was met before, once to see which of those few
+        keys stand twice.
         """
         for first, last in self._ranges:
             few = last - first <= _UNIQUE_KEYS
@@ -92,30 +93,15 @@ class Unique:
         """Return a key that stands twice in a range, if one does."""
         met = _Met(last - first)
         for number in range(met.slices):
-            met.clear()
-            suspects, held = [_NONE], 0
-            for keys in self._pieces(first, last):
-                keys, places = met.of_slice(keys, number)
-                suspects.append(keys[met.add(places)])
-                held += len(suspects[-1])
-                if (
-                    held > met.most_suspects
-                ):  # hashes are badly spread, or it is many times the same
-                    suspects, held = [np.concatenate(suspects)], 0
-                    twice = self._again(np.sort(suspects[0]))
-                    if twice is not None:
-                        return twice
-            doubted = np.sort(np.concatenate(suspects))
-            twice = self._again(doubted)
+            doubted, twice = self._doubted(met, number, first, last)
             if twice is not None:
                 return twice
-            if not len(doubted):
-                continue
             met.clear()
-            met.add(met.of_slice(doubted, number)[1])
+            for begin in range(0, len(doubted), knobs.JOIN_KEYS):
+                met.add(met.of_slice(doubted[begin : begin + knobs.JOIN_KEYS], number)[1])
             seen = np.zeros(len(doubted), bool)
-            for keys in self._pieces(first, last):
-                keys, places = met.of_slice(keys, number)
+            for piece in self._pieces(first, last) if len(doubted) else ():
+                keys, places = met.of_slice(piece, number)
                 keys = keys[met.has(places)]
                 at = np.minimum(np.searchsorted(doubted, keys), len(doubted) - 1)
                 at = np.sort(at[doubted[at] == keys])
@@ -125,6 +111,29 @@ class Unique:
                     return int(doubted[more[0]])
                 seen[at] = True
         return None
+
+    def _doubted(
+        self, met: _Met, number: int, first: int, last: int
+    ) -> tuple[np.ndarray, int | None]:
+        """Return the keys of a slice whose hash was met before, ascending, or one met twice."""
+        met.clear()
+        doubted = _NONE
+        found, held = [_NONE], 0
+        for keys in self._pieces(first, last):
+            keys, places = met.of_slice(keys, number)
+            found.append(keys[met.add(places)])
+            held += len(found[-1])
+            if held <= met.most_suspects:
+                continue
+            # Of so many with the same hash some are the same key.
+            doubted = np.sort(np.concatenate([doubted, *found]))
+            found, held = [_NONE], 0
+            twice = self._again(doubted)
+            if twice is not None:
+                return doubted, twice
+        doubted = np.concatenate([doubted, *found])
+        doubted.sort()
+        return doubted, self._again(doubted)
 
     def _again(self, ascending: np.ndarray) -> int | None:
         twice = again(ascending)
@@ -156,21 +165,24 @@ class Unique:
 class _Met:
     """Which hashes were met: a bit each, in memory of a fixed size.
 
+    Nobody can choose keys whose hashes are the same: they are made with a random number.
+
     Attributes
     ----------
     slices
         How many times as many keys there are as it tells apart: those of a slice of hashes are
         looked at together.
     most_suspects
-        Keys whose hash was met before without their being the same, where hashes spread well.
+        More than there are of keys whose hash only was met before: a sixteenth of all.
     """
 
     def __init__(self, count: int) -> None:
         self._bits = min(_MOST_BITS, max(4, (count * _BITS_A_KEY).bit_length()))
         room = (1 << self._bits) // _BITS_A_KEY
         self.slices = -(-count // room)
-        self.most_suspects = room // 4
+        self.most_suspects = room // 8
         self._bytes = np.zeros(1 << (self._bits - 3), np.uint8)
+        self._factor = np.uint64(_random() | 1)
 
     def clear(self) -> None:
         """Forget all."""
@@ -178,7 +190,10 @@ class _Met:
 
     def of_slice(self, keys: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the keys of one slice, and the place of the hash of each."""
-        spread = (keys.view(np.uint64) * FACTOR) >> np.uint64(32)
+        spread = keys.view(np.uint64) * FACTOR
+        spread ^= spread >> np.uint64(32)
+        spread *= self._factor
+        spread >>= np.uint64(32)
         spread *= np.uint64(self.slices)
         if self.slices > 1:
             kept = (spread >> np.uint64(32)) == number
@@ -209,3 +224,7 @@ def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
     twice = again(in_order(keys))
     if len(twice):
         raise key_twice(data, ev, int(twice[0]))
+
+
+def _random() -> int:
+    return int.from_bytes(os.urandom(8), "little")

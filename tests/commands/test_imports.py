@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
 
 import pytest
 
@@ -65,6 +66,24 @@ def test_help_loads_nothing_that_works(command: tuple[str, ...], tmp_path: Path)
     found = loaded(*command, "--help", cache=tmp_path)
     assert not found & {*NUMPY, *PROTOBUF, *LOOKS, *POOLS}
     assert not found & {"ckptctl.chain.scan", "ckptctl.bundle.reader", "ckptctl.merge.compact"}
+
+
+def test_as_many_files_are_open_as_may_be() -> None:
+    """The limit is raised before the first module reads it."""
+    code = (
+        "import sys\nfrom resource import RLIMIT_NOFILE, getrlimit, setrlimit\n"
+        "setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))\n"
+        "from ckptctl.commands.main import console\n"
+        "sys.argv = ['ckptctl', '--version']\n"
+        "try:\n    console()\nexcept SystemExit:\n    pass\n"
+        "from ckptctl import knobs\n"
+        "print(getrlimit(RLIMIT_NOFILE)[0], knobs.MAX_OPEN_FILES, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    limit, held = map(int, done.stderr.split())
+    hard = getrlimit(RLIMIT_NOFILE)[1]
+    assert limit == (1 << 14 if hard == RLIM_INFINITY else min(hard, 1 << 14))
+    assert held == limit // 4
 
 
 @pytest.mark.parametrize("room", LAZY)

@@ -168,6 +168,9 @@ def test_a_key_twice_in_a_bucket_is_always_found(
     with (
         tempfile.TemporaryDirectory(dir=MEMORY) as room,
         patch.object(knobs, "JOIN_KEYS", together),
+        patch("ckptctl.restore.find.FACTOR", np.uint64(factor)),
+        patch.object(unique, "_UNIQUE_KEYS", together),
+        patch.object(unique, "_random", lambda: factor),
         patch.object(unique, "FACTOR", np.uint64(factor)),
         patch.object(stored, "FACTOR", np.uint64(factor)),
     ):

@@ -17,7 +17,7 @@ from ckptctl.restore.incoming import IncomingKeys
 from tests.oracle.images import Ev, Row
 from tests.restore.test_join import MANY, MEMORY, written
 
-#: No multiple of 2^64 / golden ratio: keys whose hashes are all the same.
+#: What undoes the multiplication with the factor that everyone knows.
 INVERSE = pow(0x9E3779B97F4A7C15, -1, 1 << 64)
 
 
@@ -61,13 +61,25 @@ def test_a_key_twice_is_found(
 
 
 @pytest.mark.parametrize("bits", [4, 12])
-def test_keys_whose_hashes_are_the_same(bits: int) -> None:
-    """Someone may choose them so: slow, and no key is taken for another."""
+@pytest.mark.parametrize("same", [True, False])
+def test_keys_whose_hashes_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, bits: int, same: bool
+) -> None:
+    """No key is taken for another."""
+    if same:
+        monkeypatch.setattr(unique, "FACTOR", np.uint64(0))
     keys = [each * INVERSE % (1 << 64) for each in range(400)]
     keys = [key for key in keys if key < 1 << 63]
     look(keys, together=1, bits=bits, piece=16)
     with pytest.raises(TableError):
         look([*keys, keys[7]], together=1, bits=bits, piece=16)
+
+
+def test_nobody_can_choose_keys_with_the_same_hash() -> None:
+    met = unique._Met(1 << 16)
+    keys = np.array([each * INVERSE % (1 << 64) for each in range(1 << 16)], np.uint64)
+    _, places = met.of_slice(keys.view(np.int64), 0)
+    assert int(met.add(places).sum()) < met.most_suspects
 
 
 def test_the_memory_of_a_set_of_hashes_has_a_bound() -> None:
