@@ -67,7 +67,9 @@ GOALS = (
     Goal("index/*", "index of 100,000 tensors, whole process", 0.5, "s"),
     Goal("first index/*", "the same, a run that remembers nothing", None, "s"),
     Goal("growth/*/*", "`merge`: power that time grows with, at its steepest", 1.1, ""),
-    Goal("growth with cp/*", "the same with the time of `cp` of larger fulls", 1.1, ""),
+    Goal(
+        "growth with cp/*", "the same with `cp`'s, from the smallest full to the largest", 1.1, ""
+    ),
     Goal("flat/*", "peak memory with the largest full, beyond that with the smallest", 25, "MB"),
     Goal("training/step/*", "step with recording against one without", 1.02, noisy=True),
     Goal("training/step CPU/*", "the same: time of the CPU"),

@@ -154,8 +154,8 @@ def figures(measured: list[dict[str, Any]]) -> dict[str, float]:
         if len(own) < 2:
             continue
         if dimension == "size":
-            against = [(each["cp_s"], each["median_s"]) for each in own]
-            found[f"growth with cp/{curve}"] = growth(against)
+            ends = [(each["cp_s"], each["median_s"]) for each in (own[0], own[-1])]
+            found[f"growth with cp/{curve}"] = growth(ends)
             found[f"flat/{curve}"] = own[-1]["peak_mb"] - own[0]["peak_mb"]
         else:
             pairs = [(each["at"], each["median_s"]) for each in own]
