@@ -8,7 +8,6 @@ what we expected. Filesystems without it (NFS, FUSE) get a last look and a renam
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from contextlib import suppress
@@ -75,6 +74,8 @@ def remove_expected(path: str, aside: str, expect: Identity) -> None:
 
 def _exchange(a: str, b: str) -> bool:
     """Let two files change places; return False where the filesystem cannot."""
+    import ctypes
+
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:  # glibc before 2.28
         return False
