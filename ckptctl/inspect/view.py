@@ -301,7 +301,7 @@ class View:
                 )
         self.state = state = open_state(full, increments, self.options, storage)
         self.reader = state.full
-        self.notes = list(state.notes)
+        self.notes = [*(chosen.notes if chosen is not None else ()), *state.notes]
         self.tables = tuple(
             TableView(
                 plan.name,

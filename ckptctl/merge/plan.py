@@ -365,7 +365,7 @@ def _plan(
             memory_bytes=need,
             jobs=allowed,
             tables=_summaries(state),
-            warnings=tuple(state.notes),
+            warnings=(*chosen.notes, *state.notes),
             leftovers=found.leftovers,
             replaces=found.replaces,
             base_step=_base_step(chosen, options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,6 +29,8 @@ class Selection:
         Increments whose keys must contain those of the one before (check 1).
     base_reason
         How the base is known.
+    notes
+        What a user should know.
     """
 
     step: int
@@ -35,6 +38,7 @@ class Selection:
     increments: tuple[Checkpoint, ...]
     to_prove: tuple[Checkpoint, ...]
     base_reason: str
+    notes: tuple[str, ...] = ()
 
 
 def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
@@ -120,7 +124,18 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         return Selection(step, base, (increment,), (), reason)
     if options.assume_order is None:
         _refuse_inversion(chains, series)
-    return Selection(step, base, series, (), reason)
+    return Selection(step, base, series, (), reason, tuple(_left_out(chains, base, increment)))
+
+
+def _left_out(chains: Chains, base: Checkpoint, increment: Checkpoint) -> Iterator[str]:
+    """Tell of what cannot be applied between a base and an increment."""
+    for item in chains.scan.increments:
+        between = base.step < item.step < increment.step
+        if between and chains.is_live(item) and not item.complete:
+            yield (
+                f"{item.name} is incomplete and left out: rows that no later increment has are "
+                "missing"
+            )
 
 
 def _given_base(chains: Chains, step: int, increment: Checkpoint) -> Checkpoint:

@@ -198,6 +198,18 @@ def test_increments_all_is_the_newest_row_of_each_key(tmp_path: Path) -> None:
     assert rows_of(chain.full_prefix(30), "emb") == {1: 21.0, 2: 32.0, 3: 33.0}
 
 
+def test_increments_all_says_what_it_leaves_out(tmp_path: Path) -> None:
+    """The shard of one was cut short: its rows are lost unless a later one has them."""
+    chain = lost(tmp_path)
+    [shard] = (chain.directory / INCREMENTS).glob("*-20.data-*")
+    os.truncate(shard, shard.stat().st_size - 1)
+    plan = chain.plan(30, increments="all")
+    assert [source.step for source in plan.increments] == [30]
+    assert [note for note in plan.warnings if "-20 is incomplete and left out" in note]
+    chain.merge(30, increments="all")
+    chain.check(10, 30)
+
+
 def test_increments_all_never_crosses_a_time_inversion(tmp_path: Path) -> None:
     """Not listed, so that times decide: the newer step is of another run."""
     chain = lost(tmp_path)
