@@ -237,7 +237,8 @@ def drop_checkpoints(
     times = [state.timestamps[i] for i in places] if state.timestamps else []
     latest = state.latest
     if os.path.basename(latest) in gone:
-        left = [path for path in paths if os.path.basename(path) in here]
+        # An empty path names nothing, whoever wrote it: TensorFlow raises where it is the latest.
+        left = [path for path in paths if path and os.path.basename(path) in here]
         if not left and not fresh:
             return None
         latest = left[-1] if left else ""
