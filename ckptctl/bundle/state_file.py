@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptctl.errors import NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, Storage
@@ -27,8 +27,7 @@ _LINE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class CheckpointState:
+class CheckpointState(NamedTuple):
     """The content of a state file.
 
     Attributes
@@ -49,7 +48,7 @@ class CheckpointState:
     latest: str
     all_paths: tuple[str, ...] = ()
     timestamps: tuple[float, ...] = ()
-    last_preserved: float | None = field(default=None)
+    last_preserved: float | None = None
 
     def resolve(self, path: str) -> str:
         """Return a path of this file as TensorFlow resolves it."""

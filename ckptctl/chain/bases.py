@@ -75,7 +75,7 @@ class BaseChoice(NamedTuple):
     series: tuple[Checkpoint, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bases:
     """Finds the bases of the increments of one directory."""
 

@@ -54,7 +54,7 @@ STATUSES = (
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chain:
     """One full and the increments that are listed with it, by step.
 
@@ -95,7 +95,7 @@ class Chain:
         return tuple(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chains:
     """What a directory holds, judged by the rules of `restore.md`.
 

@@ -121,7 +121,7 @@ class _Source:
         """Return what the whole index says; raise `DamageError`."""
         if self.rest is None:
             found = self.inner.contents()
-            self.rest = replace(found, dense=_Dense(self, found.dense))
+            self.rest = found._replace(dense=_Dense(self, found.dense))
             self.learned = self.head is not None and self.head.damage is None
         return self.rest
 

@@ -22,17 +22,22 @@ class ProvenPairs:
 
     def __init__(self, scan: Scan) -> None:
         self._scan = scan
+        self._known: dict[object, bool] = {}
 
     @cached_property
     def _by_prefix(self) -> dict[str, Checkpoint]:
         return {increment.prefix: increment for increment in self._scan.increments}
 
     def __contains__(self, pair: object) -> bool:
-        return os.path.exists(self._path(pair)) if isinstance(pair, tuple) else False
+        if pair not in self._known:
+            found = isinstance(pair, tuple) and os.path.exists(self._path(pair))
+            self._known[pair] = found
+        return self._known[pair]
 
     def add(self, pair: tuple[str, str]) -> None:
         """Remember a pair; where the cache cannot be written, the next run proves it again."""
         remember(self._path(pair))
+        self._known.pop(pair, None)
 
     def _path(self, pair: tuple[str, ...]) -> str:
         return note("nested", (self._by_prefix[prefix] for prefix in pair))

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ckptctl.chain.facts import Facts, Lineage, Merged
 from ckptctl.chain.names import split_step
@@ -33,6 +34,8 @@ __all__ = [
 Kind = Literal["full", "increment", "other"]
 #: Step of an `other` whose name holds none.
 NO_STEP = -1
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Problem(NamedTuple):
@@ -63,8 +66,7 @@ class SparseRows(NamedTuple):
     normal: bool = False
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """What the whole index of a checkpoint says.
 
     Attributes
@@ -82,8 +84,8 @@ class Contents:
     tensors: int = 0
     tables: int = 0
     keys: int = 0
-    sparse: Mapping[str, SparseRows] = field(default_factory=dict)
-    dense: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sparse: Mapping[str, SparseRows] = _NONE
+    dense: Mapping[str, tuple[int, ...]] = _NONE
     needs: tuple[int, ...] = ()
 
 
@@ -345,7 +347,7 @@ class Removed(NamedTuple):
     merged: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scan:
     """What lies in a checkpoint directory.
 

@@ -177,8 +177,8 @@ class _Room:
         except OSError:  # a mount that is gone: as good as nowhere
             target = None
         if target is None:
-            return replace(info, is_dir=True)
-        return replace(target, name=info.name, is_symlink=True)
+            return info._replace(is_dir=True)
+        return target._replace(name=info.name, is_symlink=True)
 
     def _sort(self, grouped: Grouped, base: str | None, misfits: set[str]) -> None:
         own: list[Checkpoint] = []

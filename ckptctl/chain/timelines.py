@@ -40,7 +40,7 @@ __all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_b
 SAME_TIME_NS = 2_000_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WriteOrder:
     """In which order the checkpoints of a directory were written.
 
@@ -99,7 +99,7 @@ class WriteOrder:
         return self.earlier(merged.mtime_ns, written) is True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Timelines:
     """Write order, and the checkpoints that are not on the present timeline.
 

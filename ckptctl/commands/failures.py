@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
+from typing import NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -33,13 +34,12 @@ class Terminated(BaseException):
         self.number = number
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """How one exception is told: its exit code, the text, and the JSON object."""
 
     code: int
     text: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = MappingProxyType({})
 
 
 #: The machine says no: nothing is wrong with ckptctl or the checkpoint, and trying again

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ckptctl.chain import IndexMemory, ProvenPairs, find_chains, scan_directory
 from ckptctl.chain.names import split_step
@@ -31,8 +30,7 @@ Order = Literal["step", "bytes", "age"]
 _INCREMENTS = ".incremental_checkpoint"
 
 
-@dataclass(frozen=True)
-class ListedCheckpoint:
+class ListedCheckpoint(NamedTuple):
     """One line of a listing.
 
     Attributes
@@ -70,11 +68,10 @@ class ListedCheckpoint:
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
-        return dict(self.__dict__)
+        return self._asdict()
 
 
-@dataclass(frozen=True)
-class ListedChain:
+class ListedChain(NamedTuple):
     """A full and the increments based on it.
 
     Attributes
@@ -107,8 +104,7 @@ class ListedChain:
         }
 
 
-@dataclass(frozen=True)
-class ListedLeftover:
+class ListedLeftover(NamedTuple):
     """Files that belong to no checkpoint; `age_s` in seconds."""
 
     path: str
@@ -118,7 +114,7 @@ class ListedLeftover:
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
-        return dict(self.__dict__)
+        return self._asdict()
 
 
 class Listing:

@@ -35,18 +35,12 @@ class Pairs(ProvenPairs):
     def __init__(self, scan: Scan, *, keep: bool) -> None:
         super().__init__(scan)
         self._keep = keep
-        self._known: dict[object, bool] = {}
-
-    def __contains__(self, pair: object) -> bool:
-        if pair not in self._known:
-            self._known[pair] = super().__contains__(pair)
-        return self._known[pair]
 
     def add(self, pair: tuple[str, str]) -> None:
         """Remember a pair."""
-        self._known[pair] = True
         if self._keep:
             super().add(pair)
+        self._known[pair] = True
 
     def prove(
         self, chains: Chains, storage: Storage, progress: Progress

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import Any
 
 from ckptctl.chain import REMOVED_LOG
@@ -69,7 +68,7 @@ def log_removed(
 def _shared(directory: str, storage: Storage) -> FileInfo | None:
     """Return what a new log is like: open to whoever may write to the directory."""
     home = storage.stat(directory)
-    return None if home is None else replace(home, mode=home.mode & 0o666)
+    return None if home is None else home._replace(mode=home.mode & 0o666)
 
 
 def read_identities(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Literal
 
 from ckptctl.bundle import CheckpointState, read_state, state_bytes
@@ -57,7 +56,7 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
     path = os.path.join(head, name) if os.path.isabs(state.latest) else name
     if name in map(os.path.basename, state.all_paths):
         path = next(p for p in state.all_paths if os.path.basename(p) == name)
-        return replace(state, latest=path) if newest else state
+        return state._replace(latest=path) if newest else state
     step = _step(name)
     steps = [_step(path) for path in state.all_paths]
     at = next((i for i, other in enumerate(steps) if other > step), len(steps))
@@ -68,8 +67,7 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
         when = max(when, low) if low is not None else when
         when = min(when, high) if high is not None else when
         times.insert(at, when)
-    return replace(
-        state,
+    return state._replace(
         latest=path if newest else state.latest,
         all_paths=(*state.all_paths[:at], path, *state.all_paths[at:]),
         timestamps=tuple(times),
@@ -81,8 +79,7 @@ def relocate_paths(state: CheckpointState) -> CheckpointState:
 
     A path that ends in a slash has no name and stays: TensorFlow raises on an empty one.
     """
-    return replace(
-        state,
+    return state._replace(
         latest=os.path.basename(state.latest) or state.latest,
         all_paths=tuple(os.path.basename(path) or path for path in state.all_paths),
     )
@@ -247,7 +244,7 @@ def drop_checkpoints(
         paths.append(latest)
         if state.timestamps:
             times.append(max([when, *times[-1:]]))
-    return replace(state, latest=latest, all_paths=tuple(paths), timestamps=tuple(times))
+    return state._replace(latest=latest, all_paths=tuple(paths), timestamps=tuple(times))
 
 
 def fresh_checkpoints(chains: Chains, kind: Literal["full", "increment"]) -> dict[str, float]:

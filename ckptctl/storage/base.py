@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 #: Anything that `os.pwrite` and `crc32c` take: bytes, memoryview, a NumPy array of bytes.
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -12,8 +11,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 __all__ = ["Buffer", "FileInfo", "Readable", "Storage", "Writable"]
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(NamedTuple):
     """One directory entry, its own link not followed."""
 
     name: str

@@ -14,8 +14,9 @@ __all__ = ["BUCKETS", "PartComponent", "is_slot_name", "part_components"]
 BUCKETS = 1000
 
 _PART = re.compile(r"part_(0|[1-9][0-9]*)")
-_OPTIMIZER_SLOT = re.compile(
-    r"(Adagrad|AdagradDecay|AdagradDecayV2|Adam|AdamAsync|AdamW|Ftrl|Momentum|RMSProp)(_[0-9]+)?"
+_OPTIMIZERS = (
+    *("Adagrad", "AdagradDecay", "AdagradDecayV2", "Adam", "AdamAsync", "AdamW"),
+    *("Ftrl", "Momentum", "RMSProp"),
 )
 
 
@@ -52,4 +53,6 @@ def part_components(name: str) -> list[PartComponent]:
 
 def is_slot_name(component: str) -> bool:
     """Return whether a DeepRec optimizer names its slots so."""
-    return _OPTIMIZER_SLOT.fullmatch(component) is not None
+    name, counted, number = component.partition("_")
+    digits = number.isascii() and number.isdigit()
+    return name in _OPTIMIZERS and (digits or not counted)

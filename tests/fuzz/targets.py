@@ -225,7 +225,7 @@ def state(data: bytes) -> None:
             raise AssertionError(f"a state file that names nothing: {each}")
         again = read_state("room/checkpoint", Files({"room/checkpoint": state_bytes(each)}))
         # A file that lists nothing lists what it names.
-        listed = replace(each, all_paths=each.all_paths or (each.latest,))
+        listed = each._replace(all_paths=each.all_paths or (each.latest,))
         assert repr(again) == repr(listed), "not the same when written again"
         each.resolve(each.latest)
 

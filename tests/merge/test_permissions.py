@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +152,7 @@ def test_attributes_do_not_follow_a_link(tmp_path: Path) -> None:
     link.symlink_to(target)
     like = LOCAL.stat(str(target))
     assert like is not None
-    like = replace(like, mode=0o777)
+    like = like._replace(mode=0o777)
     with pytest.raises(OSError, match="symbolic links"):
         LOCAL.copy_attributes(str(link), like)
     assert attributes(target)[2] == 0o600
