@@ -91,8 +91,8 @@ class PendingBundle:
     def _directory(self) -> str:
         return os.path.dirname(self.prefix)
 
-    def start(self, sizes: Sequence[int]) -> None:
-        """Write the mark and create the data shards under the temporary, preallocated."""
+    def start(self) -> None:
+        """Write the mark and make the temporary, in which the data shards are created next."""
         if self.mark is not None and not self.replaces:
             self._marked = True
             self._write_mark(self.prefix + MARK_SUFFIX, {})
@@ -100,8 +100,6 @@ class PendingBundle:
         if self.mark is not None and self.replaces:
             older = {info.name: file_identity(info) for info in self.replaces}
             self._write_mark(os.path.join(self.temporary, INNER_MARK), {"replaces": older})
-        for shard, size in enumerate(sizes):
-            self.storage.create(self.shard_temporary(shard), size)
 
     def _write_mark(self, path: str, more: Mark | None) -> None:
         facts = dict(self.mark or {})

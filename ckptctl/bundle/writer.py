@@ -94,9 +94,10 @@ class BundleWriter:
         self._busy: set[int] = set()
         self._closed = False
         try:
-            self._pending.start([0] * num_shards)
-            for shard in range(num_shards):
-                self._files.append(storage.open_write(self._pending.shard_temporary(shard)))
+            self._pending.start()
+            for path in map(self._pending.shard_temporary, range(num_shards)):
+                storage.create(path, 0)
+                self._files.append(storage.open_write(path))
         except BaseException:
             self.abort()
             raise

@@ -22,6 +22,7 @@ from ckptctl.storage import Readable, Storage, Writable
 
 __all__ = [
     "CopyTask",
+    "CreateTask",
     "FlushTask",
     "OffsetsTask",
     "Parts",
@@ -154,6 +155,23 @@ class SideTask(NamedTuple):
                 out.pwrite(at, piece)
             report(len(piece))
         return crc
+
+
+class CreateTask(NamedTuple):
+    """Creates one shard of a pending bundle, preallocated: in memory that takes its time."""
+
+    target: PendingData
+    shard: int
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are moved: none."""
+        return 0
+
+    def run(self, report: Report = ignore) -> None:
+        """Return when the shard is there; raise `OSError` where there is no room for it."""
+        self.target.storage.create(self.target.shard_path(self.shard), self.size)
 
 
 class FlushTask(NamedTuple):

@@ -14,6 +14,7 @@ from ckptctl.bundle.strings import encode_strings
 from ckptctl.bundle.writer import index_bytes
 from ckptctl.merge.tasks import (
     CopyTask,
+    CreateTask,
     FlushTask,
     OffsetsTask,
     Parts,
@@ -153,8 +154,10 @@ def write_state(
         mark = Entry(dtype_by_name("string"), (), 0, sizes[0], len(data), crc)
         entries[MERGED_NAME] = mark
         sizes[0] += len(data)
-    pending.start(sizes)
+    pending.start()
     target = PendingData(pending.temporary, num_shards, pending.storage)
+    for _ in runner.map((None, CreateTask(target, *each)) for each in enumerate(sizes)):
+        pass
     if mark is not None:
         file = pending.storage.open_write(target.shard_path(0))
         file.pwrite(mark.offset, data)

@@ -40,7 +40,9 @@ def write(
     """Write a bundle of two shards without tensors, with a mark and two side files."""
     pending = PendingBundle(prefix, 2, storage, mark={"step": 1}, **options)
     try:
-        pending.start([8, 0])
+        pending.start()
+        for shard, size in enumerate((8, 0)):
+            storage.create(pending.shard_temporary(shard), size)
         for shard in range(2):
             file = storage.open_write(pending.shard_temporary(shard))
             file.fsync()
