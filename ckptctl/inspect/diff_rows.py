@@ -23,7 +23,7 @@ _BARS = 40
 _QUANTILES = (0.5, 0.9, 0.99)
 
 #: Bytes of numbers that are worked on together, of each side.
-_CACHED = 1 << 16
+_CACHED = 1 << 18
 
 #: Receives key, change, L2, largest change, freqs and versions of rows that differ.
 Lines = Callable[[Iterator[dict[str, object]]], None]
