@@ -85,17 +85,19 @@ def merges(chain: Path, out: Path) -> dict[str, Contender]:
 
 
 def threaded(chain: Path, out: Path) -> dict[str, Contender]:
-    """Return the merges on one thread and on two."""
+    """Return the merges, and a bare copy of the full, on one thread and on two."""
     made = merges(chain, out)
-    return {
-        f"{way} -j {number}": Contender(
-            f"{made[way].name} -j {number}",
-            [*made[way].command, "-j", str(number)],
-            made[way].sources,
-        )
-        for way in WAYS
-        for number in (1, 2)
-    }
+    full = sorted(chain.glob(f"{FULL}.*"))
+    found: dict[str, Contender] = {}
+    for number in map(str, (1, 2)):
+        command = [sys.executable, "-m", "bench.copy", number, str(out / "bare")]
+        named = f"bare copy of the full, {number} threads"
+        found[f"bare -j {number}"] = Contender(named, [*command, *map(str, full)], full)
+        for way in WAYS:
+            ours = [*made[way].command, "-j", number]
+            named = f"{made[way].name} -j {number}"
+            found[f"{way} -j {number}"] = Contender(named, ours, made[way].sources)
+    return found
 
 
 def tensorflow(chain: Path, out: Path) -> Contender:
@@ -119,14 +121,21 @@ def figures(found: dict[str, Contender], case: str, startup: float, keys: int) -
     return result
 
 
-def speedups(found: dict[str, Contender], case: str, where: str = "") -> dict[str, float]:
+def speedups(
+    found: dict[str, Contender], case: str, startup: float, where: str = ""
+) -> dict[str, float]:
     """Return what the second thread gains, where there is a second core."""
-    both = {way: [f"{way} -j {number}" for number in (1, 2)] for way in WAYS}
-    return {
-        f"jobs/{case}/{way}{where}": found[one].wall / found[two].wall
-        for way, (one, two) in both.items()
-        if {one, two} <= set(found) and (os.cpu_count() or 1) > 1
-    }
+    result = {}
+    for way in WAYS if (os.cpu_count() or 1) > 1 else ():
+        one, two = (found.get(f"{way} -j {number}") for number in (1, 2))
+        if one is not None and two is not None:
+            result[f"jobs/{case}/{way}{where}"] = one.wall / two.wall
+            apart = (one.wall - startup) / (two.wall - startup)
+            result[f"jobs apart/{case}/{way}{where}"] = apart
+    bare = [found[name].wall for name in ("bare -j 1", "bare -j 2") if name in found]
+    if result and len(bare) == 2:
+        result[f"jobs of a copy/{case}{where}"] = bare[0] / bare[1]
+    return result
 
 
 def in_memory(chosen: argparse.Namespace, chain: Path) -> dict[str, Contender]:
@@ -182,10 +191,10 @@ def main() -> None:
             run_rounds(found, out, chosen.rounds, chosen.prime_gb)
             keys = round(share * gb * 1e9 / (KEY_BYTES + COLUMN_BYTES * chosen.columns))
             case = f"{gb:g} GB/{100 * share:g}%"
-            own = figures(found, case, startup, keys) | speedups(found, case)
+            own = figures(found, case, startup, keys) | speedups(found, case, startup)
             if share == special and not chosen.only:
                 inside = in_memory(chosen, chain)
-                own |= speedups(inside, case, ", result in memory")
+                own |= speedups(inside, case, startup, ", result in memory")
             print(f"\n## Merge: full of {size(chain) / 1e9:.2f} GB, {share:.1%} touched\n")
             print(table(found, next(iter(found))), "", *said(own), sep="\n", flush=True)
             if {"tensorflow", "no-verify"} <= set(found):
