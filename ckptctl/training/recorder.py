@@ -298,7 +298,9 @@ class Recorder:
         with tf.control_dependencies(shut):
             for track in self._all_tracks():
                 with tf.device(track.clock.device):
-                    zeros = tf.zeros([track.rows], tf.int32)
+                    # Zeros that TensorFlow can't make a constant of: it would keep that beside
+                    # the variable, and copy it at the first record.
+                    zeros = tf.raw_ops.Empty(shape=[track.rows], dtype=tf.int32, init=True)
                     forget.append(track.seen.assign(zeros, read_value=False))
         # In this order, and never backwards: a worker whose update is under way sees that the
         # clock moved, and records it again.

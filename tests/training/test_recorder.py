@@ -82,6 +82,19 @@ def test_an_update_across_a_restore_is_in_the_next_increment(halted: Any, tmp_pa
         assert_same(state_of(tmp_path, 1), model.values(session))
 
 
+def test_a_restore_makes_no_constant_of_a_row_each() -> None:
+    """It would stay in memory beside the records, and be copied at the first of them."""
+    model, told = Model(parts=1), tf1.RunMetadata()
+    saver = model.saver()
+    with model.session() as session:
+        options = tf1.RunOptions(output_partition_graphs=True)
+        session.run(saver._begin_restore, options=options, run_metadata=told)
+    nodes = [node for graph in told.partition_graphs for node in graph.node]
+    sizes = [node.attr["value"].tensor.tensor_shape for node in nodes if node.op == "Const"]
+    assert sizes
+    assert all(tf.TensorShape(size).num_elements() < ROWS for size in sizes)
+
+
 def test_a_save_beside_another_loses_nothing(tmp_path: Path) -> None:
     """Its base is its own clock, not the one that another save has moved since."""
     model = Model(parts=1)
