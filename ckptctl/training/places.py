@@ -15,7 +15,15 @@ from tensorflow.python.training.saving.saveable_object_util import set_cpu0
 
 from ckptctl.errors import RefusedError, UsageError
 
-__all__ = ["cpu_of", "refuse_keras", "refuse_open_sessions", "room", "started", "variable"]
+__all__ = [
+    "cpu_of",
+    "held_or",
+    "refuse_keras",
+    "refuse_open_sessions",
+    "room",
+    "started",
+    "variable",
+]
 
 
 @contextmanager
@@ -45,13 +53,24 @@ def variable(value: Any, dtype: Any, name: str) -> Any:
 
 def started(epoch: Any) -> Any:
     """Return a tensor that makes sure that a clock runs; a running one goes on."""
-
-    def start() -> Any:
-        with tf.control_dependencies([epoch.assign(1, read_value=False)]):
-            return tf.constant(True)
-
+    # Not tf.cond: its functions cost some milliseconds each in each new session.
     there = tf.compat.v1.is_variable_initialized(epoch)
-    return tf.cond(there, lambda: tf.constant(True), start)
+    absent, present = tf.raw_ops.Switch(data=there, pred=there)
+    with tf.control_dependencies([tf.identity(absent)]):
+        start = epoch.assign(1, read_value=False)
+    with tf.control_dependencies([start]):
+        begun = tf.constant(True)
+    return tf.raw_ops.Merge(inputs=[present, begun]).output
+
+
+def held_or(default: Any, variable: Any) -> Any:
+    """Return what a variable holds, or a default before it holds anything."""
+    there = tf.compat.v1.is_variable_initialized(variable)
+    value = tf.constant(default, variable.dtype)
+    absent, present = tf.raw_ops.Switch(data=value, pred=there)
+    with tf.control_dependencies([tf.identity(present)]):
+        held = variable.read_value()
+    return tf.raw_ops.Merge(inputs=[absent, held]).output
 
 
 def refuse_open_sessions(graph: Any) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptctl.errors import RefusedError
-from ckptctl.training.places import cpu_of, refuse_open_sessions, room, started, variable
+from ckptctl.training.places import cpu_of, held_or, refuse_open_sessions, room, started, variable
 from ckptctl.training.updates import (
     SparseUpdate,
     Uses,
@@ -178,9 +178,7 @@ class Recorder:
             with room(self.graph, device):
                 epoch = variable(1, tf.int32, f"{_SCOPE}/epoch_{number}")
                 ready = variable(False, tf.bool, f"{_SCOPE}/ready_{number}")
-                runs = tf.compat.v1.is_variable_initialized(epoch)
-                reading = tf.cond(runs, epoch.read_value, lambda: tf.constant(0))
-                self.clocks[device] = Clock(device, epoch, ready, reading)
+                self.clocks[device] = Clock(device, epoch, ready, held_or(0, epoch))
         return self.clocks[device]
 
     def record(self, variables: Iterable[Any]) -> None:
@@ -328,10 +326,8 @@ class Recorder:
             names, shut = [], []
             for clock in self.clocks.values():
                 with tf.device(clock.device):
-                    there = tf.compat.v1.is_variable_initialized(clock.ready)
-                    is_open = tf.cond(there, clock.ready.read_value, lambda: tf.constant(False))
+                    shut.append(tf.logical_not(held_or(False, clock.ready)))
                 names.append(clock.ready.op.name)
-                shut.append(tf.logical_not(is_open))
             waiting = tf.boolean_mask(tf.constant(names, tf.string), tf.stack(shut))
         return tf.concat([after, missing, waiting], 0, name="ckptctl/not_ready")
 
