@@ -85,9 +85,6 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self._shards = 0
         #: Device to the placeholder of the clock since which rows count as changed.
         self.since: dict[str, Any] = {}
-        #: Ops that move the clocks on once all are read, see `Recorder.now`.
-        with tf.control_dependencies([clock.reading for clock in recorder.clocks.values()]):
-            self.ticks: list[Any] = [recorder.tick(device) for device in recorder.clocks]
         #: (item, op that restores rows or None, op that restores the whole).
         self.restores: list[tuple[Item, Any, Any]] = []
         with tf.device(None), tf.device("/device:CPU:0"):

@@ -135,16 +135,16 @@ class IncrementalSaver(tf1.train.Saver):
             ops = self._adder.chosen(reader)
         sess.run(ops, {self.saver_def.filename_tensor_name: prefix})
 
-    def resume(self, sess: Any, directory: str, point: RestorePoint) -> None:
-        """Go on from a restore point: the next increment is recorded after it."""
-        if point.increments:
-            clocks = self._recorder.now(sess, self._adder.ticks)
-            self._recorder.previous = Previous(point.step, clocks, point.increment_id)
+    def resume(self, sess: Any, directory: str, point: RestorePoint, open_gate: Any) -> None:
+        """Open the gate of what is restored: the next increment is recorded after it."""
         self._series = list(point.increments)
         within = os.path.join(directory, INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)
         listed = list(state.all_model_checkpoint_paths) if state else []
         self.recover_last_checkpoints(listed)
+        clocks = self._recorder.now(sess, [open_gate])
+        if point.increments:
+            self._recorder.previous = Previous(point.step, clocks, point.increment_id)
 
     def forget_series(self) -> None:
         """A full is durable: what was kept for the series before it may rotate."""

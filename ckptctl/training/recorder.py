@@ -307,14 +307,18 @@ class Recorder:
         return tf.group(*shut, *forget, *moved, name="ckptctl/begin_restore")
 
     def open_gate(self) -> Any:
-        """Return an op that says that the variables may be used."""
+        """Return an op that moves the clocks on, then says that the variables may be used.
+
+        The clocks move once they are read, see `now`: what workers change from here on is
+        recorded later than that.
+        """
         opened = []
         for clock in self.clocks.values():
-            with tf.device(clock.device):
+            with tf.control_dependencies([clock.reading]):
                 # Where nothing is recorded, no initialiser has started the clock.
-                running = [started(clock.epoch)]
-                with tf.control_dependencies(running):
-                    opened.append(clock.ready.assign(True, read_value=False))
+                moved = self.tick(clock.device)
+            with tf.device(clock.device), tf.control_dependencies([moved]):
+                opened.append(clock.ready.assign(True, read_value=False))
         return tf.group(*opened, name="ckptctl/open_gate")
 
     def not_ready(self, after: Any) -> Any:

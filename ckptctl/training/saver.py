@@ -165,8 +165,7 @@ class Saver(tf1.train.Saver):
         self._restored(sess, point.full)
         for prefix in point.increments:
             self.incremental.apply(sess, prefix)
-        self.incremental.resume(sess, directory, point)
-        sess.run(self._open_gate)
+        self.incremental.resume(sess, directory, point, self._open_gate)
         _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
         return point.step
 
