@@ -7,7 +7,9 @@ Names and layout of an increment are DeepRec's with `incremental_include_normal_
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -52,6 +54,8 @@ class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
         super().__init__(write_version)
         self._recorder = recorder
         self.saveables: list[Any] = []
+        #: By id of a saveable: the op that restores the shard that it is in.
+        self.restored: dict[int, Any] = {}
 
     def _AddSaveOps(self, filename_tensor: Any, saveables: Any) -> Any:
         self.saveables += saveables
@@ -69,16 +73,33 @@ class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
             tensors=[_read(saveable, spec) for saveable, spec in specs],
         )
 
-    def _AddRestoreOps(self, *args: Any, **kwargs: Any) -> Any:
+    def _AddRestoreOps(
+        self, filename_tensor: Any, saveables: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         with _own(self._recorder):
-            return super()._AddRestoreOps(*args, **kwargs)
+            done = super()._AddRestoreOps(filename_tensor, saveables, *args, **kwargs)
+        self.restored |= dict.fromkeys(map(id, saveables), done)
+        return done
 
 
 class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
-    """Ops that save and restore increments."""
+    """Ops that save and restore increments.
 
-    def __init__(self, recorder: Recorder, items: list[Item], write_version: Any) -> None:
+    What is read of an increment waits for `fulls`, the ops that restore the shards of a full,
+    by id of a saveable: both can be restored in one run. It doesn't where `prefixes` are fed.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        items: list[Item],
+        write_version: Any,
+        fulls: Mapping[int, Any] = MappingProxyType({}),
+    ) -> None:
         super().__init__(write_version)
+        self._fulls = fulls
+        #: The prefix, behind each shard of the full.
+        self.prefixes: list[Any] = []
         self._recorder = recorder
         self._items = {id(item.saveable): item for item in items}
         self._keys: dict[int, Any] = {}
@@ -132,12 +153,16 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self, filename_tensor: Any, saveables: Any, *_: Any, name: str = "restore_all", **__: Any
     ) -> Any:
         chosen = []
+        fulls = {self._fulls[id(each)] for each in saveables if id(each) in self._fulls}
+        with tf.control_dependencies(fulls):
+            prefix = tf.identity(filename_tensor)
+        self.prefixes.append(prefix)
         with _own(self._recorder):
             for saveable in saveables:
                 item = self._items[id(saveable)]
                 with tf.device(cpu_of(saveable.device)):
-                    rows = _restore_rows(filename_tensor, item, self._recorder)
-                    whole = _restore_whole(filename_tensor, item, self._recorder)
+                    rows = _restore_rows(prefix, item, self._recorder)
+                    whole = _restore_whole(prefix, item, self._recorder)
                 self.restores.append((item, rows, whole))
                 chosen.append(whole if item.track is None else rows)
         return tf.group(*chosen, name=name)

@@ -161,9 +161,11 @@ class Saver(tf1.train.Saver):
             return None
         assert self.incremental is not None
         sess.run(self._begin_restore)
-        super().restore(sess, point.full)
+        first, later = point.increments[:1], point.increments[1:]
+        session = self.incremental.beside(sess, *first) if first else sess
+        super().restore(session, point.full)
         self._restored(sess, point.full)
-        for prefix in point.increments:
+        for prefix in later:
             self.incremental.apply(sess, prefix)
         self.incremental.resume(sess, directory, point, self._open_gate)
         _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)

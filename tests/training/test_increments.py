@@ -178,6 +178,30 @@ def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(smaller.values(session)["emb"], before)
 
 
+def test_what_an_increment_restores_waits_for_the_full() -> None:
+    """Both are restored in one run."""
+
+    def behind(op: Any) -> set[str]:
+        found: set[str] = set()
+        todo = [op]
+        while todo:
+            op = todo.pop()
+            if op.name not in found:
+                found.add(op.name)
+                todo += [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+        return found
+
+    model = Model()
+    saver = model.saver()
+    assert saver.incremental is not None
+    full = behind(model.graph.get_operation_by_name(saver.saver_def.restore_op_name))
+    assigns = {name for name in full if "Assign" in name}
+    assert len(assigns) == 3 + 3 + 3  # parts of the table, of its slot; weights, slot, step
+    for _, rows, whole in saver.incremental._adder.restores:
+        assert rows is None or assigns <= behind(rows)
+        assert assigns <= behind(whole)
+
+
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])
 def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
     model = Model()

@@ -111,16 +111,15 @@ def test_workers_wait_for_the_increments(tmp_path: Path) -> None:
         saver = scaffold.saver
         with tf1.Session(graph=model.graph) as run:
             seen.append(run.run(scaffold.ready_op).size > 0)
-            apply = saver.incremental.apply
+            resume = saver.incremental.resume
 
             def watched(*args: Any) -> None:
                 seen.append(run.run(scaffold.ready_op).tolist() == [b"ckptctl/recorder/ready_0"])
-                apply(*args)
-                seen.append(run.run(scaffold.ready_op).size > 0)
+                seen.append(run.run(model.step) == 2)
+                resume(*args)
 
-            saver.incremental.apply = watched
+            saver.incremental.resume = watched
             saver.restore(run, str(tmp_path / "model.ckpt-0"))
-            assert run.run(model.step) == 2
             assert run.run(scaffold.ready_op).size == 0
     assert seen == [True, True, True]
 
