@@ -88,7 +88,8 @@ def execute_merge(
     jobs
         Tasks at a time; None for one a core, fewer where the plan's memory asks for it.
     executor
-        Runs the tasks instead of local threads; they and their results are picklable.
+        Runs the tasks instead of local threads, as the same user; they and their results are
+        picklable.
     progress
         Told of phases and bytes.
     bwlimit

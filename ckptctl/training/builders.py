@@ -153,7 +153,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self, filename_tensor: Any, saveables: Any, *_: Any, name: str = "restore_all", **__: Any
     ) -> Any:
         chosen = []
-        fulls = {self._fulls[id(each)] for each in saveables if id(each) in self._fulls}
+        fulls = {self._fulls[id(each)] for each in saveables} if self._fulls else set()
         with tf.control_dependencies(fulls):
             prefix = tf.identity(filename_tensor)
         self.prefixes.append(prefix)

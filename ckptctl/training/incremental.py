@@ -13,12 +13,13 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.python.checkpoint import checkpoint_management
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
-from ckptctl.errors import NotFoundError, UsageError
+from ckptctl.errors import DamageError, NotFoundError, UsageError
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recorder import Previous
@@ -32,6 +33,8 @@ __all__ = ["INCREMENT_BASENAME", "INCREMENT_DIRECTORY", "IncrementalSaver"]
 #: Fixed in DeepRec: incremental_saver.py, basic_session_run_hooks.py.
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
 INCREMENT_BASENAME = "incremental_model.ckpt"
+
+_SCOPE = "ckptctl/increment"
 
 
 class IncrementalSaver(tf1.train.Saver):
@@ -56,7 +59,7 @@ class IncrementalSaver(tf1.train.Saver):
             var_list={str(number): saveable for number, saveable in enumerate(saveables)},
             sharded=full._sharded,
             max_to_keep=full._max_to_keep,
-            name="ckptctl/increment",
+            name=_SCOPE,
             builder=self._adder,
             write_version=full._write_version,
             pad_step_number=full._pad_step_number,
@@ -136,6 +139,10 @@ class IncrementalSaver(tf1.train.Saver):
         """
         sess.run(self._chosen(prefix), dict.fromkeys(self._adder.prefixes, prefix))
 
+    def restore(self, sess: Any, save_path: str) -> None:
+        """Do as `apply`: the full is restored by the Saver that this one belongs to."""
+        self.apply(sess, save_path)
+
     def beside(self, sess: Any, prefix: str) -> _Beside:
         """Return a session that applies an increment too, after the full that it restores.
 
@@ -144,7 +151,7 @@ class IncrementalSaver(tf1.train.Saver):
         ckptctl.errors.CkptctlError
             As `apply`.
         """
-        return _Beside(sess, self._chosen(prefix), {self.saver_def.filename_tensor_name: prefix})
+        return _Beside(sess, self._chosen(prefix), self.saver_def.filename_tensor_name, prefix)
 
     def resume(self, sess: Any, directory: str, point: RestorePoint, open_gate: Any) -> None:
         """Open the gate of what is restored: the next increment is recorded after it."""
@@ -191,10 +198,21 @@ class _Beside:
 
     session: Any
     ops: list[Any]
-    feed: dict[Any, Any]
+    filename: str
+    prefix: str
 
     def run(self, fetches: Any, feed_dict: dict[Any, Any]) -> None:
-        self.session.run([fetches, self.ops], {**feed_dict, **self.feed})
+        try:
+            self.session.run([fetches, self.ops], {**feed_dict, self.filename: self.prefix})
+        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            # TensorFlow's Saver would say of it what it says of a full, and of a full's name.
+            if error.op is None or _SCOPE not in error.op.name:
+                raise
+            raise DamageError(
+                f"the increment could not be restored: {error.message}",
+                file=self.prefix,
+                remedy="ckptctl verify --data says what is wrong with it, if it is still there",
+            ) from error
 
 
 def lineage(base_step: int, previous: Previous | None, mode: Mode, own_id: str) -> str:

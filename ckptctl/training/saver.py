@@ -144,7 +144,7 @@ class Saver(tf1.train.Saver):
                         remedy="`ckptctl ls` and the log say why",
                     )
                 return
-        sess.run(self._begin_restore)
+        self._begin(sess)
         super().restore(sess, save_path)
         self._restored(sess, save_path)
         sess.run(self._open_gate)
@@ -160,9 +160,9 @@ class Saver(tf1.train.Saver):
         if point is None:
             return None
         assert self.incremental is not None
-        sess.run(self._begin_restore)
         first, later = point.increments[:1], point.increments[1:]
         session = self.incremental.beside(sess, *first) if first else sess
+        self._begin(sess)
         super().restore(session, point.full)
         self._restored(sess, point.full)
         for prefix in later:
@@ -170,6 +170,12 @@ class Saver(tf1.train.Saver):
         self.incremental.resume(sess, directory, point, self._open_gate)
         _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
         return point.step
+
+    def _begin(self, sess: Any) -> None:
+        # Should this fail half-way, no increment is saved until there is a full again: what the
+        # last base was recorded by is gone.
+        self._recorder.base = self._recorder.previous = None
+        sess.run(self._begin_restore)
 
     def _restored(self, sess: Any, prefix: str) -> None:
         parts = split_step(os.path.basename(prefix))

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import BundleReader, scan_directory
-from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from tests.training.model import OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
 
 
@@ -173,7 +173,7 @@ def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
     with smaller.session() as session:
         before = smaller.values(session)["emb"]
         assert others.saver.incremental is not None
-        others.saver.incremental.apply(session, prefix)
+        others.saver.incremental.restore(session, prefix)
         before[[1, 39]] = trained[[1, 39]]
         np.testing.assert_array_equal(smaller.values(session)["emb"], before)
 
@@ -200,6 +200,44 @@ def test_what_an_increment_restores_waits_for_the_full() -> None:
     for _, rows, whole in saver.incremental._adder.restores:
         assert rows is None or assigns <= behind(rows)
         assert assigns <= behind(whole)
+
+
+def test_an_error_of_the_increment_names_it(tmp_path: Path) -> None:
+    model = Model()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        full = saves.full(session)
+        model.train(session, [1, 30])
+        prefix = saves.increment(session)
+        assert saves.saver.incremental is not None
+        beside = saves.saver.incremental.beside(session, prefix)
+        for path in Path(prefix).parent.glob("*.data-*"):
+            path.unlink()  # as somebody may between a look and the run
+        with pytest.raises(DamageError, match="increment could not be restored") as caught:
+            tf1.train.Saver.restore(saves.saver, beside, full)
+        assert caught.value.file == prefix
+
+
+def test_nothing_is_recorded_against_a_restore_that_failed(tmp_path: Path) -> None:
+    """The clocks that the base before was recorded by may have gone with a server."""
+    model = Model()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [1, 30])
+        prefix = saves.increment(session)
+        with BundleReader(prefix) as reader:
+            name = next(name for name in reader.tensors if name.endswith("-sparse_incr_values"))
+            entry = reader.tensors[name]
+            path = Path(reader.shard_path(entry.shard))
+        data = bytearray(path.read_bytes())
+        data[entry.offset] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(tf.errors.DataLossError):
+            saves.saver.recover(session, str(tmp_path))
+        model.train(session, [2])
+        with pytest.raises(NotFoundError, match="no full"):
+            saves.increment(session)
 
 
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])
