@@ -259,6 +259,7 @@ def main() -> None:
     judged["training/increment seconds/of the rows of the table"] = scan
     print("", *said(judged), sep="\n")
     told: dict[str, object] = {"rows": rows, "steps": given.steps, "rounds": given.rounds}
+    told["restores"] = RESTORES
     given.json.write_text(json.dumps(document({}, told, judged), indent=1) + "\n")
 
 
