@@ -10,6 +10,8 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +139,9 @@ class IncrementalSaver(tf1.train.Saver):
         ckptctl.errors.CkptctlError
             The increment cannot be read, or lacks a variable of the graph.
         """
-        sess.run(self._chosen(prefix), dict.fromkeys(self._adder.prefixes, prefix))
+        ops = self._chosen(prefix)
+        with _naming(prefix):
+            sess.run(ops, dict.fromkeys(self._adder.prefixes, prefix))
 
     def restore(self, sess: Any, save_path: str) -> None:
         """Do as `apply`: the full is restored by the Saver that this one belongs to."""
@@ -202,17 +206,23 @@ class _Beside:
     prefix: str
 
     def run(self, fetches: Any, feed_dict: dict[Any, Any]) -> None:
-        try:
+        with _naming(self.prefix):
             self.session.run([fetches, self.ops], {**feed_dict, self.filename: self.prefix})
-        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
-            # TensorFlow's Saver would say of it what it says of a full, and of a full's name.
-            if error.op is None or _SCOPE not in error.op.name:
-                raise
-            raise DamageError(
-                f"the increment could not be restored: {error.message}",
-                file=self.prefix,
-                remedy="ckptctl verify --data says what is wrong with it, if it is still there",
-            ) from error
+
+
+@contextmanager
+def _naming(prefix: str) -> Iterator[None]:
+    """Say which increment it was: TensorFlow's Saver would tell its errors as those of a full."""
+    try:
+        yield
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        if error.op is None or _SCOPE not in error.op.name:
+            raise
+        raise DamageError(
+            f"the increment could not be restored: {error.message}",
+            file=prefix,
+            remedy="ckptctl verify --data says what is wrong with it, if it is still there",
+        ) from error
 
 
 def lineage(base_step: int, previous: Previous | None, mode: Mode, own_id: str) -> str:
