@@ -85,7 +85,8 @@ def command(
     from ckptctl.inspect.view import open_view
     from ckptctl.running import Runner
 
-    if json_lines and click.get_current_context().params.get("json"):
+    as_json = bool(click.get_current_context().params.get("json"))
+    if json_lines and as_json:
         raise UsageError("--json and --json-lines exclude each other")
     progress = out.progress()
     runner = Runner(progress=progress)
@@ -102,6 +103,7 @@ def command(
                 table=table,
                 tolerance=tolerance,
                 top=top,
+                norms=as_json or json_lines or html is not None,  # the text tells nothing of them
                 each=_print_line if json_lines else None,
             )
         if html is not None:

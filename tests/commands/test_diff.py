@@ -25,6 +25,8 @@ def test_one_document(run, sharded: Path) -> None:
     document = json.loads(done.stdout)
     assert (document["schema"], document["identical"]) == ("ckptctl.diff/1", False)
     assert [document[side]["step"] for side in "ab"] == [100, 180]
+    norms = next(table["members"][0]["norms"] for table in document["tables"] if table["changed"])
+    assert sum(norms["before"]) > 0
 
 
 def test_a_line_for_each_key_and_then_the_summary(run, sharded: Path) -> None:
@@ -32,6 +34,7 @@ def test_a_line_for_each_key_and_then_the_summary(run, sharded: Path) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["schema"] for line in lines} == {"ckptctl.diff/1"}
     assert lines[-1]["kind"] == "summary"
+    assert sum(lines[-1]["tables"][0]["members"][0]["norms"]["after"]) > 0
     primary = [line for line in lines if line.get("member") == "emb"]
     assert sorted(line["change"] for line in primary) == ["changed"] * 42 + ["new"] * 10
     assert {"key", "l2", "max"} <= set(next(x for x in primary if x["change"] == "changed"))

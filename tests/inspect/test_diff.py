@@ -99,6 +99,18 @@ def test_the_size_of_changes(tmp_path: Path) -> None:
     assert sum(found["norms"]["after"]) == 4
 
 
+def test_norms_of_all_rows_only_where_they_are_asked_for(tmp_path: Path) -> None:
+    a, b = [table("emb", {1: 3.0, 2: 1.0})], [table("emb", {1: 3.0, 2: 1.5})]
+    chain = build_chain(tmp_path, full(1, *a), full(2, *b))
+    with look(1, chain.directory) as x, look(2, chain.directory) as y:
+        with_norms, without = (
+            diff(x, y, norms=norms).document()["tables"][0]["members"][0] for norms in (True, False)
+        )
+    assert sum(with_norms.pop("norms")["before"]) == 2
+    assert without.pop("norms") is None
+    assert without == with_norms
+
+
 def test_not_a_number_equals_itself_and_nothing_else(tmp_path: Path) -> None:
     nan = float("nan")
     a, b = table("emb", {1: nan, 2: nan, 3: 1.0}), table("emb", {1: nan, 2: 1.0, 3: nan})
