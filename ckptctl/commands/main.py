@@ -208,6 +208,9 @@ def console() -> NoReturn:
     except OSError:
         # The interpreter flushes once more at its end, and would change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # At its end the interpreter looks for cycles among all that is there, modules and all: a tenth
+    # of the time of a small merge, for memory that is given back anyway.
+    gc.freeze()
     sys.exit(code)
 
 
