@@ -6,16 +6,14 @@ ends a command arrives here and becomes an exit code in `failures`.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
-from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-__all__ = ["COMMANDS", "cli", "console", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
 
 #: Each command's one line. They stand here so that `--help` imports no command; a test
 #: keeps them equal to what the commands say of themselves.
@@ -49,15 +47,6 @@ COMMANDS: Mapping[str, str] = {
 
 COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
 
-
-#: New objects between two looks for cycles; Python itself takes 700.
-_GC_OBJECTS = 5000
-#: Such looks between two that look again at what was not garbage in the last ones.
-_GC_AGAIN = 400
-#: Files that are open at a time: `knobs.MAX_OPEN_FILES` is a quarter of what may be.
-_MOST_FILES = 1 << 14
-#: Memory of at most so many bytes is kept when it is freed: the most that glibc keeps.
-_KEPT_BYTES = 31 << 20
 #: Signals that end a command after its clean-up.
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -181,37 +170,6 @@ def _run(args: list[str]) -> None:
             click.echo(context.get_help(), err=True)
             context.exit(2)
         cli.invoke(context)
-
-
-def console() -> NoReturn:
-    """Run as a program: the entry point of `ckptctl`."""
-    # An index makes many objects and hardly a cycle: to look for some as often as Python does
-    # by itself takes up to half of the time.
-    gc.set_threshold(_GC_OBJECTS, _GC_AGAIN)
-    # What NumPy brings starts a thread a core when it is loaded, for sums of squares at most. Set
-    # here and not on import, so that a training that imports ckptctl keeps its threads.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # glibc's malloc hands large memory back when it is freed, and what is had anew is slow
-    # (bench.md). It keeps what is no larger than the largest that was freed so far: never
-    # touched, so it takes none.
-    with suppress(MemoryError):
-        bytes(_KEPT_BYTES)
-    # A thousand increments are held open at a time, where that is allowed.
-    soft, hard = getrlimit(RLIMIT_NOFILE)
-    enough = _MOST_FILES if hard == RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != RLIM_INFINITY and soft < enough:
-        with suppress(OSError, ValueError):
-            setrlimit(RLIMIT_NOFILE, (enough, hard))
-    code = main()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # The interpreter flushes once more at its end, and would change the exit code.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    # At its end the interpreter looks for cycles among all that is there, modules and all: a tenth
-    # of the time of a small merge, for memory that is given back anyway.
-    gc.freeze()
-    sys.exit(code)
 
 
 def _prepare_streams() -> None:

@@ -25,6 +25,7 @@ PROBE = """
 import sys, types, threading
 import click
 from ckptctl import errors
+from ckptctl.__main__ import console
 from ckptctl.commands import main, options
 from ckptctl.output import Output
 
@@ -37,7 +38,7 @@ module = types.ModuleType("ckptctl.commands.probe")
 module.command = command
 sys.modules[module.__name__] = module
 main.COMMANDS = {{**main.COMMANDS, "probe": "Probe."}}
-main.console()
+console()
 """
 
 

@@ -73,7 +73,7 @@ def test_as_many_files_are_open_as_may_be() -> None:
     code = (
         "import sys\nfrom resource import RLIMIT_NOFILE, getrlimit, setrlimit\n"
         "setrlimit(RLIMIT_NOFILE, (256, getrlimit(RLIMIT_NOFILE)[1]))\n"
-        "from ckptctl.commands.main import console\n"
+        "from ckptctl.__main__ import console\n"
         "sys.argv = ['ckptctl', '--version']\n"
         "try:\n    console()\nexcept SystemExit:\n    pass\n"
         "from ckptctl import knobs\n"

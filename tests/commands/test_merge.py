@@ -466,7 +466,7 @@ def test_a_locked_directory_is_eleven_at_once_unless_one_waits(
 #: Stops at the first progress of a phase, says so, and waits for the signal there.
 STOPPING = """
 import sys, threading
-from ckptctl.commands import main
+from ckptctl.__main__ import console
 from ckptctl.output import text
 from ckptctl.progress import Progress
 
@@ -477,7 +477,7 @@ class Stopping(Progress):
             threading.Event().wait()
 
 text.TextOutput.progress = lambda self: Stopping()
-main.console()
+console()
 """
 
 

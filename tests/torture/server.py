@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..")))
 
 import ckptctl.running
-from ckptctl.commands.main import console
+from ckptctl.__main__ import console
 from ckptctl.commands.main import main as run
 from tests.merge.model import small_chain
 
