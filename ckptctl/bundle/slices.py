@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from ckptctl.bundle.coding import (
     decode_ordered_number,
@@ -27,8 +27,7 @@ _MAX_WORK = 1_000_000
 _Box = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TensorSlice:
+class TensorSlice(NamedTuple):
     """A box of a tensor: (start, length) a dimension; length -1 is the whole dimension.
 
     `hash_slice` keeps DeepRec's (begin, length, size) of a hash table's slice.

@@ -59,8 +59,7 @@ class IndexMemory:
     @cached_property
     def scan(self) -> Scan:
         """The scan, its checkpoints answering from memory what is known."""
-        return replace(
-            self._scan,
+        return self._scan._replace(
             fulls=tuple(map(self._knowing, self._scan.fulls)),
             increments=tuple(map(self._knowing, self._scan.increments)),
             others=tuple(map(self._knowing, self._scan.others)),

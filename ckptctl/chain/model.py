@@ -347,8 +347,7 @@ class Removed(NamedTuple):
     merged: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
+class Scan(NamedTuple):
     """What lies in a checkpoint directory.
 
     Attributes

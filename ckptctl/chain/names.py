@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -60,16 +59,16 @@ def split_step(name: str) -> tuple[str, int] | None:
     return (match["base"], step) if step <= MAX_STEP else None
 
 
-@dataclass
 class FileGroup:
     """The files of one checkpoint name; a checkpoint exists when `index` does."""
 
-    name: str
-    index: FileInfo | None = None
-    shards: list[FileInfo] = field(default_factory=list)
-    meta: FileInfo | None = None
-    mark: FileInfo | None = None
-    side: list[FileInfo] = field(default_factory=list)
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.index: FileInfo | None = None
+        self.shards: list[FileInfo] = []
+        self.meta: FileInfo | None = None
+        self.mark: FileInfo | None = None
+        self.side: list[FileInfo] = []
 
     @property
     def unindexed(self) -> list[FileInfo]:
@@ -78,7 +77,6 @@ class FileGroup:
         return [*files, *([self.meta] if self.meta else [])] if files else []
 
 
-@dataclass
 class Grouped:
     """A directory listing, sorted by what the names say.
 
@@ -92,9 +90,10 @@ class Grouped:
         Directories and links to nothing that are called like files of a checkpoint.
     """
 
-    names: dict[str, FileGroup] = field(default_factory=dict)
-    temporaries: list[tuple[str, FileInfo, bool]] = field(default_factory=list)
-    misfits: list[FileInfo] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.names: dict[str, FileGroup] = {}
+        self.temporaries: list[tuple[str, FileInfo, bool]] = []
+        self.misfits: list[FileInfo] = []
 
     def temporaries_of(self, *stems: str) -> list[tuple[str, FileInfo, bool]]:
         """Return those of `temporaries` that belong to these names."""

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ckptctl.bundle import read_state
 from ckptctl.chain.model import (
@@ -115,8 +114,7 @@ def scan_again(before: Scan, storage: Storage = LOCAL) -> Scan:
         pairs = ((known.get(each.prefix), each) for each in checkpoints)
         return tuple(old if old == new else new for old, new in pairs)
 
-    return replace(
-        scan,
+    return scan._replace(
         fulls=kept(scan.fulls),
         increments=kept(scan.increments),
         others=kept(scan.others),

@@ -30,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Scan, StateFile
 from ckptctl.chain.names import split_step
@@ -40,8 +41,7 @@ __all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_b
 SAME_TIME_NS = 2_000_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class WriteOrder:
+class WriteOrder(NamedTuple):
     """In which order the checkpoints of a directory were written.
 
     Attributes

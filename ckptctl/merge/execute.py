@@ -8,8 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ckptctl
 from ckptctl.bundle import BundleReader, index_path
@@ -42,8 +41,7 @@ __all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
 TRASH_DIRECTORY = ".ckptctl-trash"
 
 
-@dataclass(frozen=True)
-class MergeResult:
+class MergeResult(NamedTuple):
     """What a merge did.
 
     `keys`, `keys_new` and `keys_replaced` count keys of primaries: of the result, and of
@@ -65,7 +63,7 @@ class MergeResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
-        return {**self.__dict__, "warnings": list(self.warnings)}
+        return {**self._asdict(), "warnings": list(self.warnings)}
 
 
 def execute_merge(

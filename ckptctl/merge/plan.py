@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ckptctl.chain import (
@@ -44,8 +43,7 @@ __all__ = ["MergePlan", "check_copied", "plan_merge"]
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A checkpoint that a merge reads, as it was when the merge was planned."""
 
     kind: str
@@ -53,7 +51,7 @@ class Source:
     name: str
     prefix: str
     bytes: int
-    files: tuple[tuple[str, FileInfo], ...] = field(repr=False)
+    files: tuple[tuple[str, FileInfo], ...]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Source:
@@ -93,8 +91,7 @@ class TableSummary(NamedTuple):
         return {**self._asdict(), "members": list(self.members)}
 
 
-@dataclass(frozen=True)
-class MergePlan:
+class MergePlan(NamedTuple):
     """A merge that passed every check that needs no key of the full.
 
     Attributes
@@ -167,7 +164,7 @@ class MergePlan:
     base_step: int = 0
     mode: str = "cumulative"
     saved_s: float = 0.0
-    storage: Storage = field(default=LOCAL, repr=False, compare=False)
+    storage: Storage = LOCAL
 
     @property
     def overrides(self) -> list[str]:

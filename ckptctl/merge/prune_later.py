@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 from typing import Literal
 
 from ckptctl.chain import Chains, Checkpoint, Removed, Scan, StateFile, find_chains
@@ -51,8 +50,7 @@ class Later:
     def _without(self, removed: Collection[str]) -> Scan:
         scan = self.scan
         gone = [self.all[prefix] for prefix in removed]
-        return replace(
-            scan,
+        return scan._replace(
             fulls=tuple(item for item in scan.fulls if item.prefix not in removed),
             increments=tuple(item for item in scan.increments if item.prefix not in removed),
             full_state=self._state_without("full", gone),

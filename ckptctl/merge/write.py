@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ckptctl import knobs
@@ -46,15 +45,15 @@ __all__ = ["Layout", "Outcome", "lay_out", "write_state"]
 MERGED_NAME = b"ckptctl/merged"
 
 
-@dataclass
 class Outcome:
     """What a merge did to keys and rows, and what a user should know."""
 
-    keys: int = 0
-    keys_new: int = 0
-    keys_replaced: int = 0
-    rows_replaced: int = 0
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.keys = 0
+        self.keys_new = 0
+        self.keys_replaced = 0
+        self.rows_replaced = 0
+        self.warnings: list[str] = []
 
     def count(self, surveyed: Surveyed) -> None:
         """Take over what a survey of the tables counted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
@@ -105,7 +104,7 @@ class Column:
         if self._source is None:
             return self
         first, last = self.rowmap.changes(start, stop)
-        rowmap = replace(self.rowmap, changed=self.rowmap.changed[first:last])
+        rowmap = self.rowmap._replace(changed=self.rowmap.changed[first:last])
         source = self._source.cut(slice(first, last))
         return Column(self._data, self._name, self.entry, rowmap, source, width=self.row_bytes)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -27,13 +26,13 @@ __all__ = [
 ]
 
 _NONE = np.empty(0, np.int64)
+_NO_STARTS = np.zeros(BUCKETS + 1, np.int64)
 
 #: The sets of one increment: (data, EV, its part number, its number of parts).
 Generation = Sequence[tuple[BundleData, EvSet, int, int]]
 
 
-@dataclass(frozen=True)
-class IncomingKeys:
+class IncomingKeys(NamedTuple):
     """The keys that increments bring to one member of one part, ready to join.
 
     Attributes
@@ -50,10 +49,10 @@ class IncomingKeys:
         Rows outside their part or bucket, left out as a PS does.
     """
 
-    keys: np.ndarray = field(default_factory=lambda: _NONE)
-    starts: np.ndarray = field(default_factory=lambda: np.zeros(BUCKETS + 1, np.int64))
-    tensor_of: np.ndarray = field(default_factory=lambda: _NONE)
-    row_of: np.ndarray = field(default_factory=lambda: _NONE)
+    keys: np.ndarray = _NONE
+    starts: np.ndarray = _NO_STARTS
+    tensor_of: np.ndarray = _NONE
+    row_of: np.ndarray = _NONE
     sources: Sequence[tuple[BundleData, EvSet]] = ()
     skipped: int = 0
 
@@ -87,7 +86,7 @@ def read_incoming(
         A key twice in one increment, or one that no PS can save.
     """
     if alike is not None and same_keys(generations, alike[0]):
-        return replace(alike[1], sources=sources_of(generations))
+        return alike[1]._replace(sources=sources_of(generations))
     reader = IncomingReader(generations, part, num_parts)
     total = int(reader.counts.sum())
     keys = np.empty(total, np.int64)

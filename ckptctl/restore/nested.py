@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -96,12 +95,12 @@ def _key_bytes(before: Checkpoint, after: Checkpoint) -> int:
     return 2 * _BYTES * sum(rows)
 
 
-@dataclass
 class _Told:
     """Progress over one pair: never more than was promised, in the end exactly that."""
 
-    progress: Progress
-    left: int
+    def __init__(self, progress: Progress, left: int) -> None:
+        self.progress = progress
+        self.left = left
 
     def report(self, done: int) -> None:
         done = min(done, self.left)

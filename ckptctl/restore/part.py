@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +37,7 @@ _NONE = np.empty(0, np.int64)
 Report = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class PartJob:
+class PartJob(NamedTuple):
     """One part of one table: all that is needed to work on it, picklable.
 
     Attributes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ckptctl.bundle import BundleReader, Entry, TensorSlice
@@ -73,11 +72,11 @@ class PlainPlan(NamedTuple):  # there may be 100,000 of them
     added: bool = False
 
 
-@dataclass
 class Matched:
     """What a state is made of, tensor family by tensor family, and what was noticed."""
 
-    tables: list[TablePlan] = field(default_factory=list)
-    rows: list[RowsPlan] = field(default_factory=list)
-    plain: list[PlainPlan] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.tables: list[TablePlan] = []
+        self.rows: list[RowsPlan] = []
+        self.plain: list[PlainPlan] = []
+        self.notes: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ def compact(numbers: np.ndarray, most: int) -> np.ndarray:
     return numbers.astype(np.min_scalar_type(most), copy=False)
 
 
-@dataclass(frozen=True)
-class RowMap:
+class RowMap(NamedTuple):
     """The rows of one result tensor, in order, as runs.
 
     A run is either a range of the full's rows, in place, or room for rows that only an
@@ -84,7 +83,7 @@ class RowMap:
 
     def with_changes(self, changed: np.ndarray) -> RowMap:
         """Return the same map with rows that come from an increment: ascending."""
-        return replace(self, changed=compact(changed, self.rows))
+        return self._replace(changed=compact(changed, self.rows))
 
     def place_old(self, rows: np.ndarray) -> np.ndarray:
         """Return the result rows of ascending rows of the full, none of them deleted."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from ckptctl.chain import Chains, Checkpoint, check_read
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
@@ -13,8 +13,7 @@ from ckptctl.restore.options import RestoreOptions
 __all__ = ["Selection", "select"]
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """What is put together for one step.
 
     Attributes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ckptctl.bundle import BundleData, Entry
@@ -54,7 +53,6 @@ class CheckTask(NamedTuple):
         return self.nbytes
 
 
-@dataclass
 class Surveyed:
     """What a look at the keys of tables told.
 
@@ -68,11 +66,12 @@ class Surveyed:
         What a user should know.
     """
 
-    parts: dict[tuple[int, int], Survey]
-    keys: int = 0
-    keys_new: int = 0
-    keys_replaced: int = 0
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self, parts: dict[tuple[int, int], Survey]) -> None:
+        self.parts = parts
+        self.keys = 0
+        self.keys_new = 0
+        self.keys_replaced = 0
+        self.warnings: list[str] = []
 
 
 def survey_state(

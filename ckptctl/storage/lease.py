@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptctl import knobs
 from ckptctl.errors import ChangedError, CkptctlError, LockedError, RefusedError
@@ -32,8 +32,7 @@ __all__ = ["Judgement", "Lease", "Watch", "acquire_lease", "remedy"]
 _ROUNDING_S = 2.0
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """Whether a held lease is dead, and how that is known.
 
     Attributes
@@ -233,7 +232,7 @@ class Lease:
             raise self._lost.with_traceback(None)
 
     def _renew(self) -> None:
-        if not self._go(lambda seen: Seen(seen.token, seen.count + 1)):
+        if not self._go(lambda seen: Seen(seen.token, seen.renewals + 1)):
             self._lost = self._find_out()
             return
         self._renewed = time.monotonic()

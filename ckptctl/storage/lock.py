@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ckptctl.errors import ChangedError, LockedError, NoSpaceError, RefusedError, UsageError
@@ -42,15 +41,14 @@ _WITHOUT_FILE = "it began on a full disk, without a lock file"
 _LOOKS = 5
 
 
-@dataclass(frozen=True)
-class DirectoryLock:
+class DirectoryLock(NamedTuple):
     """A lock that is held; what works under it is handed this, and takes none of its own.
 
     `directory` is the real path of the directory that it is of.
     """
 
     directory: str
-    checks: tuple[Callable[[], None], ...] = field(default=(), repr=False, compare=False)
+    checks: tuple[Callable[[], None], ...] = ()
 
     def check(self) -> None:
         """Raise unless the lock is still ours; call it right before what cannot be undone.

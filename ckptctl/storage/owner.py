@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from typing import NamedTuple
 
 __all__ = ["MOST_BYTES", "Owner"]
 
@@ -14,8 +14,7 @@ MOST_BYTES = 4096
 _MOST_PID = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(NamedTuple):
     """What a process writes of itself beside a lock that it holds.
 
     Attributes
@@ -80,7 +79,7 @@ class Owner:
 
     def note(self) -> bytes:
         """Return the content of the note."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(self._asdict()).encode() + b"\n"
 
     def is_gone(self) -> bool:
         """Return whether it is known that the process has ended.

@@ -18,7 +18,6 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ckptctl import knobs
@@ -41,17 +40,16 @@ LOOKS = 50
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """The state of a lease: `token` is "" where it is free."""
 
     token: str = ""
-    count: int = 0
+    renewals: int = 0
 
     @property
     def name(self) -> str:
         """The name that says so."""
-        return f"held-{self.token}-{self.count}" if self.token else _FREE
+        return f"held-{self.token}-{self.renewals}" if self.token else _FREE
 
 
 class Note(NamedTuple):

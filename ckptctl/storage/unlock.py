@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ckptctl import knobs
@@ -44,7 +44,7 @@ class UnlockResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
-        owner = None if self.owner is None else asdict(self.owner)
+        owner = None if self.owner is None else self.owner._asdict()
         return {**self.__dict__, "owner": owner}
 
 

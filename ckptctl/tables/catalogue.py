@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ckptctl.bundle import Entry
@@ -72,8 +71,7 @@ class Table(NamedTuple):
         return self.primary.rows
 
 
-@dataclass(frozen=True)
-class Catalogue:
+class Catalogue(NamedTuple):
     """The tensors of one bundle, sorted by what they are.
 
     Attributes
@@ -92,7 +90,7 @@ class Catalogue:
     ev_sets: Mapping[str, EvSet]
     rows: Mapping[str, RowSet]
     plain: tuple[str, ...]
-    entries: Mapping[str, Entry] = field(repr=False)
+    entries: Mapping[str, Entry]
 
     @property
     def keys(self) -> int:

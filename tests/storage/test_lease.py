@@ -271,7 +271,7 @@ def test_what_is_renewed_right_before_is_not_taken(
     change = Register.change
 
     def late(self: Register, before: Seen, after: Seen) -> bool:
-        if before.token == TOKEN and before.count == 3:
+        if before.token == TOKEN and before.renewals == 3:
             assert change(self, before, Seen(TOKEN, 4))
             os.utime(room(tmp_path) / f"{TOKEN}.json")
         return change(self, before, after)

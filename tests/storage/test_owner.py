@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ HERE = Owner.of_this_process()
 def other(process: subprocess.Popen[bytes], **facts: object) -> Owner:
     with open(f"/proc/{process.pid}/stat") as file:
         started = int(file.read().rpartition(")")[2].split()[19])
-    return dataclasses.replace(HERE, pid=process.pid, **{"started": started, **facts})
+    return HERE._replace(pid=process.pid, **{"started": started, **facts})
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def test_what_ran_elsewhere_is_not_known_to_be_dead(sleeper, fact: str) -> None:
     sleeper.wait()
     assert owner.is_gone()
     for value in ("another", ""):
-        assert not dataclasses.replace(owner, **{fact: value}).is_gone()
+        assert not owner._replace(**{fact: value}).is_gone()
 
 
 def test_a_note_reads_as_it_was_written() -> None:
