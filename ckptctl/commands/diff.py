@@ -6,8 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -131,8 +130,7 @@ def _print_line(line: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
 
 
-@dataclass(frozen=True)
-class _DiffView:
+class _DiffView(NamedTuple):
     found: Diff
 
     def document(self) -> Mapping[str, object]:

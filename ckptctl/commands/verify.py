@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -117,8 +116,7 @@ def command(
         raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
 
 
-@dataclass(frozen=True)
-class VerifiedView:
+class VerifiedView(NamedTuple):
     """What was found, as text and as JSON."""
 
     plan: VerifyPlan

@@ -38,7 +38,6 @@ Quantiles are within 1% (`inspect.sketch`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,15 +57,15 @@ __all__ = ["Diff", "Differing", "diff"]
 Differing = Callable[[dict[str, object]], None]
 
 
-@dataclass
 class Diff:
     """What differs; see the module for the fields."""
 
-    a: dict[str, object]
-    b: dict[str, object]
-    tables: list[dict[str, Any]] = field(default_factory=list)
-    tensors: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, a: dict[str, object], b: dict[str, object]) -> None:
+        self.a = a
+        self.b = b
+        self.tables: list[dict[str, Any]] = []
+        self.tensors: dict[str, Any] = {}
+        self.notes: list[str] = []
 
     @property
     def identical(self) -> bool:
@@ -154,8 +153,7 @@ def diff(
     return found
 
 
-@dataclass
-class _Tables:
+class _Tables(NamedTuple):
     """The comparison of one table."""
 
     a: TableView | None
@@ -252,8 +250,7 @@ class _Tables:
         return RowsDiff(member.dtype, self.tolerance, self.top, norms, lines)
 
 
-@dataclass
-class _Part:
+class _Part(NamedTuple):
     """A task: parts that hold the same keys, of both sides."""
 
     a: MemberView
@@ -297,7 +294,7 @@ def _parts(a: MemberView, b: MemberView) -> Sequence[tuple[MemberView, MemberVie
     if len(a.parts) != len(b.parts):
         return [(a, b)]
     pairs = zip(a.parts, b.parts, strict=True)
-    return [(replace(a, parts=(x,)), replace(b, parts=(y,))) for x, y in pairs]
+    return [(a._replace(parts=(x,)), b._replace(parts=(y,))) for x, y in pairs]
 
 
 def _unlike(a: TableView, b: TableView) -> list[str]:

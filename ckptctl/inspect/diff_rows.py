@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -29,7 +28,6 @@ _CACHED = 1 << 18
 Lines = Callable[[Iterator[dict[str, object]]], None]
 
 
-@dataclass
 class RowsDiff:
     """What differs between two members, in memory of a fixed size.
 
@@ -47,30 +45,38 @@ class RowsDiff:
         Told of each row that differs.
     """
 
-    dtype: DType
-    tolerance: float = 0.0
-    top: int = 10
-    norms: bool = True
-    lines: Lines | None = None
-    new: int = 0
-    gone: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    admitted: int = 0
-    filtered: int = 0
-    l2: Sketch = field(default_factory=Sketch)
-    most: Sketch = field(default_factory=Sketch)
-    cosine: Sketch = field(default_factory=Sketch)
-    moved: dict[str, Sketch] = field(default_factory=dict)
-    before: Sketch = field(default_factory=Sketch)
-    after: Sketch = field(default_factory=Sketch)
-    squares: float = 0.0
-    _both: Sketch = field(default_factory=Sketch)
-    _buckets: np.ndarray = field(default_factory=lambda: np.zeros((3, BUCKET_RANGES), np.int64))
-    _freqs: np.ndarray = field(default_factory=lambda: np.zeros(_FREQS, np.int64))
-    #: L2, key, norm before, norm after of the keys that changed most.
-    _top: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))
-    _top_keys: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    def __init__(
+        self,
+        dtype: DType,
+        tolerance: float = 0.0,
+        top: int = 10,
+        norms: bool = True,
+        lines: Lines | None = None,
+    ) -> None:
+        self.dtype = dtype
+        self.tolerance = tolerance
+        self.top = top
+        self.norms = norms
+        self.lines = lines
+        self.new = 0
+        self.gone = 0
+        self.changed = 0
+        self.unchanged = 0
+        self.admitted = 0
+        self.filtered = 0
+        self.l2 = Sketch()
+        self.most = Sketch()
+        self.cosine = Sketch()
+        self.moved: dict[str, Sketch] = {}
+        self.before = Sketch()
+        self.after = Sketch()
+        self.squares = 0.0
+        self._both = Sketch()
+        self._buckets = np.zeros((3, BUCKET_RANGES), np.int64)
+        self._freqs = np.zeros(_FREQS, np.int64)
+        #: L2, key, norm before, norm after of the keys that changed most.
+        self._top = np.empty((0, 3))
+        self._top_keys = np.empty(0, np.int64)
 
     def add(self, a: Rows, b: Rows, away_a: Rows | None = None, away_b: Rows | None = None) -> None:
         """Compare rows of the same buckets; `away` are the filtered keys of each side."""

@@ -8,7 +8,7 @@ checksums put together at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -181,8 +181,7 @@ class SameFull:
             column.check(crc)
 
 
-@dataclass(frozen=True)
-class SameTask:
+class SameTask(NamedTuple):
     """Reads rows [first, last) of the full once, and compares those that are replaced."""
 
     same: SameFull
@@ -258,8 +257,7 @@ class SameTask:
             self.counted.add(Rows((0, BUCKETS + 1), keys, a), Rows((0, BUCKETS + 1), keys, b))
 
 
-@dataclass(frozen=True)
-class NewTask:
+class NewTask(NamedTuple):
     """Compares the rows that the full lacks, and looks for those that it has filtered."""
 
     same: SameFull

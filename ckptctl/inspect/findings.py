@@ -7,8 +7,7 @@ this catalogue (`python -m ckptctl.inspect.findings`); a test keeps it current.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ckptctl import errors
 
@@ -17,8 +16,7 @@ __all__ = ["CATALOGUE", "Finding", "Kind", "Severity", "of_error", "render"]
 Severity = Literal["damage", "warning", "note", "unread"]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """One kind of finding.
 
     Attributes
@@ -178,8 +176,7 @@ _BY_ERROR: tuple[tuple[type[errors.CkptctlError], str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One finding; what is not known is None."""
 
     code: str

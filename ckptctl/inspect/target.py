@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ckptctl.bundle import index_path
 from ckptctl.chain import (
@@ -31,8 +30,7 @@ _PLACE = re.compile(r"latest(?:~(\d{1,9}))?|first", re.ASCII)
 _FILE = re.compile(r"(.+?)(?:\.index|\.data-\d{5}-of-\d{5})", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What was asked for, and what it was taken for.
 
     Attributes
@@ -57,8 +55,8 @@ class Target:
     directory: str
     prefix: str
     step: int | None
-    chains: Chains | None = field(default=None, repr=False, compare=False)
-    selection: Selection | None = field(default=None, repr=False, compare=False)
+    chains: Chains | None = None
+    selection: Selection | None = None
 
     @property
     def words(self) -> str:

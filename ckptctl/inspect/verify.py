@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import (
@@ -42,8 +41,7 @@ from ckptctl.tables import Catalogue, find_tables, part_components
 __all__ = ["Verified", "VerifyPlan", "execute_verify", "plan_verify"]
 
 
-@dataclass(frozen=True)
-class VerifyPlan:
+class VerifyPlan(NamedTuple):
     """What would be looked at.
 
     Attributes
@@ -59,13 +57,13 @@ class VerifyPlan:
     """
 
     directory: str
-    chains: Chains = field(repr=False)
+    chains: Chains
     checkpoints: tuple[Checkpoint, ...]
     fresh: tuple[Checkpoint, ...]
     data: bool
     subset: tuple[int, int]
     whole: bool
-    storage: Storage = field(default=LOCAL, repr=False)
+    storage: Storage = LOCAL
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +75,6 @@ class VerifyPlan:
         return sum(todo) // self.subset[1]
 
 
-@dataclass
 class Verified:
     """What was found.
 
@@ -93,14 +90,15 @@ class Verified:
         Names of checkpoints that there was no time for.
     """
 
-    findings: list[Finding] = field(default_factory=list)
-    checkpoints: int = 0
-    tensors: int = 0
-    keys: int = 0
-    nbytes: int = 0
-    skipped: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.checkpoints = 0
+        self.tensors = 0
+        self.keys = 0
+        self.nbytes = 0
+        self.skipped: list[str] = []
+        self.left: list[str] = []
+        self.seconds = 0.0
 
     def count(self, severity: str) -> int:
         """Return how many findings are of a severity."""
@@ -248,7 +246,7 @@ def _or_gone(findings: list[Finding], checkpoint: Checkpoint, storage: Storage) 
         return findings
     message = f"{changed.message}: a trainer's own clean-up, or another save"
     return [
-        replace(finding, code="CK090", message=message) if finding.severity == "damage" else finding
+        finding._replace(code="CK090", message=message) if finding.severity == "damage" else finding
         for finding in findings
     ]
 

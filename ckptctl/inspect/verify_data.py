@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -57,17 +56,16 @@ def spans(tensors: Iterable[tuple[str, Entry]]) -> Iterator[Span]:
             yield Span(number, name, entry, 0, 0)
 
 
-@dataclass
 class Seen:
     """What one span of a tensor showed: its checksum and odd values, or why it was not read."""
 
-    span: Span
-    crc: int = 0
-    odd: _Odd | None = None
-    error: Finding | None = None
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.crc = 0
+        self.odd: _Odd | None = None
+        self.error: Finding | None = None
 
 
-@dataclass
 class Told:
     """What a task found: findings, and the tensors that it could not trust.
 
@@ -84,18 +82,18 @@ class Told:
         Spans of tensors, of which other tasks may have read others.
     """
 
-    findings: list[Finding] = field(default_factory=list)
-    damaged: set[str] = field(default_factory=set)
-    checked: dict[str, Entry] = field(default_factory=dict)
-    rests_on: frozenset[str] = frozenset()
-    seen: list[Seen] = field(default_factory=list)
-    keys: int = 0
-    tensors: int = 0
-    nbytes: int = 0
+    def __init__(self, rests_on: frozenset[str] = frozenset()) -> None:
+        self.findings: list[Finding] = []
+        self.damaged: set[str] = set()
+        self.checked: dict[str, Entry] = {}
+        self.rests_on = rests_on
+        self.seen: list[Seen] = []
+        self.keys = 0
+        self.tensors = 0
+        self.nbytes = 0
 
 
-@dataclass(frozen=True)
-class TensorsTask:
+class TensorsTask(NamedTuple):
     """Reads tensors once: their checksums, and NaN, infinities and absurd values."""
 
     data: BundleData

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -182,21 +183,21 @@ def _same_keys(ev: EvSet, other: EvSet) -> bool:
     return facts(ev) == facts(other)
 
 
-@dataclass
 class _Seen:
     """What is noticed about one member while its rows stream by."""
 
-    task: PartTask
-    ev: EvSet
-    digest: int = 0
-    least: int | None = None
-    most_filtered: int | None = None
-    #: Rows behind the last bucket; where they are read by hash, only their number is known.
-    behind: int = 0
-    #: (code, suffix of the tensor) -> how many keys, and the first of them.
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    first: dict[tuple[str, str], int] = field(default_factory=dict)
-    _narrow: Narrow = field(default_factory=Narrow)
+    def __init__(self, task: PartTask, ev: EvSet) -> None:
+        self.task = task
+        self.ev = ev
+        self.digest = 0
+        self.least: int | None = None
+        self.most_filtered: int | None = None
+        #: Rows behind the last bucket; where they are read by hash, only their number is known.
+        self.behind = 0
+        #: (code, suffix of the tensor) -> how many keys, and the first of them.
+        self.counts: dict[tuple[str, str], int] = {}
+        self.first: dict[tuple[str, str], int] = {}
+        self._narrow = Narrow()
 
     def look(self, rows: Rows, away: Rows) -> None:
         if not self.task.alike:
@@ -286,8 +287,7 @@ class _Seen:
             )
 
 
-@dataclass(frozen=True)
-class RowNumbersTask:
+class RowNumbersTask(NamedTuple):
     """Looks at the row numbers of an increment's rows of a normal variable.
 
     `most` is how many rows the largest slice of the variable has in the base, if known.

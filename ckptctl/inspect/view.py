@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
@@ -43,8 +42,7 @@ __all__ = [
 _NONE = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
-class MemberView:
+class MemberView(NamedTuple):
     """The primary of a table, or one of its slots.
 
     Attributes

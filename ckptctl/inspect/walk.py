@@ -9,7 +9,6 @@ buckets) is read again, a slice of the hash of its keys at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,7 +34,6 @@ __all__ = [
 MOST_ROWS = 1 << 16
 
 
-@dataclass
 class Rows:
     """Some rows of a member.
 
@@ -53,10 +51,17 @@ class Rows:
         part; None where they were read by hash.
     """
 
-    buckets: tuple[int, int]
-    keys: np.ndarray
-    columns: dict[ColumnName, np.ndarray] = field(default_factory=dict)
-    segments: np.ndarray | None = None
+    def __init__(
+        self,
+        buckets: tuple[int, int],
+        keys: np.ndarray,
+        columns: dict[ColumnName, np.ndarray] | None = None,
+        segments: np.ndarray | None = None,
+    ) -> None:
+        self.buckets = buckets
+        self.keys = keys
+        self.columns = {} if columns is None else columns
+        self.segments = segments
 
     def sorted(self) -> Rows:
         """Return the same rows, ascending by key."""
