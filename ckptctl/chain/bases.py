@@ -31,7 +31,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -75,12 +74,12 @@ class BaseChoice(NamedTuple):
     series: tuple[Checkpoint, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
 class Bases:
     """Finds the bases of the increments of one directory."""
 
-    scan: Scan
-    timelines: Timelines
+    def __init__(self, scan: Scan, timelines: Timelines) -> None:
+        self.scan = scan
+        self.timelines = timelines
 
     @cached_property
     def live(self) -> tuple[Checkpoint, ...]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, pairwise
 
@@ -54,7 +53,6 @@ STATUSES = (
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True, eq=False)
 class Chain:
     """One full and the increments that are listed with it, by step.
 
@@ -62,8 +60,9 @@ class Chain:
     worked out when first asked for.
     """
 
-    base: Checkpoint
-    _all: Chains = field(repr=False, compare=False)
+    def __init__(self, base: Checkpoint, chains: Chains) -> None:
+        self.base = base
+        self._all = chains
 
     @cached_property
     def increments(self) -> tuple[Checkpoint, ...]:
@@ -95,7 +94,6 @@ class Chain:
         return tuple(found)
 
 
-@dataclass(frozen=True, eq=False)
 class Chains:
     """What a directory holds, judged by the rules of `restore.md`.
 
@@ -111,14 +109,22 @@ class Chains:
         Pairs of increments whose nested check is known.
     """
 
-    scan: Scan
-    timelines: Timelines
-    bases: Bases
-    failed_nested: frozenset[Pair] = frozenset()
-    proven_nested: Container[Pair] = frozenset()
-    _choices: dict[str, BaseChoice] = field(default_factory=dict, repr=False, compare=False)
-    _idle: dict[tuple[str, str], Idleness] = field(default_factory=dict, repr=False, compare=False)
-    _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False, compare=False)
+    def __init__(
+        self,
+        scan: Scan,
+        timelines: Timelines,
+        bases: Bases,
+        failed_nested: frozenset[Pair],
+        proven_nested: Container[Pair],
+    ) -> None:
+        self.scan = scan
+        self.timelines = timelines
+        self.bases = bases
+        self.failed_nested = failed_nested
+        self.proven_nested = proven_nested
+        self._choices: dict[str, BaseChoice] = {}
+        self._idle: dict[tuple[str, str], Idleness] = {}
+        self._earlier: dict[str, Earlier] = {}
 
     @cached_property
     def chains(self) -> tuple[Chain, ...]:

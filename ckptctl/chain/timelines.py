@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -99,7 +98,6 @@ class WriteOrder(NamedTuple):
         return self.earlier(merged.mtime_ns, written) is True
 
 
-@dataclass(frozen=True, eq=False)
 class Timelines:
     """Write order, and the checkpoints that are not on the present timeline.
 
@@ -113,9 +111,12 @@ class Timelines:
         Prefix of each abandoned full to the reason, in words.
     """
 
-    order: WriteOrder
-    notes: tuple[str, ...] = ()
-    dead_fulls: Mapping[str, str] = field(default_factory=dict)
+    def __init__(
+        self, order: WriteOrder, notes: tuple[str, ...], dead_fulls: Mapping[str, str]
+    ) -> None:
+        self.order = order
+        self.notes = notes
+        self.dead_fulls = dead_fulls
 
     @cached_property
     def dead_increments(self) -> Mapping[str, str]:
@@ -147,7 +148,7 @@ def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
     """
     if assume_order == "step":
         order = WriteOrder(scan, time_usable=False, by_step=True)
-        return Timelines(order, ("steps decide the write order, as asked for",))
+        return Timelines(order, ("steps decide the write order, as asked for",), {})
     order = WriteOrder(scan, _copy_evidence(scan) is None)
     return Timelines(order, tuple(_notes(order)), _dead_fulls(order))
 

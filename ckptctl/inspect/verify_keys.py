@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,17 +35,19 @@ __all__ = ["PartTask", "RowNumbersTask"]
 _ROW_NUMBERS = 4 << 20
 
 
-@dataclass(frozen=True)
 class PartTask:
     """Looks at the keys of one part of a table, of all its members.
 
     `sets` are the primary, then the slots.
     """
 
-    reader: BundleReader
-    sets: tuple[EvSet, ...]
-    part: int
-    parts: int
+    def __init__(
+        self, reader: BundleReader, sets: tuple[EvSet, ...], part: int, parts: int
+    ) -> None:
+        self.reader = reader
+        self.sets = sets
+        self.part = part
+        self.parts = parts
 
     @property
     def nbytes(self) -> int:
