@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.output import Column, Page
 from ckptctl.output.format import one_line
@@ -22,8 +21,7 @@ _PLACE = {
 }
 
 
-@dataclass(frozen=True)
-class RowsView:
+class RowsView(NamedTuple):
     """Rows as they were found."""
 
     found: Lookup
@@ -63,8 +61,7 @@ class RowsView:
                 page.line("not checked against checksums; --check does", style="dim")
 
 
-@dataclass(frozen=True)
-class HistoryView:
+class HistoryView(NamedTuple):
     """What became of keys."""
 
     found: History

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ __all__ = ["STATES", "Cell", "Found", "Lookup", "look_up", "not_there", "tables_
 STATES = ("unknown", "filtered", "admitted")
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """The row of one member: its value, and where it stands.
 
     `offset` is in bytes of `file`; `checkpoint` is the prefix of the bundle.
@@ -56,8 +56,7 @@ class Cell:
         }
 
 
-@dataclass
-class Found:
+class Found(NamedTuple):
     """What is known of one key.
 
     Attributes
@@ -71,10 +70,10 @@ class Found:
     """
 
     key: int
-    state: str = "unknown"
-    freq: int | None = None
-    version: int | None = None
-    cells: dict[str, Cell] = field(default_factory=dict)
+    state: str
+    freq: int | None
+    version: int | None
+    cells: dict[str, Cell]
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -130,7 +129,7 @@ class Lookup:
     def rows(self) -> list[Found]:
         """The same as one object for each key."""
         found = [
-            Found(key, STATES[state], freq, version)
+            Found(key, STATES[state], freq, version, {})
             for key, state, freq, version in zip(
                 self.keys.tolist(),
                 self.state.tolist(),
@@ -234,8 +233,7 @@ def _int64(keys: Iterable[int] | np.ndarray) -> np.ndarray:
         raise UsageError("a key beyond int64", expected="-2^63 to 2^63 - 1") from None
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """An EV in some bundle: `head` and a column's name are the suffix of a tensor."""
 
     data: BundleData

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ __all__ = ["Cells", "Numbers", "Reading"]
 _GAP = 8192
 
 
-@dataclass
-class Numbers:
+class Numbers(NamedTuple):
     """A number of each key; `there` says which keys have one."""
 
     values: np.ndarray
@@ -81,7 +81,6 @@ class Cells:
         return Cells(self.values[at], self.there[at], self.place[at], self.offset[at])
 
 
-@dataclass
 class Reading:
     """Reads rows, and remembers from which tensors.
 
@@ -91,9 +90,10 @@ class Reading:
         (data shard, prefix of its bundle) of all rows.
     """
 
-    places: list[tuple[str, str]] = field(default_factory=list)
-    _numbers: dict[tuple[str, str], int] = field(default_factory=dict)
-    _used: dict[tuple[str, str, int], tuple[BundleData, str, Entry]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.places: list[tuple[str, str]] = []
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._used: dict[tuple[str, str, int], tuple[BundleData, str, Entry]] = {}
 
     def use(self, data: BundleData, name: str, entry: Entry) -> None:
         """Remember a tensor that the answer rests on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ _FEW = 64
 _NONE = np.empty(0, np.int64)
 
 
-@dataclass
-class Places:
+class Places(NamedTuple):
     """Where the rows of keys come from, in one member of one part.
 
     Attributes
@@ -44,8 +43,7 @@ class Places:
     row_of: np.ndarray
 
 
-@dataclass
-class Answer:
+class Answer(NamedTuple):
     """Where the rows of keys of one part come from.
 
     Attributes
@@ -60,8 +58,7 @@ class Answer:
     filtered: np.ndarray
 
 
-@dataclass(frozen=True)
-class AskTask:
+class AskTask(NamedTuple):
     """Finds keys of one part in all its members.
 
     Attributes
