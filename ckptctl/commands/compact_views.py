@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.commands.failures import describe
 from ckptctl.commands.merge_views import MergePlanView
@@ -28,20 +27,20 @@ __all__ = [
 ]
 
 
-@dataclass
 class Done:
     """What became of one directory: its plan and result, what was raised, how long it took.
 
     `ended_s` is None where it was not begun; `settings` is the file that its settings come from.
     """
 
-    directory: str
-    plan: CompactPlan | None = None
-    result: CompactResult | None = None
-    error: BaseException | None = None
-    seconds: float = 0.0
-    ended_s: float | None = None
-    settings: str | None = None
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.plan: CompactPlan | None = None
+        self.result: CompactResult | None = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self.ended_s: float | None = None
+        self.settings: str | None = None
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -136,13 +135,13 @@ class _TextOnly:
         return {}
 
 
-@dataclass(frozen=True)
 class CompactPlanView(_TextOnly):
     """What would be done to one directory."""
 
-    plan: CompactPlan
-    would: bool
-    settings: str | None = None
+    def __init__(self, plan: CompactPlan, would: bool, settings: str | None) -> None:
+        self.plan = plan
+        self.would = would
+        self.settings = settings
 
     def text(self, page: Page) -> None:
         """Draw it."""
@@ -170,11 +169,11 @@ class CompactPlanView(_TextOnly):
 _THEN = "all of it is judged anew under the new full, and what it covers goes too"
 
 
-@dataclass(frozen=True)
 class CompactResultView(_TextOnly):
     """What was done to one directory: a line, and one for each thing that changed."""
 
-    result: CompactResult
+    def __init__(self, result: CompactResult) -> None:
+        self.result = result
 
     def text(self, page: Page) -> None:
         """Draw it."""
@@ -210,11 +209,11 @@ class CompactResultView(_TextOnly):
         return next((item.reason for item in items if item.path == path), "")
 
 
-@dataclass(frozen=True)
 class FailureView(_TextOnly):
     """That a directory failed, where others follow."""
 
-    done: Done
+    def __init__(self, done: Done) -> None:
+        self.done = done
 
     def text(self, page: Page) -> None:
         """Draw it."""
@@ -229,8 +228,7 @@ class FailureView(_TextOnly):
 _SAID = ("message", "file", "tensor", "expected", "found", "remedy")
 
 
-@dataclass(frozen=True)
-class ReportView:
+class ReportView(NamedTuple):
     """The document of all directories; as text each was shown when it was done."""
 
     dry_run: bool

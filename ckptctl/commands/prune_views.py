@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.errors import DamageError, PartialFailure
 from ckptctl.output import Column, Page
@@ -38,8 +37,7 @@ def raise_for(plan: PrunePlan, result: PruneResult | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PrunePlanView:
+class PrunePlanView(NamedTuple):
     """Every item, what becomes of it, and why."""
 
     plan: PrunePlan
@@ -83,8 +81,7 @@ class PrunePlanView:
 _WHY = "all of it is read before anything goes that it stands in for"
 
 
-@dataclass(frozen=True)
-class PruneResultView:
+class PruneResultView(NamedTuple):
     """What stayed after all, and what was freed."""
 
     plan: PrunePlan

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import click
 
@@ -83,8 +82,7 @@ NEVER: Mapping[str, str] = {
 Text: TypeAlias = "bool | str | list[str]"
 
 
-@dataclass(frozen=True)
-class SettingsFile:
+class SettingsFile(NamedTuple):
     """A file that was read.
 
     Attributes

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.chain.scan import scan_again, scan_directory
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["CompactOptions", "CompactPlan", "CompactResult", "plan_compact", "run_compact"]
 
 
-@dataclass(frozen=True)
-class CompactOptions:
+class CompactOptions(NamedTuple):
     """What `compact` does.
 
     Attributes
@@ -50,13 +49,12 @@ class CompactOptions:
         What goes afterwards; its `assume_order` and `relocate` hold for the merge too.
     """
 
-    gate: Gate = field(default_factory=Gate)
-    restore: RestoreOptions = field(default_factory=RestoreOptions)
-    prune: PruneOptions = field(default_factory=PruneOptions)
+    gate: Gate = Gate()
+    restore: RestoreOptions = RestoreOptions()
+    prune: PruneOptions = PruneOptions()
 
 
-@dataclass(frozen=True)
-class CompactPlan:
+class CompactPlan(NamedTuple):
     """What a compaction would do.
 
     Attributes
@@ -84,9 +82,9 @@ class CompactPlan:
     merge: MergePlan | None
     prune: PrunePlan
     unsettled: Unsettled
-    chains: Chains = field(repr=False, compare=False)
-    storage: Storage = field(default=LOCAL, repr=False, compare=False)
-    no_room: NoSpaceError | None = field(default=None, repr=False, compare=False)
+    chains: Chains
+    storage: Storage = LOCAL
+    no_room: NoSpaceError | None = None
 
     @property
     def nothing_to_do(self) -> bool:
@@ -117,8 +115,7 @@ class CompactPlan:
         }
 
 
-@dataclass(frozen=True)
-class CompactResult:
+class CompactResult(NamedTuple):
     """What a compaction did.
 
     Attributes
@@ -341,7 +338,7 @@ def run_compact(
             raise plan.no_room
         agree(plan)
         last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
-        return replace(last, prune=_joined(first.prune, last.prune))
+        return last._replace(prune=_joined(first.prune, last.prune))
 
 
 def _joined(first: PruneResult | None, last: PruneResult | None) -> PruneResult | None:

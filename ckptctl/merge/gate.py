@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ckptctl.chain import Chains
@@ -12,8 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "Holdings", "look_at_holdings"]
 
 
-@dataclass(frozen=True)
-class Holdings:
+class Holdings(NamedTuple):
     """What a directory holds, in numbers.
 
     Attributes
@@ -48,7 +46,7 @@ class Holdings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
-        return dict(self.__dict__)
+        return self._asdict()
 
 
 def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
@@ -89,8 +87,7 @@ def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
     )
 
 
-@dataclass(frozen=True)
-class Gate:
+class Gate(NamedTuple):
     """What has to have piled up before `compact` merges; all of it, where several are given.
 
     Attributes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptctl.bundle.names import INNER_MARK
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["Owned", "fingerprint", "owned"]
 
 
-@dataclass(frozen=True)
 class Owned:
     """The files of every item, and which items are not ours to remove.
 
@@ -31,9 +29,10 @@ class Owned:
         Path of an item to why not.
     """
 
-    files: dict[str, tuple[PruneFile, ...]] = field(default_factory=dict)
-    directories: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    untouchable: dict[str, str] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[PruneFile, ...]] = {}
+        self.directories: dict[str, tuple[str, ...]] = {}
+        self.untouchable: dict[str, str] = {}
 
 
 def owned(scan: Scan, storage: Storage) -> Owned:

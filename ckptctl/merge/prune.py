@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ckptctl.chain import (
     WRITER_WAIT_S,
@@ -42,8 +41,7 @@ from ckptctl.storage.lock import DirectoryLock, lock_directories
 __all__ = ["PruneOutcome", "PruneResult", "execute_prune", "plan_prune"]
 
 
-@dataclass(frozen=True)
-class PruneOutcome:
+class PruneOutcome(NamedTuple):
     """What became of one item that was to go.
 
     `outcome` is `removed`, `trashed`, `vanished` (someone else removed it), `changed` (it is
@@ -63,8 +61,7 @@ class PruneOutcome:
         return self.outcome in ("changed", "kept", "unverified")
 
 
-@dataclass(frozen=True)
-class PruneResult:
+class PruneResult(NamedTuple):
     """What a prune did.
 
     Attributes
@@ -101,8 +98,8 @@ class PruneResult:
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
         return {
-            **self.__dict__,
-            "outcomes": [dict(outcome.__dict__) for outcome in self.outcomes],
+            **self._asdict(),
+            "outcomes": [outcome._asdict() for outcome in self.outcomes],
             "verified": list(self.verified),
             "damage": list(self.damage),
             "warnings": list(self.warnings),

@@ -87,8 +87,7 @@ class PruneOptions:
         return cls(**{**own, "policy": Policy.from_json(facts["policy"])})
 
 
-@dataclass(frozen=True)
-class PruneItem:
+class PruneItem(NamedTuple):
     """One checkpoint or leftover, and what becomes of it.
 
     Attributes
@@ -124,12 +123,12 @@ class PruneItem:
     reason: str
     under: str | None = None
     merged: bool = False
-    files: tuple[PruneFile, ...] = field(default=(), repr=False)
-    directories: tuple[str, ...] = field(default=(), repr=False)
+    files: tuple[PruneFile, ...] = ()
+    directories: tuple[str, ...] = ()
 
     def to_json(self, *, files: bool = False) -> dict[str, Any]:
         """Return the item as JSON, with the identity of its files where a plan is saved."""
-        found: dict[str, Any] = dict(self.__dict__)
+        found = self._asdict()
         del found["remove"], found["files"], found["directories"]
         found["action"] = "remove" if self.remove else "keep"
         if files:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -57,8 +56,7 @@ class Verdict(NamedTuple):
         return self.status, self.remove, self.code, self.reason, self.under
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What the rules need beside the chains.
 
     Attributes
@@ -78,11 +76,11 @@ class Look:
     """
 
     options: PruneOptions
-    verified: Container[Checkpoint] = frozenset()
-    untouchable: Mapping[str, str] = field(default_factory=dict)
-    own: Collection[str] = frozenset()
-    sound: str | None = None
-    time_of: Callable[[Checkpoint], float | None] = lambda checkpoint: checkpoint.mtime_ns / 1e9
+    verified: Container[Checkpoint]
+    untouchable: Mapping[str, str]
+    own: Collection[str]
+    sound: str | None
+    time_of: Callable[[Checkpoint], float | None]
 
 
 def judge(chains: Chains, look: Look) -> dict[str, Verdict]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
 import ckptctl
@@ -61,7 +60,7 @@ def recall_quiet(note: QuietNote, now_s: float) -> tuple[str | None, Holdings] |
         facts = json.loads(recall(note.path, _MAX_BYTES) or b"{}")
         if facts["token"] != note.token or not 0 < float(facts["until"]) - now_s <= _MOST_S:
             return None
-        holds = Holdings(**{each.name: facts["holds"][each.name] for each in fields(Holdings)})
+        holds = Holdings(**{name: facts["holds"][name] for name in Holdings._fields})
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return facts["waits"], holds

@@ -172,10 +172,8 @@ def test_the_interval_counts_from_the_last_merge(tmp_path: Path) -> None:
 
 
 def plan_holdings(chain: Chain, last_merge_s: float) -> Any:
-    from dataclasses import replace
-
     found = plan_compact(str(chain.directory)).holdings
-    return replace(found, pending=1, last_merge_s=last_merge_s)
+    return found._replace(pending=1, last_merge_s=last_merge_s)
 
 
 def test_increments_at_or_below_the_newest_full_do_not_count(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_is_not_known_is_left_out_and_not_kept(file: Path, home: Path) -> N
     found = samples(file)
     assert f"compact_exit_code {home}" in found
     assert not [key for key in found if key.startswith(("checkpoint", "chain", "newest"))]
-    nothing = replace(HELD, latest=None, latest_time_s=None)
+    nothing = HELD._replace(latest=None, latest_time_s=None)
     write_metrics(str(file), [measures(home, holdings=nothing)])
     assert not [key for key in samples(file) if key.startswith("newest")]
 
