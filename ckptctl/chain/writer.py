@@ -35,7 +35,7 @@ _DEAD_S = 3600.0
 #: Nor are data without an index and incomplete checkpoints: copies, which keep on growing.
 _IDLE_S = 60.0
 # PendingBundle: a Saver calls its files in there `part-...`.
-_OURS = re.compile(r"data-\d{5}-of-\d{5}|extra-\d{5}|index|" + re.escape(INNER_MARK) + ".*")
+_OURS = r"data-\d{5}-of-\d{5}|extra-\d{5}|index|" + re.escape(INNER_MARK) + ".*"
 
 
 class Writer(NamedTuple):
@@ -168,7 +168,7 @@ def _is_ours(path: str, marked: bool, storage: Storage) -> bool:
         names = [info.name for info in storage.listdir(path)]
     except (NotFoundError, RefusedError):
         return False
-    return (bool(names) or marked) and all(_OURS.fullmatch(name) for name in names)
+    return (bool(names) or marked) and all(re.fullmatch(_OURS, name) for name in names)
 
 
 def _judge(before: dict[str, _Sign], after: dict[str, _Sign]) -> Writer | None:

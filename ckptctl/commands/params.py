@@ -45,6 +45,7 @@ _BYTES = {
     "gib": 2**30,
     "tib": 2**40,
 }
+# Patterns are compiled where a value is given: most runs have none.
 _NUMBER = r"(\d{1,15}(?:\.\d{1,9})?)"
 #: TensorFlow's global_step is an int64.
 _LAST_STEP = 2**63 - 1
@@ -54,7 +55,7 @@ class Duration(FloatType):
     """A duration with its unit, converted to seconds."""
 
     name = "duration"
-    _form = re.compile(rf"{_NUMBER}\s*([smhdw])", re.ASCII)
+    _form = rf"{_NUMBER}\s*([smhdw])"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -62,7 +63,7 @@ class Duration(FloatType):
         """Return seconds; a number alone is refused, since nobody agrees on its unit."""
         if isinstance(value, (int, float)):
             return float(value)
-        match = self._form.fullmatch(str(value).strip())
+        match = re.fullmatch(self._form, str(value).strip(), re.ASCII)
         if match is None:
             self.fail(f"{value!r} is no duration: write 90s, 10m, 12h, 7d or 2w.", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]
@@ -74,9 +75,7 @@ class Size(IntType):
     name = "size"
 
     def __init__(self, *, rate: bool = False) -> None:
-        self._form = re.compile(
-            rf"{_NUMBER}\s*([kmgt]?i?b){'(?:/s)?' if rate else ''}", re.ASCII | re.IGNORECASE
-        )
+        self._form = rf"{_NUMBER}\s*([kmgt]?i?b){'(?:/s)?' if rate else ''}"
         self._examples = "50MB/s or 1GiB/s" if rate else "500MB or 2GiB"
         self._what = "rate" if rate else "size"
 
@@ -86,7 +85,7 @@ class Size(IntType):
         """Return bytes, at least 1."""
         if isinstance(value, int):
             return value
-        match = self._form.fullmatch(str(value).strip())
+        match = re.fullmatch(self._form, str(value).strip(), re.ASCII | re.IGNORECASE)
         unit = _BYTES.get(match[2].lower()) if match else None
         if match is None or unit is None:
             self.fail(f"{value!r} is no {self._what}: write {self._examples}.", param, ctx)
@@ -215,7 +214,7 @@ class Subset(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no par
     """`n/t`: the n-th of t parts."""
 
     name = "n/t"
-    _form = re.compile(r"(\d{1,6})/(\d{1,6})", re.ASCII)
+    _form = r"(\d{1,6})/(\d{1,6})"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -223,7 +222,7 @@ class Subset(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no par
         """Return (n, t), n from 1 to t."""
         if isinstance(value, tuple):
             return int(value[0]), int(value[1])
-        match = self._form.fullmatch(str(value).strip())
+        match = re.fullmatch(self._form, str(value).strip(), re.ASCII)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             self.fail(f"{value!r} is no part of a whole: write 1/7, 2/7, ... 7/7.", param, ctx)
         return int(match[1]), int(match[2])

@@ -7,7 +7,6 @@ has matched its checksums.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import time
@@ -287,7 +286,9 @@ def _check_names(view: View, wanted: Sequence[str]) -> None:
     known = [table.name for table in view.tables] + [each.name for each in view.tensors]
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=3)
             raise NotFoundError(
                 f"no table or tensor is called {name!r}",
                 file=view.target.prefix,

@@ -30,9 +30,10 @@ __all__ = ["LOOKS", "Note", "Register", "Seen"]
 
 _NAME = "lease"
 _FREE = "free"
-_HELD = re.compile(r"held-([0-9a-f]{32})-(\d{1,18})", re.ASCII)
-_NOTE = re.compile(r"([0-9a-f]{32})\.json", re.ASCII)
-_PENDING = re.compile(r"lease-[0-9a-f]{32}\.tmp", re.ASCII)
+# Compiled where there is a lease, and there seldom is.
+_HELD = r"held-([0-9a-f]{32})-([0-9]{1,18})"
+_NOTE = r"([0-9a-f]{32})\.json"
+_PENDING = r"lease-[0-9a-f]{32}\.tmp"
 
 #: Times that we look again at what changes under us: a listing that runs while a file is
 #: renamed may show both of its names, or neither.
@@ -120,7 +121,7 @@ class Register:
             for name in names:
                 if name == _FREE:
                     found[""] = 0
-                elif match := _HELD.fullmatch(name):
+                elif match := re.fullmatch(_HELD, name):
                     found[match[1]] = max(int(match[2]), found.get(match[1], 0))
             if len(found) == 1:
                 return Seen(*found.popitem())
@@ -207,11 +208,11 @@ class Register:
         with suppress(OSError), open_own(self.directory) as own:
             with open_directory(_NAME, own) as fd:
                 for name in os.listdir(fd):
-                    match = _NOTE.fullmatch(name)
+                    match = re.fullmatch(_NOTE, name)
                     if match and match[1] != token and _older(name, fd, now_ns):
                         os.unlink(name, dir_fd=fd)
             for name in os.listdir(own):
-                if _PENDING.fullmatch(name) and _older(name, own, now_ns):
+                if re.fullmatch(_PENDING, name) and _older(name, own, now_ns):
                     _remove_pending(own, name)
 
 
