@@ -182,7 +182,7 @@ class _Met:
         self.slices = -(-count // room)
         self.most_suspects = room // 8
         self._bytes = np.zeros(1 << (self._bits - 3), np.uint8)
-        self._factor = np.uint64(_random() | 1)
+        self._factors = np.uint64(_random() | 1), np.uint64(_random() | 1)
 
     def clear(self) -> None:
         """Forget all."""
@@ -191,8 +191,10 @@ class _Met:
     def of_slice(self, keys: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the keys of one slice, and the place of the hash of each."""
         spread = keys.view(np.uint64) * FACTOR
-        spread ^= spread >> np.uint64(32)
-        spread *= self._factor
+        # Twice: one factor alone, near a fraction of few digits, brings numbers in a row together.
+        for factor in self._factors:
+            spread ^= spread >> np.uint64(32)
+            spread *= factor
         spread >>= np.uint64(32)
         spread *= np.uint64(self.slices)
         if self.slices > 1:

@@ -75,7 +75,12 @@ def test_keys_whose_hashes_are_the_same(
         look([*keys, keys[7]], together=1, bits=bits, piece=16)
 
 
-def test_nobody_can_choose_keys_with_the_same_hash() -> None:
+@pytest.mark.parametrize("unlucky", [1, 0x5555555555555555, 1 << 63])
+def test_nobody_can_choose_keys_with_the_same_hash(
+    monkeypatch: pytest.MonkeyPatch, unlucky: int
+) -> None:
+    numbers = iter([unlucky, 0xD1B54A32D192ED03])  # one of the two may be anything
+    monkeypatch.setattr(unique, "_random", lambda: next(numbers))
     met = unique._Met(1 << 16)
     keys = np.array([each * INVERSE % (1 << 64) for each in range(1 << 16)], np.uint64)
     _, places = met.of_slice(keys.view(np.int64), 0)
