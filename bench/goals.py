@@ -63,6 +63,7 @@ GOALS = (
     Goal("verify/cold", "`verify --data`, files cold: rate against `cat`", 0.9, least=True),
     Goal("verify/warm", "`verify --data`, files warm, a core", 5.0, "GB/s", least=True),
     Goal("diff/*", "`diff` of two states against our checked read of both", 1.5),
+    Goal("diff with norms/*", "the same with `--json`, which has the norms of all rows"),
     Goal("get/*", "`get` of 1,000 keys, whole process", 0.5, "s"),
     Goal("start/*", "10 fulls, 100 increments of 500 tensors: beyond bare Python", 0.12, "s"),
     Goal("first start/*", "the same, a run that remembers nothing", None, "s"),

@@ -50,6 +50,7 @@ def contenders(chosen: argparse.Namespace, tiny: Path) -> dict[str, Contender]:
         "read": Contender("checked read of both states, one core", [*read, "1", *both], data),
         "cores": Contender("checked read of both states, all cores", [*read, cores, *both], data),
         "diff": Contender("diff of both states", diff, data),
+        "norms": Contender("diff --json of both states", [*diff, "--json"], data),
         "get": Contender("get of 1,000 keys", [*get, "--format", "csv"], data),
     }
 
@@ -65,6 +66,8 @@ def figures(found: dict[str, Contender], nbytes: int) -> dict[str, float]:
         "verify/warm": nbytes / 1e9 / warm,
         "diff/read on all cores": found["diff"].wall / found["cores"].wall,
         "diff/read on one core": found["diff"].wall / found["read"].wall,
+        "diff with norms/read on all cores": found["norms"].wall / found["cores"].wall,
+        "diff with norms/read on one core": found["norms"].wall / found["read"].wall,
         "get/files warm": found["get"].wall,
     }
 
