@@ -39,7 +39,7 @@ def contenders(chosen: argparse.Namespace, tiny: Path) -> dict[str, Contender]:
     both = [str(chain / name) for name in (FULL, FULL, INCREMENT)]
     read = [sys.executable, "-m", "bench.read"]
     cores = str(os.cpu_count() or 1)
-    diff = [*CKPTCTL, "diff", "1000", "1100", "-C", str(chain), "-q"]
+    diff = [*CKPTCTL, "diff", "1000", "1100", "-C", str(chain)]
     get = [*CKPTCTL, "get", "emb", "--keys-from", str(chosen.dir / "asked.txt"), "-C", str(chain)]
     return {
         "python": Contender("python -c pass", [sys.executable, "-c", "pass"], []),

@@ -348,7 +348,11 @@ class View:
         return surveyed
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, and forget the tables: with them goes what was found of their keys.
+
+        They know the view, and it them; it would stay until Python looks for cycles.
+        """
+        self.tables = ()
         if self.state is not None:
             self.state.close()
         self.reader.close()

@@ -27,6 +27,7 @@ __all__ = [
 
 _NONE = np.empty(0, np.int64)
 _NO_STARTS = np.zeros(BUCKETS + 1, np.int64)
+_NO_STARTS.flags.writeable = False
 
 #: The sets of one increment: (data, EV, its part number, its number of parts).
 Generation = Sequence[tuple[BundleData, EvSet, int, int]]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -36,3 +40,16 @@ def test_a_view_is_what_the_rules_say() -> None:
 def test_a_view_of_tiny_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "MOST_ROWS", 3)
     run_state_machine_as_test(Looking, settings=SOME)
+
+
+def test_a_closed_view_waits_for_no_look_for_cycles(golden: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with look(180, golden / "deeprec" / "sharded") as view:
+            kept = view.tables[0].primary.parts[0]
+            gone = [weakref.ref(each) for each in (view, view.tables[0], kept)]
+        del view, kept
+        assert [each() for each in gone] == [None] * 3
+    finally:
+        gc.enable()
