@@ -65,7 +65,7 @@ class AnimatedProgress(Progress):
                 self._bars.start()
             else:
                 self._bars.remove_task(self._task)
-            self._task = self._bars.add_task(phase, total=total)
+            self._task = self._bars.add_task(fmt.one_line(phase), total=total)
 
     def advance(self, done: int) -> None:
         """Move the bar."""

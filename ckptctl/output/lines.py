@@ -41,7 +41,7 @@ class LineProgress(Progress):
     def start(self, phase: str, total: int | None = None) -> None:
         """Begin a phase; rate and remaining time count from here."""
         with self._lock:
-            self._phase, self._total, self._done = phase, total, 0
+            self._phase, self._total, self._done = fmt.one_line(phase), total, 0
             self._began = self._clock()
             self._perhaps_say()
 

@@ -98,6 +98,19 @@ def test_a_warning_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ckptctl: warning: while\\x1b[2J [1]" in text
 
 
+def test_a_name_in_a_phase_writes_no_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    lines, clock, terminal = io.StringIO(), Clock(), Terminal()
+    for progress in (LineProgress(lines, every=30, clock=clock), AnimatedProgress(terminal)):
+        progress.start("comparing a\x1b[2J\nb", 100)
+        clock.now += 60
+        progress.advance(50)
+        progress.finish()
+    assert lines.getvalue().startswith("ckptctl: comparing a\\x1b[2J\\nb: 50 B")
+    assert "comparing a\\x1b[2J\\nb" in terminal.getvalue()
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_document_keeps_what_was_warned_of(
     terminal: bool, monkeypatch: pytest.MonkeyPatch
