@@ -28,7 +28,7 @@ from itertools import islice, pairwise
 
 from ckptctl.chain.bases import BaseChoice, Bases, misnamed
 from ckptctl.chain.idle import Earlier, Idleness, judge_idle
-from ckptctl.chain.model import Checkpoint, Leftover, Problem, Scan
+from ckptctl.chain.model import NO_STEP, Checkpoint, Leftover, Problem, Scan
 from ckptctl.chain.problems import incompleteness, misnamed_reason, state_problems
 from ckptctl.chain.timelines import Timelines, find_timelines
 from ckptctl.errors import AmbiguousError
@@ -48,6 +48,9 @@ STATUSES = (
     "ok",
     "other",
 )
+
+#: Checkpoints that are passed over and told one by one: a rollback can leave hundreds.
+_MOST_TOLD = 3
 
 #: Prefixes of two increments that follow each other in the nested check of a chain.
 Pair = tuple[str, str]
@@ -180,6 +183,21 @@ class Chains:
     def latest(self) -> int | None:
         """The newest restore point."""
         return self.restore_points[-1] if self.restore_points else None
+
+    @property
+    def passed_over(self) -> tuple[str, ...]:
+        """What a user of the newest restore point should know: live, newer, not restorable."""
+        found = (*self.scan.fulls, *self.scan.increments)
+        latest = NO_STEP if self.latest is None else self.latest
+        newer = [item for item in found if item.step > latest and self.is_live(item)]
+        newer.sort(key=lambda item: item.step)
+        than = "" if self.latest is None else f", though newer than step {latest}"
+        whys = dict.fromkeys(self.why_not(item) for item in newer)  # twins have the same
+        told = [f"passed over{than}: {why}" for why in whys]
+        if len(told) > _MOST_TOLD:
+            more = f"{len(told) - _MOST_TOLD} more passed over{than}: ckptctl ls shows them"
+            told[_MOST_TOLD:] = [more]
+        return tuple(told)
 
     def nearest(self, step: int) -> tuple[int | None, int | None]:
         """Return the nearest restore points below and above a step."""

@@ -55,10 +55,12 @@ class Done:
         found = merged.warnings if merged is not None else ()
         if merged is None and plan is not None and plan.merge is not None:
             found = plan.merge.warnings
-        pruned = (*plan.prune.warnings, *plan.prune.damage) if plan is not None else ()
+        planned: tuple[str, ...] = ()
+        if plan is not None:
+            planned = (*plan.warnings, *plan.prune.warnings, *plan.prune.damage)
         done = self.result.prune if self.result is not None else None
         told = done.warnings if done is not None else ()
-        return tuple(dict.fromkeys((*found, *pruned, *told)))
+        return tuple(dict.fromkeys((*found, *planned, *told)))
 
     def raise_for_code(self) -> None:
         """Raise what the exit code says of a compaction that was finished."""

@@ -158,22 +158,27 @@ def _state(text: str, directory: str, options: RestoreOptions, storage: Storage)
     return found
 
 
-def state_at(chains: Chains, step: int, options: RestoreOptions, text: str = "") -> Target:
+def state_at(chains: Chains, step: int | None, options: RestoreOptions, text: str = "") -> Target:
     """Return the state at a step of chains that are known already; errors as `find_target`."""
     chosen = select(chains, step, options)
     last = chosen.increments[-1] if chosen.increments else chosen.base
     directory = chains.scan.directory
+    step = chosen.step
     return Target(text or str(step), "state", directory, last.prefix, step, chains, chosen)
 
 
-def _step(text: str, chains: Chains) -> int:
+def _step(text: str, chains: Chains) -> int | None:
     place = _PLACE.fullmatch(text)
     if place is None:
         return int(text)
+    back = int(place[1] or 0) + 1
+    if text != "first" and back == 1:
+        return None  # the newest
     points = chains.restore_points
-    if text != "first":
+    if text == "first":
+        back = len(points)
+    else:
         check_read(chains, points[-1] if points else NO_STEP)
-    back = len(points) if text == "first" else int(place[1] or 0) + 1
     if not points or back > len(points):
         raise NotFoundError(
             f"no restore point {text}",

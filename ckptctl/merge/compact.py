@@ -103,6 +103,11 @@ class CompactPlan(NamedTuple):
 
         return self.options.prune.relocate and is_to_relocate(self.chains.scan)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is newer than the newest restore point, and cannot be restored."""
+        return self.chains.passed_over
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
         return {
@@ -322,7 +327,7 @@ def run_compact(
         plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
         agree(plan)
         if plan.nothing_to_do:
-            if not plan.prune.damage:
+            if not plan.prune.damage and not plan.warnings:  # told each time
                 least = options.prune.min_age_s, options.gate.min_interval_s
                 # What changed while it was judged may not have been seen.
                 if quiet_note(scan_directory(directory, storage), options, storage) == note:

@@ -8,18 +8,16 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ckptctl.chain import (
-    NO_STEP,
     Chains,
     Checkpoint,
     ProvenPairs,
     Scan,
-    check_read,
     find_chains,
     scan_directory,
     split_step,
     telling_what_vanished,
 )
-from ckptctl.errors import ChangedError, NotFoundError, RefusedError
+from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
@@ -304,8 +302,7 @@ def _plan(
     directory = scan.directory
     proven = ProvenPairs(scan)
     chains = find_chains(scan, options.assume_order, proven_nested=proven)
-    step = _step(chains, upto)
-    chosen = select(chains, step, options)
+    chosen = select(chains, upto, options)
     in_place = output is None
     destination = choose_destination(chosen, output)
     update = in_place if update_state is None else update_state
@@ -314,7 +311,7 @@ def _plan(
         _check_listable(destination, chosen, relocate, storage)
     common: dict[str, Any] = {
         "directory": directory,
-        "step": step,
+        "step": chosen.step,
         "base": Source.of(chosen.base),
         "increments": tuple(Source.of(item) for item in chosen.increments),
         "base_reason": chosen.base_reason,
@@ -333,6 +330,7 @@ def _plan(
         return MergePlan(
             **common,
             nothing_to_do=f"{chosen.base.name} is already a full",
+            warnings=chosen.notes,
             leftovers=leftovers,
             unfinished=todo,
         )
@@ -370,21 +368,6 @@ def _plan(
         )
     finally:
         state.close()
-
-
-def _step(chains: Chains, upto: int | None) -> int:
-    if upto is not None:
-        return upto
-    check_read(chains, NO_STEP if chains.latest is None else chains.latest)
-    if chains.latest is None:
-        raise NotFoundError(
-            "no restore point: nothing here can be merged",
-            file=chains.scan.directory,
-            expected="a complete full",
-            found=f"{len(chains.scan.fulls)} fulls, {len(chains.scan.increments)} increments",
-            remedy="ckptctl ls shows what is there and what is wrong with it",
-        )
-    return chains.latest
 
 
 def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:

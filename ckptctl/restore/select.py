@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from ckptctl.chain import Chains, Checkpoint, check_read
+from ckptctl.chain import NO_STEP, Chains, Checkpoint, check_read
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
 
@@ -40,13 +40,22 @@ class Selection(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
+def select(chains: Chains, step: int | None, options: RestoreOptions) -> Selection:
     """Choose the full and the increments of the state at `step`.
+
+    Parameters
+    ----------
+    chains
+        The chains of a directory, judged.
+    step
+        None for the newest restore point; the notes then tell what is newer.
+    options
+        Overrides of the restore rules.
 
     Raises
     ------
     NotFoundError
-        Nothing lies at that step.
+        Nothing lies at that step, or nothing can be restored.
     IncompleteError
         What lies there cannot be restored.
     UnprovenError, RefusedError
@@ -56,10 +65,26 @@ def select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     UnreadableError
         What could not be read might change the choice.
     """
+    newest = step is None
+    if step is None:
+        step = _newest(chains)
     chosen = _select(chains, step, options)
     if options.base is None:
         check_read(chains, chosen.base.step, step)
-    return chosen
+    return chosen._replace(notes=(*chains.passed_over, *chosen.notes)) if newest else chosen
+
+
+def _newest(chains: Chains) -> int:
+    check_read(chains, NO_STEP if chains.latest is None else chains.latest)
+    if chains.latest is None:
+        raise NotFoundError(
+            "no restore point",
+            file=chains.scan.directory,
+            expected="a complete full",
+            found=f"{len(chains.scan.fulls)} fulls, {len(chains.scan.increments)} increments",
+            remedy="ckptctl ls shows what is there and what is wrong with it",
+        )
+    return chains.latest
 
 
 def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:

@@ -39,10 +39,8 @@ def choose_newest(directory: str) -> RestorePoint | None:
     proven = ProvenPairs(scan)
     chains = find_chains(scan, proven_nested=proven)
     points = list(chains.restore_points)
-    newest = points[-1] if points else -1
-    for item in (*scan.fulls, *scan.increments):
-        if item.step > newest and chains.is_live(item):
-            _LOG.warning("%s is not restored: %s", item.prefix, chains.why_not(item))
+    for told in chains.passed_over:
+        _LOG.warning("%s: %s", directory or ".", told)
     for step in reversed(points):
         try:
             chosen = select(chains, step, RestoreOptions())

@@ -58,6 +58,15 @@ def test_it_merges_and_prunes_and_then_has_nothing_to_do(run, old: Path) -> None
     assert again.stdout.startswith(f"nothing to do\t{old}\tnothing to merge")
 
 
+def test_what_is_passed_over_is_a_warning(run, old: Path) -> None:
+    for shard in (old / ".incremental_checkpoint").glob("*-180.data-00000-*"):
+        os.truncate(shard, 100)
+    for _ in range(3):  # also where the run before found nothing to do
+        done = run("compact", old, "--yes")
+        assert done.returncode == 0
+        assert "warning: passed over, though newer than step 160: " in done.stderr
+
+
 def test_a_dry_run_shows_it_all_and_writes_nothing(run, old: Path, untouched) -> None:
     with untouched(old):
         done = run("compact", old, "-n")

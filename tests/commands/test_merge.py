@@ -172,6 +172,15 @@ def test_nothing_to_merge_is_zero_and_says_why(
         assert done.stdout == "nothing to merge\tmodel.ckpt-160 is already a full\n"
 
 
+def test_what_is_passed_over_is_a_warning(run, sharded: Path) -> None:
+    for shard in (sharded / INCREMENTS).glob("*-180.data-00000-*"):
+        os.truncate(shard, 100)
+    done = run("merge", sharded)
+    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "nothing to merge")
+    assert done.stderr.startswith("ckptctl: warning: passed over, though newer than step 160: ")
+    assert "has 100 bytes where 39704 are needed" in done.stderr
+
+
 # --- options --------------------------------------------------------------------------
 
 

@@ -33,6 +33,17 @@ def test_a_step_or_place_is_the_state_there(chain: Chain, text: str, step: int) 
     assert find_target(f"{chain.directory}@{text}").step == step
 
 
+def test_latest_tells_what_is_newer_and_cannot_be_restored(chain: Chain) -> None:
+    Path(f"{chain.full_prefix(200)}.data-00000-of-00001").unlink()
+    notes = {
+        text: find_target(text, str(chain.directory)).selection.notes
+        for text in ("latest", "latest~0", "140")
+    }
+    assert [len(found) for found in notes.values()] == [1, 1, 0]
+    (told,) = notes["latest"]
+    assert "newer than step 140: model.ckpt-200: data shard model.ckpt-200.data-00000" in told
+
+
 def test_a_state_names_what_it_is_made_of(chain: Chain) -> None:
     target = find_target("140", str(chain.directory))
     assert "model.ckpt-100 + incremental_model.ckpt-140" in target.words

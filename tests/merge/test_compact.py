@@ -463,6 +463,16 @@ def test_that_there_is_nothing_to_do_is_remembered(tmp_path: Path) -> None:
     assert second.to_json()["outcome"] == "nothing"
 
 
+def test_what_is_passed_over_is_told_each_time(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    Path(f"{chain.increment_prefix(40)}.index").write_bytes(b"")
+    compact(chain)
+    for _ in range(2):
+        assert not quiet(chain)
+        (warning,) = compact(chain).plan.warnings
+        assert "newer than step 30: incremental_model.ckpt-40: " in warning
+
+
 @pytest.mark.parametrize("what", ["full", "state file", "leftover", "log", "options", "age"])
 def test_whatever_changes_is_looked_at_again(tmp_path: Path, what: str) -> None:
     chain = grown(tmp_path)

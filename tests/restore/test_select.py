@@ -86,6 +86,37 @@ def test_the_newest_restore_point_is_the_default(tmp_path: Path) -> None:
     assert chain.plan().step == 30
 
 
+@pytest.mark.parametrize("cut", [30, 20])
+def test_what_is_newer_than_the_newest_restore_point_is_told(tmp_path: Path, cut: int) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1])),
+        increment(20, changes("emb", [1])),
+        increment(30, changes("emb", [1, 2])),
+    )
+    for step in range(cut, 40, 10):
+        Path(f"{chain.increment_prefix(step)}.data-00000-of-00001").unlink()
+    plan = chain.plan()
+    assert plan.step == cut - 10  # the second time a full, with nothing to merge
+    assert len(plan.warnings) == (40 - cut) // 10
+    for step, warning in zip(range(cut, 40, 10), plan.warnings, strict=True):
+        assert warning.startswith(f"passed over, though newer than step {plan.step}: ")
+        assert f"incremental_model.ckpt-{step}.data-00000-of-00001" in warning
+    assert chain.plan(cut - 10).warnings == ()  # it was asked for
+
+
+def test_of_many_that_are_passed_over_the_first_are_named(tmp_path: Path) -> None:
+    steps = range(20, 70, 10)
+    chain = build_chain(
+        tmp_path, full(10, table("emb", [1])), *(increment(s, changes("emb", [1])) for s in steps)
+    )
+    for step in steps:
+        Path(f"{chain.increment_prefix(step)}.data-00000-of-00001").unlink()
+    *named, rest = chain.plan().warnings
+    assert [f"ckpt-{step}." in each for step, each in zip(steps, named, strict=False)] == [True] * 3
+    assert rest == "2 more passed over, though newer than step 10: ckptctl ls shows them"
+
+
 # --- 2: an increment and its base -----------------------------------------------------
 
 
