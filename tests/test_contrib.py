@@ -182,7 +182,7 @@ def test_readme_says_what_a_found_file_may_set() -> None:
 def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
     for path in (CONTRIB / "systemd").iterdir():
         # It looks whether the program is there.
-        text = path.read_text().replace("/usr/local/bin/ckptctl", sys.executable)
+        text = path.read_text().replace("/usr/local/bin/ckptctl", "/bin/sh")
         (tmp_path / path.name).write_text(text)
     units = sorted(map(str, tmp_path.iterdir()))
     done = subprocess.run(

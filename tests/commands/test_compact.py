@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -170,8 +171,9 @@ def test_the_directory_is_given_once(run, old: Path) -> None:
 
 
 def test_on_a_terminal_a_line_says_what_was_done(bare_env, old: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "ckptctl", "compact", str(old), "--yes"])
     done = subprocess.run(
-        ["script", "-qec", f"{sys.executable} -m ckptctl compact {old} --yes", "/dev/null"],
+        ["script", "-qec", command, "/dev/null"],
         env=bare_env,
         stdin=subprocess.DEVNULL,
         capture_output=True,

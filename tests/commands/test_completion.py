@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from ckptctl.commands.shells import SCRIPTS
 
 COMPLETIONS = Path(__file__).parents[2] / "completions"
 FILES = {"bash": "ckptctl.bash", "zsh": "_ckptctl", "fish": "ckptctl.fish"}
+#: As a shell has to be told: a clone may lie below a path with a space.
+SOURCES = {shell: f"source {shlex.quote(str(COMPLETIONS / name))}" for shell, name in FILES.items()}
 
 Ask = Callable[..., list[str]]
 
@@ -35,7 +38,7 @@ def shell_env(bare_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """An environment in which `ckptctl` is a program."""
     program = tmp_path / "bin" / "ckptctl"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ckptctl "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m ckptctl "$@"\n')
     program.chmod(0o755)
     return bare_env | {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
 
@@ -46,7 +49,7 @@ def ask(shell_env: dict[str, str], tmp_path: Path) -> Ask:
 
     def ask_(*words: str, env: dict[str, str] | None = None) -> list[str]:
         script = (
-            f"source {COMPLETIONS / FILES['bash']}\n"
+            f"{SOURCES['bash']}\n"
             'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ckptctl ckptctl\n'
             'printf "%s\\n" "${COMPREPLY[@]}"'
         )
@@ -226,7 +229,7 @@ def test_an_interactive_bash_completes_a_step(
 ) -> None:
     shell = Terminal(["bash", "--norc", "--noprofile", "-i"], shell_env, tmp_path)
     try:
-        shell.type(f"PS1='> '; source {COMPLETIONS / FILES['bash']}; echo rea''dy\n")
+        shell.type(f"PS1='> '; {SOURCES['bash']}; echo rea''dy\n")
         shell.until("ready")
         shell.type(f"echo ckptctl; ckptctl merge {sharded} --upto 18\t")
         shell.until("--upto 180 ")
@@ -245,7 +248,7 @@ def test_an_interactive_zsh_completes_a_step(
     shell = Terminal(["zsh", "-f", "-i"], shell_env | {"TERM": "dumb"}, tmp_path)
     try:
         shell.type("PS1='> '; unsetopt zle_bracketed_paste 2>/dev/null; setopt zle\n")
-        shell.type(f"autoload -U compinit; compinit -D; source {COMPLETIONS / FILES['zsh']}\n")
+        shell.type(f"autoload -U compinit; compinit -D; {SOURCES['zsh']}\n")
         shell.type("echo rea''dy\n")
         shell.until("\nready")
         shell.type(f"ckptctl merge {sharded} --upto 18\t")
@@ -261,7 +264,7 @@ def test_fish_completes_steps_with_their_kind(
     shell_env: dict[str, str], sharded: Path, tmp_path: Path
 ) -> None:
     code = (
-        f"source {COMPLETIONS / FILES['fish']}\n"
+        f"{SOURCES['fish']}\n"
         f"complete -C 'ckptctl merge {sharded} --upto 1'\n"
         f"complete -C 'ckptctl merge -C {tmp_path}/shar'\n"
         "complete -C 'ckptctl mer'"
