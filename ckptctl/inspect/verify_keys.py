@@ -15,6 +15,7 @@ from ckptctl.inspect.parts import ColumnName, RawPart
 from ckptctl.inspect.verify_data import Told
 from ckptctl.inspect.view import MemberView
 from ckptctl.inspect.walk import Rows, walk_both, walk_pair
+from ckptctl.restore.find import KeyTable
 from ckptctl.restore.keys import (
     KeyReader,
     Narrow,
@@ -199,13 +200,14 @@ class _Seen:
         self.counts: dict[tuple[str, str], int] = {}
         self.first: dict[tuple[str, str], int] = {}
         self._narrow = Narrow()
+        self._table = KeyTable()
 
     def look(self, rows: Rows, away: Rows) -> None:
         if not self.task.alike:
             self.digest = (self.digest + digest_of(rows.keys) + len(rows)) % (1 << 64)
-        ordered = self._placed(rows, "", "-partition_offset")
+        self._placed(rows, "", "-partition_offset")
         if len(away):
-            self._note("CK056", away.keys[is_in(away.keys, ordered)])
+            self._note("CK056", away.keys[np.sort(self._table.find(away.keys)[0])])
             self._placed(away, "-keys_filtered", "-partition_filter_offset")
         for column, name in ((rows, "freqs"), (away, "freqs_filtered")):
             freqs = column.columns.get(name)  # type: ignore[call-overload]
@@ -217,14 +219,12 @@ class _Seen:
                     most = int(freqs.max())
                     self.most_filtered = max(most, self.most_filtered or most)
 
-    def _placed(self, rows: Rows, suffix: str, offsets: str) -> np.ndarray:
-        """Return the ascending keys that a PS takes; note the others, and those twice."""
+    def _placed(self, rows: Rows, suffix: str, offsets: str) -> None:
+        """Put the keys that a PS takes into the table; note the others, and those twice."""
         keys = rows.keys
         narrow = self._narrow(keys)
-        if narrow is not None:
-            keys, bucket = narrow
-        else:  # 16 bits hold any bucket, and are a quarter of what goes through the cache
-            bucket = bucket_of(keys).astype(np.int16)
+        # 16 bits hold any bucket, and are a quarter of what goes through the cache.
+        bucket = bucket_of(keys).astype(np.int16) if narrow is None else narrow[1]
         first, last = rows.buckets
         place = np.arange(first, last)
         if last == first + 1:
@@ -242,14 +242,7 @@ class _Seen:
             self._note("CK055", keys[illegal], suffix)
             self._note("CK054", keys[wrong & ~illegal], suffix)
             keys = keys[~wrong]  # a PS skips the others
-        # NumPy sorts integers in vectors: no hash is as fast.
-        if narrow is None:
-            ordered = np.sort(keys)
-        else:
-            ordered = keys
-            ordered.sort()
-        self._note("CK053", again(ordered), suffix)
-        return ordered
+        self._note("CK053", np.sort(self._table.fill(keys)), suffix)
 
     def _bucketed(self, offsets: str) -> bool:
         return self.ev.incremental or offsets in self.ev.entries

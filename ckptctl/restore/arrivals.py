@@ -117,8 +117,8 @@ class ArrivalsBuilder:
             insert_at=insert_at,
             insert_count=insert_count,
         )
-        old = old[np.argsort(found[old])]
-        places = group.place_old(found[old].astype(np.int64) - begin)
+        old, replaced = _by_row(old, found[old] - begin, end - begin)
+        places = group.place_old(replaced)
         rows = np.concatenate([places, group.fresh_rows()])
         order = np.argsort(rows, kind="stable")  # two runs, each ascending: they are merged
         chosen = np.concatenate([old, came])[order]
@@ -152,3 +152,15 @@ class ArrivalsBuilder:
             self.new,
             end - self.new,
         )
+
+
+def _by_row(numbers: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers, and their rows below `most`, all different, by row."""
+    if most > 16 * len(rows):
+        order = np.argsort(rows)
+        return numbers[order], rows[order].astype(np.int64)
+    # Each to its place, and those that are not empty: sorting takes ten times as long.
+    number_of = np.full(most, -1, np.int32)
+    number_of[rows] = numbers
+    ordered = np.flatnonzero(number_of >= 0)
+    return number_of[ordered], ordered

@@ -9,7 +9,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
-from ckptctl.restore.find import match
+from ckptctl.restore.find import KeyTable, match
 from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import KeyReader, Narrow, check_keys, illegal, read_offsets
 from ckptctl.restore.unique import Unique, most_together
@@ -97,6 +97,7 @@ class FullKeys:
         self._report = report
         self._reader = KeyReader(data, f"{ev.name}-keys", ev.keys, digest=digest)
         self._unique = Unique(data, ev, *self._place, report) if validate else None
+        self._table = KeyTable() if validate else None
         self._narrow = Narrow()
         self._problem: TableError | None = None
 
@@ -145,6 +146,7 @@ class FullKeys:
             wrong = illegal(self._narrow, keys, at, *self._place)
             if wrong.any():
                 deleted.append(np.flatnonzero(wrong) + at)
+            twice = _NONE
             if self.offsets is None or bucket_first == BUCKETS:
                 # All of them, piece after piece: once in order, they need not be sorted again.
                 by_key = np.argsort(incoming.keys) if by_key is None else by_key
@@ -152,15 +154,19 @@ class FullKeys:
                 hits = by_key[hits]
             else:
                 low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
-                hits, rows = match(keys, incoming.keys[low:high], wrong)
+                wanted = incoming.keys[low:high]
+                if self._table is None:
+                    hits, rows = match(keys, wanted, wrong)
+                else:
+                    hits, rows, twice = _match_once(self._table, keys, wanted, wrong)
                 hits = hits + low
             try:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
-                    self._unique.check(keys, at, wrong)
-                twice = found[hits] >= 0
-                if twice.any():
-                    key = int(incoming.keys[hits[twice]][0])
+                    self._unique.check(keys, at, wrong, twice)
+                again = found[hits] >= 0
+                if again.any():
+                    key = int(incoming.keys[hits[again]][0])
                     raise key_twice(self._data, self._ev, key)
             except TableError as error:  # told as flipped bits, at the end, if that is what it is
                 self._problem = self._problem or error
@@ -179,6 +185,19 @@ class FullKeys:
             raise self._problem
         if self._unique is not None:
             self._unique.finish()
+
+
+def _match_once(
+    table: KeyTable, keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what `match` does, and the keys that stand twice; rows that are `wrong` do not."""
+    if not wrong.any():
+        twice = table.fill(keys)
+        return *table.find(wanted), twice
+    legal = np.flatnonzero(~wrong)
+    twice = table.fill(keys[legal])
+    hits, rows = table.find(wanted)
+    return hits, legal[rows], twice
 
 
 def _spans(

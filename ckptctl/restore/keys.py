@@ -15,6 +15,7 @@ __all__ = [
     "Narrow",
     "again",
     "bucket_of",
+    "buckets_at",
     "check_keys",
     "digest_of",
     "illegal",
@@ -78,19 +79,22 @@ def illegal(
     own = bucket_of(keys) if short is None else short[1]
     if offsets is None or at >= offsets[-1]:
         return np.asarray(own % num_parts != part)
-    stop = at + len(keys)
-    first = int(np.searchsorted(offsets, at, side="right")) - 1
-    last = min(int(np.searchsorted(offsets, stop, side="left")), BUCKETS)
-    counts = np.diff(np.clip(offsets[first : last + 1], at, stop))
-    buckets = np.arange(first, last)
+    buckets, rows = buckets_at(offsets, at, at + len(keys))
     # No bucket of another part has rows that are in their place.
     places = np.where(buckets % num_parts == part, buckets, BUCKETS)
-    bucket = np.repeat(places.astype(own.dtype), counts)
-    if len(bucket) == len(own):
-        return np.asarray(own != bucket)
-    wrong = own % num_parts != part
-    wrong[: len(bucket)] = own[: len(bucket)] != bucket
+    wrong = own != np.repeat(places.astype(own.dtype), rows)
+    if buckets[-1] == BUCKETS:  # behind the last bucket keys alone tell
+        behind = slice(len(keys) - int(rows[-1]), None)
+        wrong[behind] = own[behind] % num_parts != part
     return np.asarray(wrong)
+
+
+def buckets_at(offsets: np.ndarray, at: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the buckets that hold rows [at, stop), and how many of them: 1000 behind the last."""
+    first = int(np.searchsorted(offsets, at, side="right")) - 1
+    last = int(np.searchsorted(offsets, stop))
+    rows = np.diff(np.maximum(offsets[first:last], at), append=stop)
+    return np.arange(first, last), rows
 
 
 def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndarray:

@@ -14,12 +14,13 @@ from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import Checkpoint, ProvenPairs
 from ckptctl.errors import TableError, UnprovenError
 from ckptctl.progress import NO_PROGRESS, Progress
+from ckptctl.restore.find import KeyTable
 from ckptctl.restore.keys import (
     KeyReader,
     bucket_of,
+    buckets_at,
     check_keys,
     in_slice,
-    is_in,
     read_keys,
     read_offsets,
 )
@@ -34,7 +35,7 @@ from ckptctl.tables import BUCKETS, EvSet
 __all__ = ["check_nested"]
 
 #: Keys of one increment that are compared together.
-_KEYS = 1 << 20
+_KEYS = 1 << 17
 #: Each key is read twice: to check its column, then to compare it.
 _BYTES = 8
 
@@ -219,7 +220,7 @@ class _Keys:
         return iter(strays)
 
     def read(self, first: int, last: int, number: int, slices: int) -> np.ndarray:
-        """Return the ascending keys that belong into buckets [first, last): one slice of them."""
+        """Return the keys that belong into buckets [first, last): one slice of them."""
         chosen = (self._homes >= first) & (self._homes < last)
         strays = self._strays[chosen]
         found = [strays[in_slice(strays, number, slices)]]
@@ -233,25 +234,23 @@ class _Keys:
                     kept &= ~_outside(column, keys, at, offsets)
                 found.append(keys[kept])
                 self._report(len(found[-1]) * _BYTES)
-        together = np.concatenate(found)
-        together.sort()
-        return together
+        return np.concatenate(found)
 
 
 def _outside(column: _Column, keys: np.ndarray, at: int, offsets: np.ndarray) -> np.ndarray:
     """Return which keys, of the rows from `at` on, stand outside their bucket."""
-    rows = np.arange(at, at + len(keys))
-    return np.asarray(np.searchsorted(offsets, rows, side="right") - 1 != column.home_of(keys))
+    return np.asarray(np.repeat(*buckets_at(offsets, at, at + len(keys))) != column.home_of(keys))
 
 
 def _compare(old: _Keys, new: _Keys) -> int:
     """Return how many keys of `old` are missing in `new`."""
     missing = 0
+    table = KeyTable()
     for first, last, slices in _ranges(np.maximum(old.counts, new.counts)):
         for number in range(slices):
             keys = old.read(first, last, number, slices)
-            theirs = new.read(first, last, number, slices)
-            missing += int(np.count_nonzero(~is_in(keys, theirs)))
+            table.fill(new.read(first, last, number, slices))
+            missing += len(keys) - len(table.find(keys)[0])
     return missing
 
 

@@ -132,7 +132,8 @@ class FileRows:
     def _take(self, number: int, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         window = max(1, knobs.PIECE_BYTES // self._row_bytes)
         lowest, highest = int(rows.min()), int(rows.max())
-        if highest - lowest < window:  # neighbours in the full are neighbours here: one bucket
+        # Neighbours in the full are neighbours here: they lie in one bucket, or in a few.
+        if highest - lowest < max(window, len(rows)):
             piece = self._read(number, lowest, highest + 1)
             places = np.subtract(rows, lowest, dtype=np.intp)
             records(out)[at] = piece.take(places, mode="clip")

@@ -11,7 +11,7 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.restore.find import match
 from ckptctl.restore.incoming import key_twice
-from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, in_order, read_keys
+from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, read_keys
 from ckptctl.tables import EvSet
 
 __all__ = ["Unique", "most_together"]
@@ -64,12 +64,15 @@ class Unique:
             self._tail = self._legal(bound, ev.rows)
             self._ranges.append((bound, ev.rows))
 
-    def check(self, keys: np.ndarray, at: int, wrong: np.ndarray) -> None:
-        """Raise `TableError` for a key that stands twice in this piece, or here and behind."""
+    def check(self, keys: np.ndarray, at: int, wrong: np.ndarray, twice: np.ndarray) -> None:
+        """Raise `TableError` for a key that stands twice in this piece, or here and behind.
+
+        Behind the last bucket none need be known to stand `twice`: `finish` looks there.
+        """
         if self._everywhere:
             return
-        kept = keys[~wrong] if wrong.any() else keys
-        _check_unique(self._data, self._ev, kept)
+        if len(twice):
+            raise key_twice(self._data, self._ev, int(twice[0]))
         offsets = self._place[2]
         if len(self._tail) and offsets is not None and at < offsets[-1]:
             hits, _ = match(keys, self._tail, wrong)
@@ -219,13 +222,6 @@ class _Met:
         """Return which were met."""
         found = self._bytes[places >> 3] >> (places & 7).astype(np.uint8)
         return np.asarray((found & 1).astype(bool))
-
-
-def _check_unique(data: BundleData, ev: EvSet, keys: np.ndarray) -> None:
-    """Raise `TableError` for a key that stands twice."""
-    twice = again(in_order(keys))
-    if len(twice):
-        raise key_twice(data, ev, int(twice[0]))
 
 
 def _random() -> int:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from ckptctl import knobs
 from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.errors import EntryBoundsError, TableError
-from ckptctl.restore import join, unique
+from ckptctl.restore import find, join, unique
 from ckptctl.restore import keys as stored
-from ckptctl.restore.find import find_keys
+from ckptctl.restore.arrivals import _by_row
+from ckptctl.restore.find import KeyTable, find_keys
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
@@ -258,3 +259,61 @@ def test_keys_are_found_whatever_their_order_and_their_slots(
     found = dict(zip(*(each.tolist() for each in find_keys(keys, asked)), strict=True))
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     assert found == {at: row_of[key] for at, key in enumerate(asked.tolist()) if key in row_of}
+
+
+@MANY
+@given(
+    pieces=st.lists(
+        st.lists(st.integers(0, 40) | st.integers(-(2**63), 2**63 - 1), max_size=60),
+        min_size=1,
+        max_size=4,
+    ),
+    wanted=st.lists(st.integers(-5, 60), max_size=40),
+    few=st.sampled_from([0, 4, 512]),
+    factors=st.sampled_from(["own", "all share a slot"]),
+)
+def test_a_table_of_keys_knows_them_and_those_that_stand_twice(
+    pieces: list[list[int]], wanted: list[int], few: int, factors: str
+) -> None:
+    same = (np.uint64(0),) * 3
+    with (
+        patch.object(find, "_FEW", few),
+        patch.object(find, "_FACTORS", same if factors != "own" else find._FACTORS),
+    ):
+        table = KeyTable()
+        for piece in pieces:  # each leaves its numbers behind in the slots
+            keys = np.array(piece, np.int64)
+            again = {key for key in piece if piece.count(key) > 1}
+            assert set(table.fill(keys).tolist()) == again
+            asked = np.array([*piece[:5], *wanted], np.int64)
+            hits, rows = table.find(asked)
+            assert sorted(hits.tolist()) == [
+                at for at, key in enumerate(asked.tolist()) if key in piece
+            ]
+            assert keys[rows].tolist() == asked[hits].tolist()
+
+
+def test_a_table_of_more_keys_than_16_bits_number() -> None:
+    keys = np.random.default_rng(2).choice(1 << 40, 100_000, replace=False)
+    table = KeyTable()
+    assert not len(table.fill(keys))
+    hits, rows = table.find(keys)
+    assert dict(zip(hits.tolist(), rows.tolist(), strict=True)) == {n: n for n in range(100_000)}
+    small = keys[:3000]  # in the same memory
+    assert set(table.fill(np.concatenate([small, small[7:9]])).tolist()) == set(small[7:9].tolist())
+
+
+@pytest.mark.parametrize("most", [100, 100_000])
+def test_numbers_go_by_row(most: int) -> None:
+    rows = np.random.default_rng(3).choice(most, 90, replace=False)
+    numbers, ordered = _by_row(np.arange(5, 95), rows, most)
+    assert ordered.tolist() == sorted(rows.tolist())
+    assert rows[numbers - 5].tolist() == ordered.tolist()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(0, 9), st.integers(0, 9))
+def test_rows_stand_in_buckets_and_behind(counts: list[int], first: int, more: int) -> None:
+    offsets = np.concatenate([[0], np.cumsum(counts), np.full(1000 - len(counts), sum(counts))])
+    buckets, rows = stored.buckets_at(offsets, first, first + more + 1)
+    wanted = np.searchsorted(offsets, np.arange(first, first + more + 1), side="right") - 1
+    assert np.repeat(buckets, rows).tolist() == wanted.tolist()
