@@ -19,6 +19,8 @@ __all__ = ["console"]
 _GC_OBJECTS = 50_000
 #: Such looks between two that look again at what was not garbage in the last ones.
 _GC_AGAIN = 40
+#: Seconds after which a thread that runs Python has to let others; Python itself takes 0.005.
+_TURN_SECONDS = 0.001
 #: Files that are open at a time: `knobs.MAX_OPEN_FILES` is a quarter of what may be.
 _MOST_FILES = 1 << 14
 #: Memory of at most so many bytes is kept when it is freed: the most that glibc keeps.
@@ -30,6 +32,8 @@ def console() -> NoReturn:
     # Modules and an index make many objects and hardly a cycle: to look for some as often as
     # Python does by itself takes up to half of the time.
     gc.set_threshold(_GC_OBJECTS, _GC_AGAIN)
+    # A thread that comes back from a read waits as long for one that does sums in Python.
+    sys.setswitchinterval(_TURN_SECONDS)
     # What NumPy brings starts a thread a core when it is loaded, for sums of squares at most.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # glibc's malloc hands large memory back when it is freed, and what is had anew is slow

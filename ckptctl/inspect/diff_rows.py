@@ -125,15 +125,20 @@ class RowsDiff:
         which = np.flatnonzero(_common_differ(old, new, in_a, in_b))
         if not len(which):
             return none
+        most_did = False
         if isinstance(in_a, slice) or isinstance(in_b, slice):
-            all_did = len(which) == len(old)  # as a rule, where only touched rows are compared
-            old, new = (old, new) if all_did else (old[which], new[which])
+            # As a rule, where only touched rows are compared: five numbers of each are less to
+            # choose from than its values.
+            most_did = len(which) * 8 >= len(old) * 7
+            old, new = (old, new) if most_did else (old[which], new[which])
         else:
             old, new = old[in_a[which]], new[in_b[which]]
         first, second = decode(self.dtype, old), decode(self.dtype, new)
         if first is None or second is None:
             return which, np.full((len(which), 5), np.nan)
-        measured = _measure(first.reshape(len(which), -1), second.reshape(len(which), -1))
+        measured = _measure(first.reshape(len(old), -1), second.reshape(len(old), -1))
+        if most_did and len(which) < len(old):
+            measured = measured.T.take(which, axis=1).T
         if self.tolerance:
             kept = ~(measured[:, 1] <= self.tolerance)  # NaN is a change
             return which[kept], measured[kept]
@@ -272,20 +277,22 @@ def _measure(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     l2, most, before, after, cosine = measured
     # Some rows at a time, in memory that is used again: what is asked for anew is slow (bench.md).
     step = min(max(1, _CACHED // (8 * width)), rows)
-    numbers = [np.empty((step, width)) for _ in range(3)]
-    ends = np.arange(0, step * width, width)
+    numbers = np.empty((2, step, width))
+    changes = np.empty(width * step)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for at in range(0, rows, step):
             own = slice(at, min(at + step, rows))
-            x, y, change = (each[: own.stop - at] for each in numbers)
+            count = own.stop - at
+            x, y = numbers[0, :count], numbers[1, :count]
             x[:], y[:] = old[own], new[own]
-            np.subtract(y, x, out=change)
-            for one, other, found in ((change, change, l2), (x, x, before), (y, y, after)):
+            for one, other, found in ((x, x, before), (y, y, after), (x, y, cosine)):
                 np.einsum("ij,ij->i", one, other, out=found[own])
-            np.einsum("ij,ij->i", x, y, out=cosine[own])
+            # Element by element: along short rows `max` is slow.
+            change = changes[: width * count].reshape(width, count)
+            np.subtract(y.T, x.T, out=change)
+            np.einsum("ji,ji->i", change, change, out=l2[own])
             np.abs(change, out=change)
-            # Short rows, one after the other, are not what `max` along an axis is good at.
-            np.maximum.reduceat(change.reshape(-1), ends[: len(x)], out=most[own])
+            np.maximum.reduce(change, axis=0, out=most[own])
         for found in (l2, before, after):
             np.sqrt(found, out=found)
         cosine /= before * after

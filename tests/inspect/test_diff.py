@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
+from ckptctl.bundle import dtype_by_name
 from ckptctl.errors import NotFoundError, TensorChecksumError
-from ckptctl.inspect import walk
+from ckptctl.inspect import diff_rows, walk
 from ckptctl.inspect.diff import diff
 from tests.inspect.model import filtered_of, look, tables_in, tables_of
 from tests.inspect.test_views import SOME
@@ -55,6 +56,35 @@ class Differing(Histories):
 def test_what_increments_bring_is_what_differs(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(walk, "MOST_ROWS", most)
     run_state_machine_as_test(Differing, settings=SOME)
+
+
+@pytest.mark.parametrize("same", [0, 1, 5, 40])
+@pytest.mark.parametrize("cached", [256, 1 << 18])
+@pytest.mark.parametrize("dim", [1, 3, 16])
+def test_what_a_row_differs_by(
+    monkeypatch: pytest.MonkeyPatch, dim: int, cached: int, same: int
+) -> None:
+    monkeypatch.setattr(diff_rows, "_CACHED", cached)
+    rng = np.random.default_rng(1)
+    keys = np.arange(1000, 41_000, 1000)
+    old, new = (rng.standard_normal((40, dim)).astype(np.float32) for _ in range(2))
+    alike = rng.choice(40, same, replace=False)
+    new[alike] = old[alike]
+    sides = [walk.Rows((0, 1), keys, {"values": values}) for values in (old, new)]
+    found = diff_rows.RowsDiff(dtype_by_name("float32"), top=99)
+    found.add(*sides)
+    told = {item["key"]: (item["l2"], *item["norm"]) for item in found.document()["top"]}
+    before, after = old.astype(float), new.astype(float)
+    change = after - before
+    norms = [np.linalg.norm(each, axis=1) for each in (change, before, after)]
+    differ = np.flatnonzero(change.any(axis=1))
+    assert len(differ) == 40 - same == found.changed
+    wanted = {int(keys[row]): pytest.approx([n[row] for n in norms]) for row in differ}
+    assert told == wanted
+    if len(differ):
+        assert found.most.max == np.abs(change).max()
+        cosine = (before * after).sum(axis=1)[differ] / (norms[1] * norms[2])[differ]
+        assert (found.cosine.min, found.cosine.max) == pytest.approx((cosine.min(), cosine.max()))
 
 
 def compare(tmp_path: Path, a: Any, b: Any, **options: Any) -> dict[str, Any]:
