@@ -49,9 +49,6 @@ STATUSES = (
     "other",
 )
 
-#: Checkpoints that are passed over and told one by one: a rollback can leave hundreds.
-_MOST_TOLD = 3
-
 #: Prefixes of two increments that follow each other in the nested check of a chain.
 Pair = tuple[str, str]
 
@@ -184,20 +181,30 @@ class Chains:
         """The newest restore point."""
         return self.restore_points[-1] if self.restore_points else None
 
-    @property
-    def passed_over(self) -> tuple[str, ...]:
-        """What a user of the newest restore point should know: live, newer, not restorable."""
+    def passed_over(self, *, idle: bool = True) -> tuple[str, ...]:
+        """Return what a user of the newest restore point should know, in one line or none.
+
+        Live checkpoints that are newer and cannot be restored, the newest of them with its
+        reason; with `idle=False` not those that are idle, as all are that DeepRec writes between
+        its start and its next full. A merged full under another step's name is none of them.
+        """
         found = (*self.scan.fulls, *self.scan.increments)
         latest = NO_STEP if self.latest is None else self.latest
-        newer = [item for item in found if item.step > latest and self.is_live(item)]
-        newer.sort(key=lambda item: item.step)
+        newer = [
+            item
+            for item in found
+            if item.step > latest
+            and self.is_live(item)
+            and not (item.kind == "full" and misnamed(item))
+            and (idle or self.status(item) != "idle")
+        ]
+        if not newer:
+            return ()
         than = "" if self.latest is None else f", though newer than step {latest}"
-        whys = dict.fromkeys(self.why_not(item) for item in newer)  # twins have the same
-        told = [f"passed over{than}: {why}" for why in whys]
-        if len(told) > _MOST_TOLD:
-            more = f"{len(told) - _MOST_TOLD} more passed over{than}: ckptctl ls shows them"
-            told[_MOST_TOLD:] = [more]
-        return tuple(told)
+        why = self.why_not(max(newer, key=lambda item: item.step))
+        if len(newer) == 1:
+            return (f"passed over{than}: {why}",)
+        return (f"{len(newer)} passed over{than}; the last: {why} (ckptctl ls shows all)",)
 
     def nearest(self, step: int) -> tuple[int | None, int | None]:
         """Return the nearest restore points below and above a step."""

@@ -80,6 +80,7 @@ class Done:
         elif self.result is not None:  # as an earlier run found it
             plan |= {"holds": self.result.holdings.to_json(), "waits": self.result.waits}
             plan |= {"state_file": {"list": [], "unlist": []}, "merge": None, "prune": None}
+            plan["warnings"] = []  # else it would not be remembered
         result = self.result.to_json() if self.result is not None else None
         report = {"result": result, "error": self.facts or None}
         return {**plan, "settings_file": self.settings, **report}

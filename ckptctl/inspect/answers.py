@@ -52,7 +52,8 @@ class Answers:
         newest = max((info.mtime_ns for _, info in files), default=0) / 1e9
         self._settled = knobs.REMEMBER and newest + _SETTLED_S < time.time()
         known = [(path, info.identity) for path, info in files]
-        facts = (__version__, asked, target.words, target.document(), known)
+        told = () if target.selection is None else target.selection.notes
+        facts = (__version__, asked, target.words, target.document(), told, known)
         self._path = cache_path("answers", facts)
 
     def recall(self) -> Answer | None:

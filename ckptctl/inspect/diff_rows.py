@@ -277,22 +277,22 @@ def _measure(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     l2, most, before, after, cosine = measured
     # Some rows at a time, in memory that is used again: what is asked for anew is slow (bench.md).
     step = min(max(1, _CACHED // (8 * width)), rows)
-    numbers = np.empty((2, step, width))
-    changes = np.empty(width * step)
+    numbers = np.empty((3, step, width))
+    turned = np.empty(width * step)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for at in range(0, rows, step):
             own = slice(at, min(at + step, rows))
             count = own.stop - at
-            x, y = numbers[0, :count], numbers[1, :count]
+            x, y, change = numbers[:, :count]
             x[:], y[:] = old[own], new[own]
-            for one, other, found in ((x, x, before), (y, y, after), (x, y, cosine)):
+            np.subtract(y, x, out=change)
+            for one, other, found in ((change, change, l2), (x, x, before), (y, y, after)):
                 np.einsum("ij,ij->i", one, other, out=found[own])
+            np.einsum("ij,ij->i", x, y, out=cosine[own])
             # Element by element: along short rows `max` is slow.
-            change = changes[: width * count].reshape(width, count)
-            np.subtract(y.T, x.T, out=change)
-            np.einsum("ji,ji->i", change, change, out=l2[own])
-            np.abs(change, out=change)
-            np.maximum.reduce(change, axis=0, out=most[own])
+            size = turned[: width * count].reshape(width, count)
+            np.abs(change.T, out=size)
+            np.maximum.reduce(size, axis=0, out=most[own])
         for found in (l2, before, after):
             np.sqrt(found, out=found)
         cosine /= before * after

@@ -159,7 +159,10 @@ def _state(text: str, directory: str, options: RestoreOptions, storage: Storage)
 
 
 def state_at(chains: Chains, step: int | None, options: RestoreOptions, text: str = "") -> Target:
-    """Return the state at a step of chains that are known already; errors as `find_target`."""
+    """Return the state at a step of chains that are known already; errors as `find_target`.
+
+    None is the newest restore point.
+    """
     chosen = select(chains, step, options)
     last = chosen.increments[-1] if chosen.increments else chosen.base
     directory = chains.scan.directory

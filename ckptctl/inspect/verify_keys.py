@@ -74,13 +74,14 @@ class PartTask:
         """Return what was found."""
         told = Told(rests_on=frozenset(self.tensors))
         members = [self._view(ev) for ev in self.sets]
-        first = self._member(self.sets[0], members[0], told, report)
+        table = KeyTable()
+        first = self._member(_Seen(self, self.sets[0], table), members[0], told, report)
         told.keys = self.sets[0].rows
         for ev, view in zip(self.sets[1:], members[1:], strict=True):
             if first is not None and not first.counts and _same_keys(ev, self.sets[0]):
                 report(0)
                 continue  # the very same bytes, and nothing is wrong with them
-            own = self._member(ev, view, told, report)
+            own = self._member(_Seen(self, ev, table), view, told, report)
             if first is not None and own is not None and own.digest != first.digest:
                 told.findings += self._unpaired(members[0], ev, view)
         if first is not None:
@@ -91,8 +92,8 @@ class PartTask:
         part = RawPart(self.reader, ev.name, ev.entries)
         return MemberView(ev.name, "", ev.dim, ev.values.dtype, (part,))
 
-    def _member(self, ev: EvSet, view: MemberView, told: Told, report: Report) -> _Seen | None:
-        seen = _Seen(self, ev)
+    def _member(self, seen: _Seen, view: MemberView, told: Told, report: Report) -> _Seen | None:
+        ev = seen.ev
         part = view.parts[0]
         assert isinstance(part, RawPart)
         columns: tuple[ColumnName, ...] = ("freqs",) if ev is self.sets[0] else ()
@@ -188,7 +189,7 @@ def _same_keys(ev: EvSet, other: EvSet) -> bool:
 class _Seen:
     """What is noticed about one member while its rows stream by."""
 
-    def __init__(self, task: PartTask, ev: EvSet) -> None:
+    def __init__(self, task: PartTask, ev: EvSet, table: KeyTable) -> None:
         self.task = task
         self.ev = ev
         self.digest = 0
@@ -200,7 +201,7 @@ class _Seen:
         self.counts: dict[tuple[str, str], int] = {}
         self.first: dict[tuple[str, str], int] = {}
         self._narrow = Narrow()
-        self._table = KeyTable()
+        self._table = table
 
     def look(self, rows: Rows, away: Rows) -> None:
         if not self.task.alike:
@@ -222,9 +223,9 @@ class _Seen:
     def _placed(self, rows: Rows, suffix: str, offsets: str) -> None:
         """Put the keys that a PS takes into the table; note the others, and those twice."""
         keys = rows.keys
-        narrow = self._narrow(keys)
+        short = self._narrow(keys)
         # 16 bits hold any bucket, and are a quarter of what goes through the cache.
-        bucket = bucket_of(keys).astype(np.int16) if narrow is None else narrow[1]
+        bucket = bucket_of(keys).astype(np.int16) if short is None else short
         first, last = rows.buckets
         place = np.arange(first, last)
         if last == first + 1:
@@ -237,7 +238,7 @@ class _Seen:
         # Remainders are slow: of keys in their buckets the buckets tell the part.
         if (place % self.task.parts != self.task.part).any():
             wrong |= bucket.astype(np.int64) % self.task.parts != self.task.part
-        illegal = bucket < 0 if narrow is None else np.zeros(len(keys), bool)
+        illegal = bucket < 0 if short is None else np.zeros(len(keys), bool)
         if wrong.any() or illegal.any():
             self._note("CK055", keys[illegal], suffix)
             self._note("CK054", keys[wrong & ~illegal], suffix)

@@ -105,8 +105,11 @@ class CompactPlan(NamedTuple):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is newer than the newest restore point, and cannot be restored."""
-        return self.chains.passed_over
+        """What is newer than the newest restore point, and cannot be restored.
+
+        Without idle increments: a job writes some after each start, and nobody can help it.
+        """
+        return self.chains.passed_over(idle=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -114,6 +117,7 @@ class CompactPlan(NamedTuple):
             "directory": self.directory,
             "holds": self.holdings.to_json(),
             "waits": self.waits,
+            "warnings": list(self.warnings),
             "state_file": self.unsettled.to_json(),
             "merge": self.merge.to_json() if self.merge is not None else None,
             "prune": self.prune.to_json(),

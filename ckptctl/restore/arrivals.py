@@ -15,6 +15,10 @@ from ckptctl.tables import BUCKETS
 __all__ = ["Arrivals", "ArrivalsBuilder"]
 
 
+#: Rows of a group of buckets among which those that are replaced are put in order by place.
+_MOST_PLACES = 1 << 22
+
+
 class Arrivals(NamedTuple):
     """Rows that come from increments, in the order of the result; picklable.
 
@@ -156,7 +160,7 @@ class ArrivalsBuilder:
 
 def _by_row(numbers: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers, and their rows below `most`, all different, by row."""
-    if most > 16 * len(rows):
+    if most > min(16 * len(rows), _MOST_PLACES):
         order = np.argsort(rows)
         return numbers[order], rows[order].astype(np.int64)
     # Each to its place, and those that are not empty: sorting takes ten times as long.

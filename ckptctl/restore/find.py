@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ckptctl.restore.keys import FACTOR, again
+from ckptctl.restore.keys import FACTOR, again, in_order
 
 __all__ = ["KeyTable", "find_keys", "match"]
 
@@ -70,9 +70,10 @@ def match(keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray) -> tuple[np.n
     return hits[kept], rows[kept]
 
 
-#: Of hashes that have nothing to do with each other: keys that share a slot in one do not in the
-#: next. The last level sorts, so keys that somebody chose cost no more than sorting them.
-_FACTORS = (FACTOR, np.uint64(0xD6E8FEB86659FD93), np.uint64(0))
+#: Of hashes that have nothing to do with each other, nor with `FACTOR`, by which slices of keys are
+#: chosen: keys that share a slot in one do not in the next. The last level sorts, so keys that
+#: somebody chose cost no more than sorting them.
+_FACTORS = (np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93), np.uint64(0))
 #: So few keys are sorted at once.
 _FEW = 512
 
@@ -82,25 +83,34 @@ class KeyTable:
 
     Each key writes its number into the slot of its hash, and reads it back. Where another's
     stands there the two are compared, and the keys that lost are looked at the same way among
-    each other. That takes 4 ns a key on any machine; to sort them takes 3 to 6 ns where NumPy
-    has AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece.
+    each other. That takes 4 ns a key of 64 Ki; to sort them takes 3 to 6 ns where NumPy has
+    AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece: up to 45
+    bytes a key of the largest.
+
+    Parameters
+    ----------
+    most
+        More keys are sorted, which takes 8 bytes a key, and to find some in them 16.
+    level
+        How many tables there are before this one.
     """
 
-    def __init__(self, level: int = 0) -> None:
+    def __init__(self, most: int = 1 << 18, level: int = 0) -> None:
+        self._most = most
         self._factor = _FACTORS[level]
         self._bits = 0
-        self._keys = self._lost = self._order = _NONE
+        self._keys = self._lost = _NONE
+        self._order: np.ndarray | None = None
         self._owner = self._numbers = np.empty(0, np.uint16)
         self._slots = np.empty(0, np.uint64)
-        self._rest = KeyTable(level + 1) if level + 1 < len(_FACTORS) else None
+        self._rest = KeyTable(most, level + 1) if level + 1 < len(_FACTORS) else None
 
     def fill(self, keys: np.ndarray) -> np.ndarray:
         """Take int64 keys; return each that stands there again, once for each time more."""
         self._keys = keys
-        if self._rest is None or len(keys) <= _FEW:
-            self._order = np.argsort(keys)
-            self._bits = 0
-            return again(keys[self._order])
+        if self._rest is None or not _FEW < len(keys) <= self._most:
+            self._bits, self._order = 0, None
+            return again(in_order(keys))
         self._make_room(len(keys))
         slots, numbers = self._slots_of(keys), self._numbers[: len(keys)]
         self._owner[slots] = numbers
@@ -118,6 +128,8 @@ class KeyTable:
         if not len(self._keys) or not len(wanted):
             return _NONE, _NONE
         if not self._bits:
+            if self._order is None:
+                self._order = np.argsort(self._keys)
             ordered = self._keys[self._order]
             at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
             hits = np.flatnonzero(ordered[at] == wanted)
@@ -139,8 +151,7 @@ class KeyTable:
         if len(self._owner) < 1 << self._bits or self._owner.dtype != kind:
             self._owner = np.empty(1 << self._bits, kind)
         if len(self._numbers) < count or self._numbers.dtype != kind:
-            self._numbers = np.arange(count, dtype=kind)
-            self._slots = np.empty(count, np.uint64)
+            self._numbers = np.arange(1 << (count - 1).bit_length(), dtype=kind)
 
     def _slots_of(self, keys: np.ndarray) -> np.ndarray:
         if len(keys) > len(self._slots):

@@ -45,7 +45,7 @@ def bucket_of(keys: np.ndarray) -> np.ndarray:
 
 
 class Narrow:
-    """Keys as uint32 where all fit: NumPy divides these four times as fast, and sorts them twice.
+    """Buckets of keys by uint32 where all fit: NumPy divides these four times as fast.
 
     Each call uses the memory of the one before again: what is asked for anew is slow (bench.md).
     """
@@ -53,8 +53,8 @@ class Narrow:
     def __init__(self) -> None:
         self._keys = self._rest = np.empty(0, np.uint32)
 
-    def __call__(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return keys and their buckets, to be done with as one likes; None where they are long."""
+    def __call__(self, keys: np.ndarray) -> np.ndarray | None:
+        """Return the bucket of each key, until the next call; None where some are long."""
         if not len(keys) or int(np.maximum.reduce(keys.view(np.uint64))) >= 1 << 32:
             return None
         if len(keys) > len(self._keys):
@@ -63,7 +63,7 @@ class Narrow:
         own[:] = keys
         np.floor_divide(own, np.uint32(BUCKETS), out=rest)
         rest *= np.uint32(BUCKETS)
-        return own, np.subtract(own, rest, out=rest)
+        return np.subtract(own, rest, out=rest)
 
 
 def illegal(
@@ -74,9 +74,12 @@ def illegal(
     num_parts: int,
     offsets: np.ndarray | None,
 ) -> np.ndarray:
-    """Return which keys, of the rows from `at` on, lie outside their part or bucket."""
+    """Return which keys, of the rows from `at` on, lie outside their part or bucket.
+
+    There is at least one.
+    """
     short = narrow(keys)
-    own = bucket_of(keys) if short is None else short[1]
+    own = bucket_of(keys) if short is None else short
     if offsets is None or at >= offsets[-1]:
         return np.asarray(own % num_parts != part)
     buckets, rows = buckets_at(offsets, at, at + len(keys))
@@ -90,7 +93,10 @@ def illegal(
 
 
 def buckets_at(offsets: np.ndarray, at: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the buckets that hold rows [at, stop), and how many of them: 1000 behind the last."""
+    """Return the buckets that hold rows [at, stop), not none, and how many of these each holds.
+
+    Rows behind the last bucket lie in bucket 1000.
+    """
     first = int(np.searchsorted(offsets, at, side="right")) - 1
     last = int(np.searchsorted(offsets, stop))
     rows = np.diff(np.maximum(offsets[first:last], at), append=stop)

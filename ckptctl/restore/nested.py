@@ -34,8 +34,9 @@ from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["check_nested"]
 
-#: Keys of one increment that are compared together.
-_KEYS = 1 << 17
+#: Keys of one increment that are compared together: of a range of buckets, and of one bucket that
+#: is larger, which is read again for each so many of its keys.
+_KEYS, _BUCKET_KEYS = 1 << 17, 1 << 20
 #: Each key is read twice: to check its column, then to compare it.
 _BYTES = 8
 
@@ -245,7 +246,7 @@ def _outside(column: _Column, keys: np.ndarray, at: int, offsets: np.ndarray) ->
 def _compare(old: _Keys, new: _Keys) -> int:
     """Return how many keys of `old` are missing in `new`."""
     missing = 0
-    table = KeyTable()
+    table = KeyTable(_BUCKET_KEYS)
     for first, last, slices in _ranges(np.maximum(old.counts, new.counts)):
         for number in range(slices):
             keys = old.read(first, last, number, slices)
@@ -261,5 +262,5 @@ def _ranges(counts: np.ndarray) -> Iterator[tuple[int, int, int]]:
     while first < BUCKETS:
         before = int(ends[first - 1]) if first else 0
         last = max(int(np.searchsorted(ends, before + _KEYS, side="right")), first + 1)
-        yield first, last, max(1, -(-(int(ends[last - 1]) - before) // _KEYS))
+        yield first, last, max(1, -(-(int(ends[last - 1]) - before) // _BUCKET_KEYS))
         first = last

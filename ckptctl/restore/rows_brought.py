@@ -133,7 +133,7 @@ class FileRows:
         window = max(1, knobs.PIECE_BYTES // self._row_bytes)
         lowest, highest = int(rows.min()), int(rows.max())
         # Neighbours in the full are neighbours here: they lie in one bucket, or in a few.
-        if highest - lowest < max(window, len(rows)):
+        if highest - lowest < max(window, min(len(rows), 4 * window)):
             piece = self._read(number, lowest, highest + 1)
             places = np.subtract(rows, lowest, dtype=np.intp)
             records(out)[at] = piece.take(places, mode="clip")

@@ -71,7 +71,7 @@ def select(chains: Chains, step: int | None, options: RestoreOptions) -> Selecti
     chosen = _select(chains, step, options)
     if options.base is None:
         check_read(chains, chosen.base.step, step)
-    return chosen._replace(notes=(*chains.passed_over, *chosen.notes)) if newest else chosen
+    return chosen._replace(notes=(*chains.passed_over(), *chosen.notes)) if newest else chosen
 
 
 def _newest(chains: Chains) -> int:
@@ -81,7 +81,12 @@ def _newest(chains: Chains) -> int:
             "no restore point",
             file=chains.scan.directory,
             expected="a complete full",
-            found=f"{len(chains.scan.fulls)} fulls, {len(chains.scan.increments)} increments",
+            found="; ".join(
+                [
+                    f"{len(chains.scan.fulls)} fulls, {len(chains.scan.increments)} increments",
+                    *chains.passed_over(),
+                ]
+            ),
             remedy="ckptctl ls shows what is there and what is wrong with it",
         )
     return chains.latest

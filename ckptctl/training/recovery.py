@@ -39,7 +39,7 @@ def choose_newest(directory: str) -> RestorePoint | None:
     proven = ProvenPairs(scan)
     chains = find_chains(scan, proven_nested=proven)
     points = list(chains.restore_points)
-    for told in chains.passed_over:
+    for told in chains.passed_over():
         _LOG.warning("%s: %s", directory or ".", told)
     for step in reversed(points):
         try:

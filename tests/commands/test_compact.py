@@ -66,6 +66,9 @@ def test_what_is_passed_over_is_a_warning(run, old: Path) -> None:
         done = run("compact", old, "--yes")
         assert done.returncode == 0
         assert "warning: passed over, though newer than step 160: " in done.stderr
+    for more in ((), ("--dry-run",)):
+        (found,) = json.loads(run("compact", old, "--yes", "--json", *more).stdout)["directories"]
+        assert "though newer than step 160: " in found["warnings"][0]
 
 
 def test_a_dry_run_shows_it_all_and_writes_nothing(run, old: Path, untouched) -> None:

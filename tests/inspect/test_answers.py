@@ -151,3 +151,17 @@ def test_nobody_has_to_remember(chain: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked.remember("text\n", [])
     assert asked.recall() is None
     assert recall(asked._path, 100) is None
+
+
+def test_an_answer_for_the_newest_tells_what_is_newer_now(chain: Path, show: Show) -> None:
+    """Also where what was asked for is the same, in the same files."""
+    shards = sorted((chain / ".incremental_checkpoint").glob("*-180.*"))
+    aside = [path.rename(chain.parent / path.name) for path in shards]
+    assert [show()[2], show()[2]] == ["", ""]
+    for path, away in zip(shards[1:], aside[1:], strict=True):  # all but one
+        away.rename(path)
+    for _ in range(2):
+        assert "newer than step 160: incremental_model.ckpt-180: " in show()[2]
+    for path in shards[1:]:
+        path.unlink()
+    assert show()[2] == ""

@@ -58,7 +58,7 @@ def test_what_increments_bring_is_what_differs(monkeypatch: pytest.MonkeyPatch, 
     run_state_machine_as_test(Differing, settings=SOME)
 
 
-@pytest.mark.parametrize("same", [0, 1, 5, 40])
+@pytest.mark.parametrize("same", [0, 1, 5, 20, 40])
 @pytest.mark.parametrize("cached", [256, 1 << 18])
 @pytest.mark.parametrize("dim", [1, 3, 16])
 def test_what_a_row_differs_by(

@@ -473,6 +473,14 @@ def test_what_is_passed_over_is_told_each_time(tmp_path: Path) -> None:
         assert "newer than step 30: incremental_model.ckpt-40: " in warning
 
 
+def test_increments_that_are_idle_are_nothing_to_tell(tmp_path: Path) -> None:
+    """DeepRec writes them after each start, until it writes a full."""
+    idle = (increment(step, changes("emb", [])) for step in (20, 30))
+    chain = age(build_chain(tmp_path, full(10, table("emb", [1])), *idle))
+    assert [quiet(chain), quiet(chain)] == [False, True]
+    assert "though newer than step 10" in chain.plan().warnings[0]
+
+
 @pytest.mark.parametrize("what", ["full", "state file", "leftover", "log", "options", "age"])
 def test_whatever_changes_is_looked_at_again(tmp_path: Path, what: str) -> None:
     chain = grown(tmp_path)

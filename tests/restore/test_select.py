@@ -20,6 +20,7 @@ from ckptctl.progress import Progress
 from ckptctl.restore import nested
 from tests.oracle.chain import (
     INCREMENTS,
+    Chain,
     build_chain,
     changes,
     full,
@@ -86,35 +87,41 @@ def test_the_newest_restore_point_is_the_default(tmp_path: Path) -> None:
     assert chain.plan().step == 30
 
 
-@pytest.mark.parametrize("cut", [30, 20])
-def test_what_is_newer_than_the_newest_restore_point_is_told(tmp_path: Path, cut: int) -> None:
-    chain = build_chain(
+def three_increments(tmp_path: Path) -> Chain:
+    return build_chain(
         tmp_path,
         full(10, table("emb", [1])),
-        increment(20, changes("emb", [1])),
-        increment(30, changes("emb", [1, 2])),
+        *(increment(step, changes("emb", range(1, step // 10))) for step in (20, 30, 40)),
     )
-    for step in range(cut, 40, 10):
-        Path(f"{chain.increment_prefix(step)}.data-00000-of-00001").unlink()
+
+
+def lose_shard(chain: Chain, step: int) -> None:
+    Path(f"{chain.prefix(step)}.data-00000-of-00001").unlink()
+
+
+def test_what_is_newer_than_the_newest_restore_point_is_told(tmp_path: Path) -> None:
+    chain = three_increments(tmp_path)
+    lose_shard(chain, 40)
+    shard = "incremental_model.ckpt-40.data-00000-of-00001"
+    why = f"incremental_model.ckpt-40: data shard {shard} is missing"
+    assert chain.plan().warnings == (f"passed over, though newer than step 30: {why}",)
+    assert chain.plan(30).warnings == ()  # it was asked for
+    for step in (20, 30):
+        lose_shard(chain, step)
     plan = chain.plan()
-    assert plan.step == cut - 10  # the second time a full, with nothing to merge
-    assert len(plan.warnings) == (40 - cut) // 10
-    for step, warning in zip(range(cut, 40, 10), plan.warnings, strict=True):
-        assert warning.startswith(f"passed over, though newer than step {plan.step}: ")
-        assert f"incremental_model.ckpt-{step}.data-00000-of-00001" in warning
-    assert chain.plan(cut - 10).warnings == ()  # it was asked for
-
-
-def test_of_many_that_are_passed_over_the_first_are_named(tmp_path: Path) -> None:
-    steps = range(20, 70, 10)
-    chain = build_chain(
-        tmp_path, full(10, table("emb", [1])), *(increment(s, changes("emb", [1])) for s in steps)
+    assert plan.nothing_to_do
+    assert plan.warnings == (
+        f"3 passed over, though newer than step 10; the last: {why} (ckptctl ls shows all)",
     )
-    for step in steps:
-        Path(f"{chain.increment_prefix(step)}.data-00000-of-00001").unlink()
-    *named, rest = chain.plan().warnings
-    assert [f"ckpt-{step}." in each for step, each in zip(steps, named, strict=False)] == [True] * 3
-    assert rest == "2 more passed over, though newer than step 10: ckptctl ls shows them"
+    lose_shard(chain, 10)
+    assert why in str(refused(chain, NotFoundError, None).found)
+
+
+def test_a_merged_full_under_another_name_is_not_passed_over(tmp_path: Path) -> None:
+    chain = three_increments(tmp_path)
+    chain.merge(40, chain.directory / "model.ckpt-999")
+    assert chain.plan().step == 40
+    assert chain.plan().warnings == ()
 
 
 # --- 2: an increment and its base -----------------------------------------------------
@@ -294,6 +301,7 @@ def test_lost_keys_are_counted_whatever_is_compared_together(
 ) -> None:
     """Also where all keys lie in one bucket, or the parts are others."""
     monkeypatch.setattr(nested, "_KEYS", keys)
+    monkeypatch.setattr(nested, "_BUCKET_KEYS", keys)
     monkeypatch.setattr(knobs, "JOIN_KEYS", 2)
     ours = [*range(20), *range(7, 20_000, 1000)]
     lacking = {3, 5007, 19_007}
@@ -310,6 +318,7 @@ def test_progress_of_the_nested_check_adds_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nested, "_KEYS", 8)
+    monkeypatch.setattr(nested, "_BUCKET_KEYS", 8)
     monkeypatch.setattr(knobs, "JOIN_KEYS", 4)
     chain = build_chain(
         tmp_path,
