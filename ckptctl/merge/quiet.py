@@ -4,8 +4,8 @@ Cron asks every few minutes, mostly in vain, and to judge a directory anew every
 to be read. What is remembered is a no, known by device, inode, size and mtime of every file that
 counts, and by the options: at worst something that could go stays until the memory is out of
 date. Nothing is ever removed by it. A run that has something to tell (damage, what is newer and
-cannot be restored) leaves none, so that the next one tells it too. A directory has one note for each set of options, so that
-a trainer that saves for years does not fill the cache.
+cannot be restored) leaves none, so that the next one tells it too. A directory has one note for
+each set of options, so that a trainer that saves for years does not fill the cache.
 """
 
 from __future__ import annotations
