@@ -84,7 +84,7 @@ class KeyTable:
     Each key writes its number into the slot of its hash, and reads it back. Where another's
     stands there the two are compared, and the keys that lost are looked at the same way among
     each other. That takes 4 ns a key of 64 Ki; to sort them takes 3 to 6 ns where NumPy has
-    AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece: up to 45
+    AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece: up to 30
     bytes a key of the largest.
 
     Parameters
@@ -146,8 +146,10 @@ class KeyTable:
         return found, np.concatenate([rows[hits], self._lost[among]])
 
     def _make_room(self, count: int) -> None:
-        self._bits = (count * 4).bit_length()
-        kind = np.uint16 if count <= 1 << 16 else np.uint32
+        short = count <= 1 << 16
+        # Four to eight slots a key; of many half as many, which take as much memory as they do.
+        self._bits = (count * (4 if short else 2)).bit_length()
+        kind = np.uint16 if short else np.uint32
         if len(self._owner) < 1 << self._bits or self._owner.dtype != kind:
             self._owner = np.empty(1 << self._bits, kind)
         if len(self._numbers) < count or self._numbers.dtype != kind:
