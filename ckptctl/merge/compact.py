@@ -73,6 +73,9 @@ class CompactPlan(NamedTuple):
         What a trainer's Saver made of the state files.
     no_room
         That the merge does not fit on the disk yet: what goes anyway is pruned first.
+    warnings
+        What is newer than the newest restore point and cannot be restored, but for idle
+        increments: a job writes some after each start, and nobody can help it.
     """
 
     directory: str
@@ -85,6 +88,7 @@ class CompactPlan(NamedTuple):
     chains: Chains
     storage: Storage = LOCAL
     no_room: NoSpaceError | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def nothing_to_do(self) -> bool:
@@ -102,14 +106,6 @@ class CompactPlan(NamedTuple):
         from ckptctl.merge.state_file import is_to_relocate
 
         return self.options.prune.relocate and is_to_relocate(self.chains.scan)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is newer than the newest restore point, and cannot be restored.
-
-        Without idle increments: a job writes some after each start, and nobody can help it.
-        """
-        return self.chains.passed_over(idle=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""
@@ -260,8 +256,21 @@ def plan_compact(
     if no_room is not None and not prune.removed:
         raise no_room
     unsettled = find_unsettled(chains, storage)
+    newer = chains.passed_over()
+    if merge is not None:  # its own words for it have the idle ones too
+        merge = merge._replace(warnings=tuple(w for w in merge.warnings if w not in newer))
     return CompactPlan(
-        directory, options, found, waits, merge, prune, unsettled, chains, storage, no_room
+        directory,
+        options,
+        found,
+        waits,
+        merge,
+        prune,
+        unsettled,
+        chains,
+        storage,
+        no_room,
+        chains.passed_over(idle=False),
     )
 
 

@@ -84,7 +84,7 @@ class KeyTable:
     Each key writes its number into the slot of its hash, and reads it back. Where another's
     stands there the two are compared, and the keys that lost are looked at the same way among
     each other. That takes 4 ns a key of 64 Ki; to sort them takes 3 to 6 ns where NumPy has
-    AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece: up to 30
+    AVX-512 for it, and 20 to 35 elsewhere. Memory is used again from piece to piece: up to 40
     bytes a key of the largest.
 
     Parameters

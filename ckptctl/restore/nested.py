@@ -56,9 +56,9 @@ def check_nested(
     """Prove that no increment of a series lost keys of the one before.
 
     Compares all keys of each member of a table, whatever part they stand in, some buckets
-    at a time. Memory: `_KEYS` keys of each increment, and the keys that stand outside
-    their bucket. What is among the `proven` pairs is not looked at again; with `remember`,
-    what is proven now is added to them.
+    at a time. Memory: `_KEYS` keys of each increment, of a larger bucket `_BUCKET_KEYS`, a
+    table of their hashes, and the keys that stand outside their bucket. What is among the
+    `proven` pairs is not looked at again; with `remember`, what is proven now is added to them.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def _outside(column: _Column, keys: np.ndarray, at: int, offsets: np.ndarray) ->
 def _compare(old: _Keys, new: _Keys) -> int:
     """Return how many keys of `old` are missing in `new`."""
     missing = 0
-    table = KeyTable(_BUCKET_KEYS)
+    table = KeyTable(_BUCKET_KEYS * 17 // 16)  # slices are of about so many keys
     for first, last, slices in _ranges(np.maximum(old.counts, new.counts)):
         for number in range(slices):
             keys = old.read(first, last, number, slices)

@@ -481,6 +481,20 @@ def test_increments_that_are_idle_are_nothing_to_tell(tmp_path: Path) -> None:
     assert "though newer than step 10" in chain.plan().warnings[0]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_merge_below_idle_increments_tells_of_others_alone(tmp_path: Path, damaged: bool) -> None:
+    images = (increment(step, changes("emb", keys)) for step, keys in ((20, [1]), (30, [1])))
+    idle = increment(40, changes("emb", []))
+    chain = age(build_chain(tmp_path, full(10, table("emb", [1])), *images, idle))
+    if damaged:
+        Path(f"{chain.increment_prefix(30)}.index").write_bytes(b"")
+    result = compact(chain)
+    assert result.merge is not None
+    assert result.merge.step == (20 if damaged else 30)
+    told = (*result.merge.warnings, *result.plan.warnings)
+    assert [("incremental_model.ckpt-30: " in each) for each in told] == [True] * damaged
+
+
 @pytest.mark.parametrize("what", ["full", "state file", "leftover", "log", "options", "age"])
 def test_whatever_changes_is_looked_at_again(tmp_path: Path, what: str) -> None:
     chain = grown(tmp_path)
