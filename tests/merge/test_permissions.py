@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import struct
@@ -50,6 +51,7 @@ def attributes(path: Path) -> tuple[int, int, int]:
 
 def as_user(user: int, work: Callable[[], object], *, mask: int = 0o022) -> None:
     """Do something in a process of another user of the group."""
+    codecs.lookup("ascii")  # the other user may not be able to read this Python's library
     child = os.fork()
     if child == 0:
         status = 1
