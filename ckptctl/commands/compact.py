@@ -205,7 +205,7 @@ def _compact(
     finally:
         progress.finish()
     for warning in each.warnings:
-        out.warn(warning)
+        out.warn(f"{each.directory}: {warning}")  # models have checkpoints of the same names
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:

@@ -221,7 +221,8 @@ def plan_compact(
     chains = find_chains(scan_directory(directory, storage), order)
     found = look_at_holdings(chains, storage)
     if found.latest is None:
-        raise _no_restore_point(directory, found.fulls, found.increments)
+        why = chains.passed_over()
+        raise _no_restore_point(directory, found.fulls, found.increments, why)
     check_read(chains, found.latest)
     waits = options.gate.why_not(found, time.time())
     merge = no_room = None
@@ -274,12 +275,14 @@ def plan_compact(
     )
 
 
-def _no_restore_point(directory: str, fulls: int, increments: int) -> NotFoundError:
+def _no_restore_point(
+    directory: str, fulls: int, increments: int, why: tuple[str, ...] = ()
+) -> NotFoundError:
     return NotFoundError(
         "no restore point: there is nothing that could be kept",
         file=directory,
         expected="a complete full",
-        found=f"{fulls} fulls, {increments} increments",
+        found="; ".join([f"{fulls} fulls, {increments} increments", *why]),
         remedy="ckptctl ls shows what is there and what is wrong with it",
     )
 

@@ -65,7 +65,7 @@ def test_what_is_passed_over_is_a_warning(run, old: Path) -> None:
     for _ in range(3):  # also where the run before found nothing to do
         done = run("compact", old, "--yes")
         assert done.returncode == 0
-        assert "warning: passed over, though newer than step 160: " in done.stderr
+        assert f"warning: {old}: passed over, though newer than step 160: " in done.stderr
     for more in ((), ("--dry-run",)):
         (found,) = json.loads(run("compact", old, "--yes", "--json", *more).stdout)["directories"]
         assert "though newer than step 160: " in found["warnings"][0]

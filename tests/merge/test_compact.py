@@ -231,6 +231,14 @@ def test_a_directory_without_a_restore_point_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_why_nothing_can_be_restored_is_told(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10")
+    Path(f"{chain.full_prefix(10)}.data-00000-of-00001").unlink()
+    with pytest.raises(NotFoundError) as caught:
+        compact(chain)
+    assert "data shard model.ckpt-10.data-00000-of-00001 is missing" in str(caught.value.found)
+
+
 def test_the_lock_is_held_from_the_plan_to_the_end(tmp_path: Path) -> None:
     chain = grown(tmp_path)
 
