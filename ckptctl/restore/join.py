@@ -11,13 +11,23 @@ from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
 from ckptctl.restore.find import KeyTable, match
 from ckptctl.restore.incoming import IncomingKeys, key_twice
-from ckptctl.restore.keys import KeyReader, Narrow, check_keys, illegal, read_offsets
+from ckptctl.restore.keys import (
+    KeyReader,
+    Narrow,
+    again,
+    check_keys,
+    illegal,
+    in_order,
+    read_offsets,
+)
 from ckptctl.restore.unique import Unique, most_together
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["FullKeys", "Twin"]
 
 _NONE = np.empty(0, np.int64)
+#: Pieces of more keys, of large buckets, are sorted: a table of them is more than a plan tells.
+_MOST_HASHED = 1 << 17
 
 
 class Twin:
@@ -164,9 +174,9 @@ class FullKeys:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
                     self._unique.check(keys, at, wrong, twice)
-                again = found[hits] >= 0
-                if again.any():
-                    key = int(incoming.keys[hits[again]][0])
+                taken = found[hits] >= 0
+                if taken.any():
+                    key = int(incoming.keys[hits[taken]][0])
                     raise key_twice(self._data, self._ev, key)
             except TableError as error:  # told as flipped bits, at the end, if that is what it is
                 self._problem = self._problem or error
@@ -191,6 +201,9 @@ def _match_once(
     table: KeyTable, keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what `match` does, and the keys that stand twice; rows that are `wrong` do not."""
+    if len(keys) > _MOST_HASHED:
+        kept = keys[~wrong] if wrong.any() else keys
+        return *match(keys, wanted, wrong), again(in_order(kept))
     if not wrong.any():
         twice = table.fill(keys)
         return *table.find(wanted), twice
