@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
-from ckptctl.restore.find import match
+from ckptctl.restore.find import KeyTable, match
 from ckptctl.restore.incoming import key_twice
 from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, read_keys
 from ckptctl.tables import EvSet
@@ -101,7 +101,7 @@ class Unique:
                 return twice
             met.clear()
             for begin in range(0, len(doubted), knobs.JOIN_KEYS):
-                met.add(met.of_slice(doubted[begin : begin + knobs.JOIN_KEYS], number)[1])
+                met.mark(met.of_slice(doubted[begin : begin + knobs.JOIN_KEYS], number)[1])
             seen = np.zeros(len(doubted), bool)
             for piece in self._pieces(first, last) if len(doubted) else ():
                 keys, places = met.of_slice(piece, number)
@@ -120,21 +120,22 @@ class Unique:
     ) -> tuple[np.ndarray, int | None]:
         """Return the keys of a slice whose hash was met before, ascending, or one met twice."""
         met.clear()
-        doubted = _NONE
-        found, held = [_NONE], 0
+        doubted, held = met.doubted, 0
         for keys in self._pieces(first, last):
             keys, places = met.of_slice(keys, number)
-            found.append(keys[met.add(places)])
-            held += len(found[-1])
-            if held <= met.most_suspects:
-                continue
-            # Of so many with the same hash some are the same key.
-            doubted = np.sort(np.concatenate([doubted, *found]))
-            found, held = [_NONE], 0
-            twice = self._again(doubted)
-            if twice is not None:
-                return doubted, twice
-        doubted = np.concatenate([doubted, *found])
+            more = keys[met.add(places)]
+            if held + len(more) > len(doubted):
+                # Of so many with the same hash some are the same key.
+                doubted = np.sort(np.concatenate([doubted[:held], more]))
+                twice = self._again(doubted)
+                if twice is not None:
+                    return doubted, twice
+                held = len(doubted)
+                doubted = np.concatenate([doubted, met.doubted])
+            else:
+                doubted[held : held + len(more)] = more
+                held += len(more)
+        doubted = doubted[:held]
         doubted.sort()
         return doubted, self._again(doubted)
 
@@ -175,15 +176,17 @@ class _Met:
     slices
         How many times as many keys there are as it tells apart: those of a slice of hashes are
         looked at together.
-    most_suspects
-        More than there are of keys whose hash only was met before: a sixteenth of all.
+    doubted
+        int64[N], room for keys whose hash was met before, twice as many as chance brings. One array
+        for all slices: many small ones would leave holes in the heap.
     """
 
     def __init__(self, count: int) -> None:
         self._bits = min(_MOST_BITS, max(4, (count * _BITS_A_KEY).bit_length()))
         room = (1 << self._bits) // _BITS_A_KEY
         self.slices = -(-count // room)
-        self.most_suspects = room // 8
+        self.doubted = np.empty(room // 8, np.int64)
+        self._table = KeyTable()
         self._bytes = np.zeros(1 << (self._bits - 3), np.uint8)
         self._factors = np.uint64(_random() | 1), np.uint64(_random() | 1)
 
@@ -209,14 +212,18 @@ class _Met:
     def add(self, places: np.ndarray) -> np.ndarray:
         """Meet some; return which were met before, or stand here a second time."""
         before = self.has(places)
-        order = np.argsort(places)
-        ascending = places[order]
-        before[order[1:][ascending[1:] == ascending[:-1]]] = True
-        at = ascending >> 3
-        first = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))[: len(at)]
-        bits = np.left_shift(1, ascending & 7).astype(np.uint8)
-        self._bytes[at[first]] |= np.bitwise_or.reduceat(bits, first) if len(at) else bits
+        twice = self._table.fill(places)
+        if len(twice):
+            twice = np.sort(twice)
+            before |= twice[np.minimum(np.searchsorted(twice, places), len(twice) - 1)] == places
+        self.mark(places)
         return before
+
+    def mark(self, places: np.ndarray) -> None:
+        """Meet some that need not be told apart."""
+        while len(places):  # those that share a byte with a later one come again
+            self._bytes[places >> 3] |= np.left_shift(1, places & 7).astype(np.uint8)
+            places = places[~self.has(places)]
 
     def has(self, places: np.ndarray) -> np.ndarray:
         """Return which were met."""

@@ -85,7 +85,7 @@ def test_nobody_can_choose_keys_with_the_same_hash(
     met = unique._Met(1 << 16)
     keys = np.array([each * INVERSE % (1 << 64) for each in range(1 << 16)], np.uint64)
     _, places = met.of_slice(keys.view(np.int64), 0)
-    assert int(met.add(places).sum()) < met.most_suspects
+    assert int(met.add(places).sum()) < len(met.doubted)
 
 
 def test_the_memory_of_a_set_of_hashes_has_a_bound() -> None:
@@ -98,3 +98,20 @@ def test_the_memory_of_a_set_of_hashes_has_a_bound() -> None:
     assert all(places.min() >= 0 and places.max() < 1 << 27 for _, places in slices)
     # Of those of one slice hardly any share a place.
     assert sum(int(met.add(places).sum()) for _, places in slices[:8]) < 20
+
+
+@given(pieces=st.lists(st.lists(st.integers(0, 63), max_size=30), max_size=4))
+def test_what_was_met_is_a_set(pieces: list[list[int]]) -> None:
+    """Also where many share a byte; of those that stand twice in a piece all count."""
+    met = unique._Met(8)
+    met.clear()
+    so_far: set[int] = set()
+    for number, piece in enumerate(pieces):
+        places = np.array(piece, np.int64)
+        if number % 2:
+            met.mark(places)
+        else:
+            told = [each in so_far or piece.count(each) > 1 for each in piece]
+            assert met.add(places).tolist() == told
+        so_far |= set(piece)
+        assert np.flatnonzero(met.has(np.arange(64))).tolist() == sorted(so_far)
