@@ -60,6 +60,7 @@ GOALS = (
     Goal("jobs/*/*/*", "`merge -j 1` against `-j 2`, files warm", 1.6, least=True),
     Goal("jobs apart/*/*/*", "the same, our start-up subtracted"),
     Goal("jobs of a copy/*/*", "the same of a bare copy of the full"),
+    Goal("jobs of sums/*/*", "the same of sums that never leave a core's cache"),
     Goal("verify/cold", "`verify --data`, files cold: rate against `cat`", 0.9, least=True),
     Goal("verify/warm", "`verify --data`, files warm, a core", 5.0, "GB/s", least=True),
     Goal("diff/*", "`diff` of two states against our checked read of both", 1.5),

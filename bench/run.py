@@ -85,7 +85,7 @@ def merges(chain: Path, out: Path) -> dict[str, Contender]:
 
 
 def threaded(chain: Path, out: Path) -> dict[str, Contender]:
-    """Return the merges, and a bare copy of the full, on one thread and on two."""
+    """Return the merges, a bare copy of the full, and bare sums, on one thread and on two."""
     made = merges(chain, out)
     full = sorted(chain.glob(f"{FULL}.*"))
     found: dict[str, Contender] = {}
@@ -93,6 +93,8 @@ def threaded(chain: Path, out: Path) -> dict[str, Contender]:
         command = [sys.executable, "-m", "bench.copy", number, str(out / "bare")]
         named = f"bare copy of the full, {number} threads"
         found[f"bare -j {number}"] = Contender(named, [*command, *map(str, full)], full)
+        command = [sys.executable, "-m", "bench.sums", number]
+        found[f"sums -j {number}"] = Contender(f"sums, {number} threads", command, [])
         for way in WAYS:
             ours = [*made[way].command, "-j", number]
             named = f"{made[way].name} -j {number}"
@@ -132,9 +134,10 @@ def speedups(
             result[f"jobs/{case}/{way}{where}"] = one.wall / two.wall
             apart = (one.wall - startup) / (two.wall - startup)
             result[f"jobs apart/{case}/{way}{where}"] = apart
-    bare = [found[name].wall for name in ("bare -j 1", "bare -j 2") if name in found]
-    if result and len(bare) == 2:
-        result[f"jobs of a copy/{case}{where}"] = bare[0] / bare[1]
+    for what, name in (("a copy", "bare"), ("sums", "sums")):
+        both = [found[own].wall for own in (f"{name} -j 1", f"{name} -j 2") if own in found]
+        if result and len(both) == 2:
+            result[f"jobs of {what}/{case}{where}"] = both[0] / both[1]
     return result
 
 
