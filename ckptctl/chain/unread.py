@@ -25,9 +25,13 @@ def check_read(chains: Chains, above: int, upto: int | None = None) -> None:
     Raises
     ------
     UnreadableError
-        A live checkpoint there, or a state file, could not be read.
+        A live checkpoint there, a state file, or the directory of the increments could not be
+        read.
     """
     scan = chains.scan
+    for problem in scan.problems if upto is None or upto > above else ():
+        if problem.code == "increment-directory":
+            raise _unread(problem.message, scan.increment_directory, "which state is the newest")
     for state_file in (scan.full_state, scan.increment_state):
         error = state_file.error
         if error is not None and error.__cause__ is not None:  # not one that does not parse
@@ -43,5 +47,5 @@ def _unread(message: str, file: str, unknown: str) -> UnreadableError:
     return UnreadableError(
         f"{message}: so it is not known {unknown}",
         file=file,
-        remedy="see to the disk or the permissions; if the file is lost, move it away",
+        remedy="see to the disk, the mount or the permissions; if it is lost, move it away",
     )

@@ -35,6 +35,7 @@ _DIRECTORY = {
     "moved": "CK036",
     "listed-gone": "CK021",
     "state-file": "CK011",
+    "increment-directory": "CK090",
 }
 
 

@@ -13,7 +13,7 @@ from ckptctl.errors import UnprovenError, UnreadableError
 from ckptctl.inspect.target import find_target
 from ckptctl.merge import plan_compact, plan_merge
 from ckptctl.restore import RestoreOptions
-from ckptctl.storage import LocalStorage
+from ckptctl.storage import LOCAL, LocalStorage
 from ckptctl.storage.local import LocalFile
 from tests.merge.model import small_chain
 from tests.oracle.chain import INCREMENTS, Chain
@@ -62,6 +62,23 @@ def test_no_older_state_is_taken_for_the_newest(
     assert caught.value.exit_code == 4
     assert caught.value.file.startswith(str(chain.directory / name).removesuffix(".index"))
     assert "disk" in caught.value.remedy
+
+
+@pytest.mark.parametrize("lost", [Path.touch, lambda path: path.symlink_to("unmounted")])
+@pytest.mark.parametrize("look", WAYS.values(), ids=WAYS)
+def test_increments_that_are_not_there_to_look_at(
+    chain: Chain, lost: Callable[[Path], None], look: Callable[[str, LocalStorage], object]
+) -> None:
+    """A mount that is gone leaves a link, or what lies below its place."""
+    within = chain.directory / INCREMENTS
+    within.rename(chain.directory / "elsewhere")
+    lost(within)
+    with pytest.raises(UnreadableError, match="which state is the newest") as caught:
+        look(str(chain.directory), LOCAL)
+    assert caught.value.file == str(within)
+    assert "mount" in caught.value.remedy
+    # Who names a full needs no increments.
+    assert plan_merge(str(chain.directory), 40).nothing_to_do is not None
 
 
 def test_a_step_that_does_not_need_it_is_as_good_as_ever(chain: Chain) -> None:
