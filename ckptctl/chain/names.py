@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptctl.bundle.names import MARK_SUFFIX
+from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
 
 if TYPE_CHECKING:
     from ckptctl.storage import FileInfo
@@ -25,6 +25,8 @@ __all__ = [
     "Grouped",
     "choose_base_name",
     "group_files",
+    "in_a_temporary",
+    "in_our_temporary",
     "split_step",
 ]
 
@@ -35,6 +37,11 @@ MAX_STEP = (1 << 63) - 1
 _TEMPSTATE = re.compile(r"(?P<stem>.+)\.(?:index|data-\d{5}-of-\d{5})\.tempstate\d+", re.DOTALL)
 # A sharded Saver (TensorFlow 2 adds no hex), and our own PendingBundle.
 _TEMP_DIR = re.compile(r"(?P<stem>.+)_temp(?:_[0-9a-f]+)?", re.DOTALL)
+# What lies inside: PendingBundle's files, and a Saver's (its SSD files too).
+_OURS_INSIDE = re.compile(
+    r"data-\d{5}-of-\d{5}|extra-\d{5}|index|" + re.escape(INNER_MARK) + ".*", re.DOTALL
+)
+_THEIRS_INSIDE = re.compile(r"part-\d{5}-of-\d{5}.*", re.DOTALL)
 # file_io.atomic_write_string_to_file: the state file and the graph.
 _TF_ATOMIC = re.compile(r"(?P<stem>checkpoint|.+(?=\.meta))(?:\.meta)?\.tmp[0-9a-f]{32}", re.DOTALL)
 # LocalStorage.write_atomic.
@@ -57,6 +64,16 @@ def split_step(name: str) -> tuple[str, int] | None:
         return None
     step = int(match["step"])
     return (match["base"], step) if step <= MAX_STEP else None
+
+
+def in_our_temporary(name: str) -> bool:
+    """Return whether ckptctl calls a file so that it writes in a temporary directory."""
+    return _OURS_INSIDE.fullmatch(name) is not None
+
+
+def in_a_temporary(name: str) -> bool:
+    """Return whether ckptctl or a sharded Saver does."""
+    return in_our_temporary(name) or _THEIRS_INSIDE.fullmatch(name) is not None
 
 
 class FileGroup:

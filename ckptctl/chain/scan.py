@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 
 from ckptctl.bundle import read_state
+from ckptctl.bundle.names import INNER_MARK
 from ckptctl.chain.model import (
     NO_STEP,
     Checkpoint,
@@ -192,9 +193,7 @@ class _Room:
                 leftovers += [self._leftover(group, info) for info in group.unindexed]
         marks = {group.name for group in grouped.names.values() if group.mark is not None}
         for name, info, atomic in grouped.temporaries:
-            parts = split_step(name)
-            foreign = parts is not None and parts[0] != base
-            leftovers.append(self._temporary(name, info, atomic, name in marks, foreign))
+            leftovers.append(self._temporary(name, info, base, atomic, name in marks))
         self.checkpoints = tuple(sorted(own, key=lambda item: (item.step, item.name)))
         self.others = tuple(sorted(others, key=lambda item: item.name))
         self.leftovers = tuple(sorted(leftovers, key=lambda item: item.path))
@@ -253,9 +252,15 @@ class _Room:
         )
 
     def _temporary(
-        self, name: str, info: FileInfo, atomic: bool, marked: bool, foreign: bool
+        self, name: str, info: FileInfo, base: str | None, atomic: bool, marked: bool
     ) -> Leftover:
         inside = [entry for _, entry in self._inside(info)] if info.is_dir else []
+        parts = split_step(name)
+        if parts is not None:
+            foreign = parts[0] != base
+        else:  # many things are called `eval_temp`: ours by a mark, or a state file's
+            own = atomic or marked or any(entry.name == INNER_MARK for entry in inside)
+            foreign = not own and name != "checkpoint"
         return Leftover(
             path=self._path(info.name),
             bytes=sum(entry.size for entry in inside) if info.is_dir else info.size,

@@ -12,12 +12,11 @@ state file: nothing rests on it. A trainer may begin another save at any moment.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import NamedTuple
 
 from ckptctl import knobs
-from ckptctl.bundle.names import INNER_MARK
+from ckptctl.chain.names import in_our_temporary
 from ckptctl.chain.scan import scan_directory
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -34,8 +33,6 @@ _MOST_PAUSE_S = 2.0
 _DEAD_S = 3600.0
 #: Nor are data without an index and incomplete checkpoints: copies, which keep on growing.
 _IDLE_S = 60.0
-# PendingBundle: a Saver calls its files in there `part-...`.
-_OURS = r"data-\d{5}-of-\d{5}|extra-\d{5}|index|" + re.escape(INNER_MARK) + ".*"
 
 
 class Writer(NamedTuple):
@@ -168,7 +165,7 @@ def _is_ours(path: str, marked: bool, storage: Storage) -> bool:
         names = [info.name for info in storage.listdir(path)]
     except (NotFoundError, RefusedError):
         return False
-    return (bool(names) or marked) and all(re.fullmatch(_OURS, name) for name in names)
+    return (bool(names) or marked) and all(map(in_our_temporary, names))
 
 
 def _judge(before: dict[str, _Sign], after: dict[str, _Sign]) -> Writer | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ckptctl.bundle.names import INNER_MARK
+from ckptctl.chain.names import in_a_temporary
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.merge.prune_plan import PruneFile
 
@@ -82,7 +83,12 @@ def _add_leftover(found: Owned, scan: Scan, leftover: Leftover, storage: Storage
         except RefusedError:  # somebody else's
             _add(found, scan, path, (), (path,), "it may not be looked into")
             return
-        why = _foreign_inside(path, {os.path.join(path, each.name) for each in inside}, storage)
+        known = {
+            os.path.join(path, each.name)
+            for each in inside
+            if leftover.reason != "temporary" or in_a_temporary(each.name)
+        }
+        why = _foreign_inside(path, known, storage)
         # The mark inside says whose the rest is: it goes last.
         inside.sort(key=lambda each: (each.name.startswith(INNER_MARK), each.name))
         files = tuple((os.path.join(path, each.name), each) for each in inside)
@@ -100,7 +106,7 @@ def _foreign_inside(path: str, known: set[str], storage: Storage) -> str | None:
         return f"{os.path.basename(path)} may not be looked into"
     for each in inside:
         if each.is_dir or os.path.join(path, each.name) not in known:
-            return f"{os.path.basename(path)} holds {each.name}, which is no file of ours"
+            return f"{os.path.basename(path)} holds {each.name}, which no save writes there"
     return None
 
 

@@ -250,7 +250,9 @@ class _Judge:
             return Verdict(False, "leftover", *held)
         if item.path in self.look.own:
             return Verdict(True, "leftover", "own", "a killed run of ckptctl left it behind")
-        newest = max((f.mtime_ns for f in self.scan.fulls if self._counts(f)), default=0)
+        # A merge may be newer than a save that is under way: a full of the trainer's is not.
+        saved = (f.mtime_ns for f in self.scan.fulls if self._counts(f) and f.merged is None)
+        newest = max(saved, default=0)
         earlier = self.chains.timelines.order.earlier
         if item.reason in ("temporary", "tempstate") and earlier(item.mtime_ns, newest):
             return Verdict(True, "leftover", "outdated", "a temporary older than the newest full")

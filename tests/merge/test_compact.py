@@ -99,6 +99,18 @@ def test_a_second_run_has_nothing_to_do_and_changes_nothing(tmp_path: Path) -> N
     assert {**listing(chain.directory), ".ckptctl/lock": 0} == {**before, ".ckptctl/lock": 0}
 
 
+def test_a_save_that_is_under_way_stays_though_the_merge_is_newer(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    saving = chain.directory / f"model.ckpt-40_temp_{'0' * 32}"
+    saving.mkdir()
+    part = saving / "part-00000-of-00002.data-00000-of-00001"
+    part.write_bytes(b"so far")
+    for path in (part, saving):
+        date(path, 4000)
+    assert compact(chain).merged
+    assert part.exists()
+
+
 def test_old_fulls_go_by_keep_rules(tmp_path: Path) -> None:
     chain = chain_of(tmp_path, "F10", "F20", "I30")
     result = compact(chain, keep=[KeepLast(1)])

@@ -331,8 +331,9 @@ def test_leftovers_go_by_option_and_old_temporaries_by_default(tmp_path: Path) -
     room = chain.directory
     for name, at in (("model.ckpt-33_temp_0123", 35), ("model.ckpt-60_temp_0456", 10**6)):
         (room / name).mkdir()
-        (room / name / "part").write_bytes(b"12345")
-        for path in (room / name / "part", room / name):
+        part = room / name / "part-00000-of-00001.index"
+        part.write_bytes(b"12345")
+        for path in (part, room / name):
             os.utime(path, (THEN + 60 * at, THEN + 60 * at))
     data = room / "model.ckpt-35.data-00000-of-00001"
     data.write_bytes(b"123")

@@ -112,6 +112,35 @@ def test_names_that_are_not_matched_stay(tmp_path: Path) -> None:
     assert all((chain.directory / name).exists() for name in strangers)
 
 
+def test_what_is_only_called_like_a_temporary_stays(tmp_path: Path) -> None:
+    """`eval_temp` is nobody's checkpoint, and no save writes a report into its temporary."""
+    chain = small_chain(tmp_path)
+    files = (
+        "eval_temp/report.txt",
+        "backup_temp_2024/index",
+        f"model.ckpt-9_temp_{'0' * 32}/report.txt",
+        "best.index.tempstate123",
+        "notes.data-00000-of-00001.tempstate99",
+        f"essay.meta.tmp{'0' * 32}",
+    )
+    for name in files:
+        path = chain.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("precious")
+    rest = (
+        chain.directory / f"model.ckpt-9_temp_{'1' * 32}" / "part-00000-of-00002.index.tempstate1"
+    )
+    rest.parent.mkdir()
+    rest.touch()
+    for path in chain.directory.rglob("*"):
+        os.utime(path, (THEN, THEN))
+    age(chain)
+    prune(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True)
+    assert here(chain) == {"F40", "I50"}
+    assert all((chain.directory / name).exists() for name in files)
+    assert not rest.parent.exists()
+
+
 def test_a_directory_is_listed_as_often_however_much_was_left_behind(tmp_path: Path) -> None:
     """By thousands of killed runs, say: a listing for each would take hours."""
 
