@@ -53,6 +53,9 @@ class PendingBundle:
         takes, its access control list too: parameter servers may save as different users.
     mark
         Facts for the mark; None leaves none (a trainer's own saves).
+    not_before_ns
+        The index is dated so at least: it is no older than what the bundle is made from, of
+        which another machine's clock may tell a later time.
     replaces
         Files of an older bundle at `prefix`, the index first. They move to `trash` when all
         is written, and back if something fails then.
@@ -69,6 +72,7 @@ class PendingBundle:
         mark: Mark | None = None,
         *,
         like_files: Mapping[str, str] = MappingProxyType({}),
+        not_before_ns: int = 0,
         replaces: Sequence[FileInfo] = (),
         trash: str = "",
     ) -> None:
@@ -77,6 +81,7 @@ class PendingBundle:
         self.storage = storage
         self.like = like
         self.like_files = like_files
+        self.not_before_ns = not_before_ns
         self.mark = mark
         self.replaces = replaces
         self.trash = trash
@@ -144,7 +149,7 @@ class PendingBundle:
             A file that was to be replaced is no longer what it was; nothing was moved.
         """
         storage = self.storage
-        storage.write_new(self.index_temporary, index)
+        storage.write_new(self.index_temporary, index, not_before_ns=self.not_before_ns)
         IndexTable(self.index_temporary, storage).pairs()  # read back before aught depends on it
         moves = [
             (self.shard_temporary(shard), shard_path(self.prefix, shard, self.num_shards))

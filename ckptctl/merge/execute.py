@@ -194,6 +194,7 @@ def _write(
         storage.stat(index_path(plan.base.prefix)),
         _provenance(plan),
         like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
+        not_before_ns=_newest(plan),
         replaces=plan.replaces,
         trash=os.path.join(trash, f"{name}.{stamp}.{os.getpid()}"),
     )
@@ -214,6 +215,17 @@ def _write(
     except BaseException:
         pending.abort()
         raise
+
+
+def _newest(plan: MergePlan) -> int:
+    """Return the newest mtime of what the result is made from, and of the state file.
+
+    Where the trainer's clock is ahead of ours they would seem to be written after the merge, as
+    a run that was set back does, and the result would be abandoned.
+    """
+    infos = [info for source in (plan.base, *plan.increments) for _, info in source.files]
+    state = plan.storage.stat(os.path.join(plan.directory, "checkpoint"))
+    return max(info.mtime_ns for info in (*infos, *([state] if state is not None else [])))
 
 
 def _merged(plan: MergePlan, state: State) -> bytes | None:

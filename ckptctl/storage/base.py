@@ -91,8 +91,11 @@ class Storage(Protocol):
     def open_write(self, path: str) -> Writable:
         """Open an existing file for ranged writes."""
 
-    def write_new(self, path: str, data: bytes) -> None:
-        """Create a file with this content and fsync it; raise `ExistsError` if there is one."""
+    def write_new(self, path: str, data: bytes, *, not_before_ns: int = 0) -> None:
+        """Create a file with this content and fsync it; raise `ExistsError` if there is one.
+
+        Its mtime is no earlier than `not_before_ns`.
+        """
 
     def write_atomic(
         self,

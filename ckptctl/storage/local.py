@@ -200,12 +200,14 @@ class LocalStorage:
         """Open an existing file for ranged writes."""
         return LocalFile(path, os.O_RDWR | os.O_NOFOLLOW)
 
-    def write_new(self, path: str, data: bytes) -> None:
-        """Create a file with this content and fsync it."""
+    def write_new(self, path: str, data: bytes, *, not_before_ns: int = 0) -> None:
+        """Create a file with this content and fsync it; its mtime is no earlier than asked."""
         with _new_file(path) as fd:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
+            if os.fstat(fd).st_mtime_ns < not_before_ns:
+                os.utime(fd, ns=(not_before_ns, not_before_ns))
             os.fsync(fd)
 
     def write_atomic(

@@ -29,11 +29,11 @@ MOST = 200
 class Torn(Trapped):
     """Writes half of a file, or makes a link and leaves the old name, and is then killed."""
 
-    def write_new(self, path: str, data: bytes) -> None:
+    def write_new(self, path: str, data: bytes, *, not_before_ns: int = 0) -> None:
         self._half(
             f"half of {path}", lambda: super(Torn, self).write_new(path, data[: len(data) // 2])
         )
-        super().write_new(path, data)
+        super().write_new(path, data, not_before_ns=not_before_ns)
 
     def rename_new(self, source: str, destination: str) -> None:
         self._half(f"link {source} {destination}", lambda: os.link(source, destination))

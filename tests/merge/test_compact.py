@@ -111,6 +111,22 @@ def test_a_save_that_is_under_way_stays_though_the_merge_is_newer(tmp_path: Path
     assert part.exists()
 
 
+@pytest.mark.parametrize("ahead_s", [300, 3 * 86400])
+def test_where_the_trainers_clock_is_ahead_a_merge_is_not_abandoned(
+    tmp_path: Path, ahead_s: int
+) -> None:
+    """Its sources seem to be written after it, as by a run that was set back."""
+    chain = grown(tmp_path)
+    ahead_s += time.time() - THEN - 60 * 30
+    for path in chain.directory.rglob("*"):
+        at = min(path.stat().st_mtime, THEN + 60 * 30) + ahead_s
+        os.utime(path, (at, at))
+    for _ in range(2):
+        compact(chain)
+        assert listed(chain) == [10, 30]
+        assert points(chain) >= {10, 30}
+
+
 def test_old_fulls_go_by_keep_rules(tmp_path: Path) -> None:
     chain = chain_of(tmp_path, "F10", "F20", "I30")
     result = compact(chain, keep=[KeepLast(1)])

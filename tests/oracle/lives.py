@@ -67,9 +67,10 @@ class Mortal(Watched):
             raise Killed(call)
         self.calls += 1
 
-    def write_new(self, path: str, data: bytes) -> None:
+    def write_new(self, path: str, data: bytes, *, not_before_ns: int = 0) -> None:
         super().write_new(path, data)
-        os.utime(path, (self.clock.now, self.clock.now))
+        at = max(self.clock.now, not_before_ns / 1e9)
+        os.utime(path, (at, at))
 
     def open_write(self, path: str) -> LocalFile:
         file = super().open_write(path)
