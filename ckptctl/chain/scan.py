@@ -36,7 +36,13 @@ from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileEr
 from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
-__all__ = ["INCREMENT_DIRECTORY", "REMOVED_LOG", "scan_again", "scan_directory"]
+__all__ = [
+    "INCREMENT_DIRECTORY",
+    "REMOVED_LOG",
+    "check_no_increments",
+    "scan_again",
+    "scan_directory",
+]
 
 #: SUB_INCR_CKPT_DIR of incremental_saver.py.
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
@@ -62,7 +68,8 @@ def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
     RefusedError
         It may not be read.
     """
-    directory = os.fspath(directory)
+    # What lies in `models//` would be joined to another path than `os.path.dirname` gives back.
+    directory = os.fspath(directory).rstrip("/") or os.fspath(directory)[:1]
     taken_ns = time.time_ns()
     where = storage.stat(os.path.join(directory, "."))
     fulls = _Room(directory, "full", _DEFAULT_FULL, storage)
@@ -91,6 +98,22 @@ def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
         problems=(*fulls.problems, *increments.problems, *log_problems),
         notes=(*fulls.notes, *increments.notes),
     )
+
+
+def check_no_increments(directory: str) -> None:
+    """Raise `RefusedError` for a directory of increments, to which no command may write.
+
+    By itself its increments look like fulls, of which keep rules keep some.
+    """
+    if INCREMENT_DIRECTORY in (
+        os.path.basename(os.path.abspath(directory)),
+        os.path.basename(os.path.realpath(directory)),
+    ):
+        raise RefusedError(
+            "these are the increments of a checkpoint directory, and no fulls",
+            file=directory,
+            remedy=f"give the directory that holds {INCREMENT_DIRECTORY}",
+        )
 
 
 def scan_again(before: Scan, storage: Storage = LOCAL) -> Scan:

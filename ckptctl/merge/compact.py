@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptctl.chain.scan import scan_again, scan_directory
+from ckptctl.chain.scan import check_no_increments, scan_again, scan_directory
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
 from ckptctl.errors import NoSpaceError, NotFoundError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
@@ -332,6 +332,7 @@ def run_compact(
     began = time.monotonic()
     options = options or CompactOptions()
     scan = scan_directory(directory, storage)
+    check_no_increments(directory)
     if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
         raise _no_restore_point(directory, 0, len(scan.increments))
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:

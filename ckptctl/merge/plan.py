@@ -17,6 +17,7 @@ from ckptctl.chain import (
     split_step,
     telling_what_vanished,
 )
+from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge.destination import (
     choose_destination,
@@ -371,7 +372,9 @@ def _plan(
 
 
 def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
-    """Refuse to write where a state file leads to another directory."""
+    """Refuse to write among increments, or where a state file leads to another directory."""
+    if writes:
+        check_no_increments(chains.scan.directory)
     if writes and chains.scan.copied and not relocate:
         state, path = chains.scan.copied[0]
         raise RefusedError(

@@ -27,6 +27,8 @@ from ckptctl.merge import (
     Policy,
     PruneOptions,
     plan_compact,
+    plan_merge,
+    plan_prune,
     run_compact,
 )
 from ckptctl.merge.policy import KeepLast, KeepWithin
@@ -125,6 +127,39 @@ def test_where_the_trainers_clock_is_ahead_a_merge_is_not_abandoned(
         compact(chain)
         assert listed(chain) == [10, 30]
         assert points(chain) >= {10, 30}
+
+
+def test_a_directory_with_more_slashes_is_the_same(tmp_path: Path) -> None:
+    """`for d in /models/*/; do ckptctl compact $d/`: no file is taken for another's."""
+    chain = grown(tmp_path)
+    run_compact(f"{chain.directory}//", CompactOptions(prune=AT_ONCE), jobs=1)
+    assert here(chain) == {"F10", "F30"}
+    scan = scan_directory(str(chain.directory))
+    known = {path for each in scan.fulls for path, _ in each.files}
+    inside = {str(path) for path in chain.directory.iterdir() if path.is_file()}
+    assert inside == known | {f"{chain.directory}/checkpoint"}
+    assert scan_directory("/").directory == "/"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_increments_are_no_directory_to_compact(tmp_path: Path, linked: bool) -> None:
+    """Whoever finds directories by their state files gives them too."""
+    chain = grown(tmp_path)
+    within = chain.directory / INCREMENTS
+    if linked:
+        (tmp_path / "link").symlink_to(within)
+    before = listing(within)
+    named = str(tmp_path / "link") if linked else f"{within}/"
+    options = CompactOptions(prune=PruneOptions(Policy((KeepLast(1),)), min_age_s=0.0))
+    for refused in (
+        lambda: run_compact(named, options),
+        lambda: plan_compact(named, options),
+        lambda: plan_prune(named, options.prune),
+        lambda: plan_merge(named),
+    ):
+        with pytest.raises(RefusedError, match="these are the increments"):
+            refused()
+    assert listing(within) == before
 
 
 def test_old_fulls_go_by_keep_rules(tmp_path: Path) -> None:
