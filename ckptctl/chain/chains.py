@@ -325,13 +325,17 @@ class Chains:
         )
 
     def is_superseded(self, increment: Checkpoint) -> bool:
-        """Return whether a later restore point of the same base is proven to contain it.
+        """Return whether a later restore point of the same base is proven to contain it."""
+        return next(self.superseding(increment), None) is not None
+
+    def superseding(self, increment: Checkpoint) -> Iterator[Checkpoint]:
+        """Return the later restore points of the same base that are proven to contain it.
 
         Goes from pair to proven pair and reads no index behind the first that is not.
         """
         base = self.base_of(increment).base
         if base is None or not _cumulative(increment):
-            return False
+            return
         members = self.placed.get(base.prefix, ())
         before = increment
         later = bisect_right(members, increment.step, key=lambda item: item.step)
@@ -339,11 +343,10 @@ class Chains:
             if not _cumulative(after) or self.base_of(after).base is not base:
                 continue
             if (before.prefix, after.prefix) not in self.proven_nested:
-                return False
+                return
             if self.is_restore_point(after):
-                return True
+                yield after
             before = after
-        return False
 
     def problems_of(self, checkpoint: Checkpoint) -> list[Problem]:
         """Return what is wrong with one checkpoint."""

@@ -32,7 +32,7 @@ from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePl
 from ckptctl.merge.prune_rules import Look, judge
 from ckptctl.merge.removed_log import check_own_room
 from ckptctl.merge.state_file import relocate_state_files
-from ckptctl.merge.verification import verify_full
+from ckptctl.merge.verification import verify_all
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
@@ -71,7 +71,7 @@ class PruneResult(NamedTuple):
     bytes_freed
         Bytes of what went; none are free yet of what lies in the trash.
     verified
-        Prefixes of the fulls that were read.
+        Prefixes of the checkpoints that were read.
     damage
         What was found to be damaged while they were.
     trash
@@ -254,7 +254,7 @@ def execute_prune(
         Refuse if anything changed since the plan was made (`--plan`), instead of leaving out
         what did.
     jobs
-        Tasks at a time while fulls are verified; None for one a core.
+        Tasks at a time while what stays is verified; None for one a core.
     progress
         Told of the verification, and of waiting for the lock.
     bwlimit
@@ -311,7 +311,7 @@ def execute_prune(
 
 
 class _Verified:
-    """Verified fulls, also where the user's cache cannot be written."""
+    """What is verified, also where the user's cache cannot be written."""
 
     def __init__(self) -> None:
         self._cache = VerifiedFulls()
@@ -332,24 +332,25 @@ def _facts(full: Checkpoint) -> tuple[object, ...]:
 def _verify(
     plan: PrunePlan, verified: _Verified, runner: Runner
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the fulls under which something goes; return which, and what was damaged."""
-    # What they are is taken before they are read: a full that changes meanwhile is not vouched
+    """Read what something goes under; return which, and what was damaged."""
+    # What they are is taken before they are read: one that changes meanwhile is not vouched
     # for by what was read of it.
-    fulls = {full.prefix: full for full in scan_directory(plan.directory, plan.storage).fulls}
+    scan = scan_directory(plan.directory, plan.storage)
+    here = {each.prefix: each for each in (*scan.fulls, *scan.increments)}
     read, damage = [], []
     try:
         for prefix in plan.verify:
-            full = fulls.get(prefix)
-            if full is None or full in verified:
+            found = here.get(prefix)
+            if found is None or found in verified:
                 continue
             try:
-                verify_full(full, runner, plan.storage)
+                verify_all(found, runner, plan.storage)
             except (DamageError, NotFoundError) as error:
-                changed = find_changed([full], plan.storage, since="the prune was planned")
+                changed = find_changed([found], plan.storage, since="the prune was planned")
                 if changed is None and isinstance(error, DamageError):
                     damage.append(str(error))
             else:
-                verified.add(full)
+                verified.add(found)
                 read.append(prefix)
     finally:
         runner.progress.finish()

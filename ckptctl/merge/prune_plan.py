@@ -105,7 +105,7 @@ class PruneItem(NamedTuple):
     code, reason
         Why it goes or stays, for scripts and in words.
     under
-        Prefix of the full, once verified, that stands in for what goes.
+        Prefix of the full or increment, once verified, that stands in for what goes.
     merged
         Whether ckptctl merged it.
     files, directories
@@ -217,7 +217,7 @@ class PrunePlan:
     items
         By kind, then by step: fulls, increments, others, leftovers.
     verify
-        Prefixes of fulls of which every tensor is read before anything under them goes.
+        Prefixes of what stands in for something and is read, every tensor, before that goes.
     fingerprint
         Changes with every file that counts.
     warnings

@@ -357,7 +357,10 @@ class _Judge:
         return [f for f in self.scan.fulls if f.prefix not in removed and self._counts(f)]
 
     def _cover(self, prefix: str, removed: Collection[str]) -> str | None:
-        """Return the prefix of the full that stands in for it, a verified one if it can be."""
+        """Return the prefix of what stands in for it, a verified full if it can be."""
+        if self._codes[prefix] == "superseded":
+            later = self.chains.superseding(self.all[prefix])
+            return next((each.prefix for each in later if each.prefix not in removed), None)
         if self._codes[prefix] not in _COVERED:
             return None
         newest, verified = self._vouching(removed)

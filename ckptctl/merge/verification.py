@@ -1,4 +1,4 @@
-"""Reading all tensors of a full, and remembering that each matched its checksum."""
+"""Reading all tensors of a checkpoint, and remembering that each matched its checksum."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ckptctl.restore.survey import CheckTask
 from ckptctl.running import Runner, batches
 from ckptctl.storage import Storage
 
-__all__ = ["remember_verified", "verify_full"]
+__all__ = ["remember_verified", "verify_all"]
 
 
-def verify_full(full: Checkpoint, runner: Runner, storage: Storage) -> None:
-    """Read every tensor of a full and compare it with its crc32c.
+def verify_all(checkpoint: Checkpoint, runner: Runner, storage: Storage) -> None:
+    """Read every tensor of a checkpoint and compare it with its crc32c.
 
     Raises
     ------
@@ -23,11 +23,11 @@ def verify_full(full: Checkpoint, runner: Runner, storage: Storage) -> None:
     NotFoundError
         It is gone.
     """
-    with BundleReader(full.prefix, storage) as reader:
+    with BundleReader(checkpoint.prefix, storage) as reader:
         reader.check_shards()
         entries = [(name, entry) for _, name, entry in reader.data_entries()]
         tasks = [CheckTask(reader, batch) for batch in batches(entries, lambda item: item[1].size)]
-        runner.progress.start(f"verifying {full.name}", sum(task.nbytes for task in tasks))
+        runner.progress.start(f"verifying {checkpoint.name}", sum(task.nbytes for task in tasks))
         for _ in runner.map((None, task) for task in tasks):
             pass
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptctl.bundle import BundleReader
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.merge import execute_prune
 from ckptctl.merge.policy import KeepLast
@@ -91,6 +92,21 @@ def test_nothing_to_do_takes_no_lock(tmp_path: Path) -> None:
     chain = chain_of(tmp_path, "F10")
     assert prune(chain).outcomes == ()
     assert not (chain.directory / ".ckptctl").exists()
+
+
+def test_superseded_increments_stay_below_one_that_is_damaged(tmp_path: Path) -> None:
+    """Its index is sound, so that it is taken for a restore point: its data are not."""
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "I40")
+    newest = chain.increment_prefix(40)
+    with BundleReader(str(newest)) as reader:
+        values = reader.tensors["emb-sparse_incr_values"]
+        flip(Path(reader.shard_path(values.shard)), values.offset)
+    found = plan(chain)
+    assert found.verify == (str(newest),)
+    result = execute_prune(found, jobs=1)
+    assert set(outcomes(result).values()) == {"unverified"}
+    assert "emb-sparse_incr_values" in result.damage[0]
+    assert here(chain) == {"F10", "I20", "I30", "I40"}
 
 
 def test_superseded_increments_go_once_their_keys_are_compared(tmp_path: Path) -> None:
