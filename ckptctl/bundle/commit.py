@@ -222,6 +222,7 @@ class PendingBundle:
             self.storage.fsync_dir(directory)
 
     def _make_directory(self, path: str) -> None:
+        check_no_link(path, self.storage)  # files would be written where it leads
         if self.storage.stat(path, follow=False) is None:
             self._directories.append(path)  # first: it may be made and not get its owner
             self.storage.mkdir(path, self._home())

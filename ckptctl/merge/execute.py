@@ -24,6 +24,7 @@ from ckptctl.chain import (
     wait_for_writer,
 )
 from ckptctl.errors import ChangedError, DamageError, NotFoundError
+from ckptctl.merge.destination import own_files, own_temporaries
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
 from ckptctl.merge.sweep import sweep_temporaries
@@ -332,15 +333,24 @@ def _remove_leftovers(plan: MergePlan) -> None:
             remedy="another run was faster: ckptctl ls shows what is there now",
         )
     directory = os.path.dirname(plan.destination)
+    temporaries = own_temporaries(plan.destination, storage)
+    # A trainer may have saved under that name while we waited for the lock or for a yes.
+    ours = {plan.destination + MARK_SUFFIX, *own_files(plan.destination, storage)}
     for name in plan.leftovers:  # the mark is the last of them
         path = os.path.join(directory, name)
         info = storage.stat(path, follow=False)
         if info is None:
             continue
+        if name not in temporaries and path not in ours and not info.is_dir:
+            raise ChangedError(
+                "what a killed run left behind was replaced since the merge was planned",
+                file=path,
+                remedy="a trainer may have saved there: ckptctl ls shows what is there now",
+            )
         if not info.is_dir:
             storage.remove(path, within=directory)
             continue
-        if "_temp_" in name:
+        if name in temporaries:
             for inner in storage.listdir(path):
                 storage.remove(os.path.join(path, inner.name), within=directory)
         storage.rmdir(path)

@@ -68,6 +68,8 @@ def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
     here = {(item.kind, item.name) for item in (*scan.fulls, *scan.increments, *scan.others)}
     gone: list[tuple[Literal["full", "increment"], str]] = []
     for item in scan.removed:
+        if item.kind == "increment" and scan.increment_link:
+            continue  # their state file is another directory's
         state = scan.full_state if item.kind == "full" else scan.increment_state
         if item.name in state.order and (item.kind, item.name) not in here:
             gone.append(("full" if item.kind == "full" else "increment", item.name))

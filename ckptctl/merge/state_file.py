@@ -108,13 +108,7 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
             state = read_state(path, storage)
             if state is None or relocate_paths(state) == state:
                 break
-            link = storage.stat(home, follow=False)
-            if home != directory and link is not None and link.is_symlink:
-                raise RefusedError(
-                    "nothing is rewritten through a symbolic link",
-                    file=home,
-                    remedy="relocate it where it lies: ckptctl merge --relocate there",
-                )
+            _check_not_linked(directory, home, storage)
             _replace(path, relocate_paths(state), info, storage)
         else:
             raise ChangedError("the state file kept changing under us", file=path)
@@ -303,6 +297,8 @@ def unlist_checkpoints(
             return
         listed = {*map(os.path.basename, before.all_paths), os.path.basename(before.latest)}
         if seen is None:
+            if kind == "increment":
+                _check_not_linked(directory, os.path.dirname(path), storage)
             seen = frozenset(item.name for item in found)
             fresh = fresh_checkpoints(chains, kind)
         # By the rules of a fresh scan our own, newer state file would make these abandoned.
@@ -323,6 +319,17 @@ def unlist_checkpoints(
         file=path,
         remedy="nothing that it lists was removed: run it again when the trainer is idle",
     )
+
+
+def _check_not_linked(directory: str, home: str, storage: Storage) -> None:
+    """Raise `RefusedError` where the increments lie behind a link: another's state file."""
+    link = storage.stat(home, follow=False)
+    if home != directory and link is not None and link.is_symlink:
+        raise RefusedError(
+            "nothing is rewritten through a symbolic link",
+            file=home,
+            remedy="run it where the link leads: ckptctl merge --relocate there",
+        )
 
 
 def _replace(

@@ -33,6 +33,7 @@ from ckptctl.merge import (
 )
 from ckptctl.merge.policy import KeepLast, KeepWithin
 from ckptctl.merge.quiet import QuietNote, quiet_note, recall_quiet
+from ckptctl.merge.state_file import unlist_checkpoints
 from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
@@ -494,6 +495,22 @@ def test_what_was_removed_and_is_listed_again_is_left_out(tmp_path: Path) -> Non
     assert found.unsettled.gone == (("full", "model.ckpt-10"),)
     assert compact(chain).outcome == "put right"
     assert listed(chain) == [30]
+
+
+def test_no_state_file_is_rewritten_through_a_link(tmp_path: Path) -> None:
+    """It belongs to another directory, whatever the log here says was removed."""
+    chain = grown(tmp_path)
+    compact(chain)
+    away = tmp_path / "away"
+    (chain.directory / INCREMENTS).rename(away)
+    write_state(away, ["incremental_model.ckpt-30"])
+    (chain.directory / INCREMENTS).symlink_to(away)
+    before = listing(away)
+    assert compact(chain).outcome == "nothing"
+    gone = {"incremental_model.ckpt-30"}
+    with pytest.raises(RefusedError, match="symbolic link"):
+        unlist_checkpoints(str(chain.directory), "increment", gone, set(), LOCAL)
+    assert listing(away) == before
 
 
 def test_killed_behind_the_commit_the_next_run_lists_it(tmp_path: Path) -> None:

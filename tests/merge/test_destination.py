@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ckptctl.bundle import read_state
+from ckptctl.bundle.commit import file_identity
 from ckptctl.errors import (
     ChangedError,
     CkptctlError,
@@ -20,6 +21,7 @@ from ckptctl.errors import (
     UsageError,
 )
 from ckptctl.merge import execute_merge
+from ckptctl.storage import LOCAL
 from tests.merge.model import SIDE, names, small_chain
 from tests.merge.prunes import date
 from tests.merge.storages import Counting, Hooked
@@ -92,6 +94,40 @@ def test_elsewhere_leaves_the_source_alone(tmp_path: Path) -> None:
         "any-name-emb-emb_files",
         "1.emb",
     }
+
+
+def test_side_files_are_not_written_through_a_link(tmp_path: Path) -> None:
+    """Whoever may write to the directory would choose where ours go."""
+    chain = small_chain(tmp_path, side=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (chain.directory / "model.ckpt-50-emb-emb_files").symlink_to(elsewhere)
+    before = listing(chain.directory)
+    with pytest.raises(RefusedError, match="symbolic link"):
+        chain.merge(50)
+    assert not list(elsewhere.iterdir())
+    after = listing(chain.directory)
+    assert {name for name in after if not name.startswith(".ckptctl")} == set(before)
+
+
+def test_what_a_trainer_saved_over_a_leftover_is_not_removed(tmp_path: Path) -> None:
+    """Between the plan and the lock."""
+    chain = small_chain(tmp_path)
+    chain.merge(50)
+    Path(f"{chain.full_prefix(50)}.index").unlink()
+    mark = Path(f"{chain.full_prefix(50)}.ckptctl.json")
+    facts = json.loads(mark.read_bytes())
+    shards = sorted(chain.directory.glob("model.ckpt-50.data-*"))
+    facts["files"] = {shard.name: file_identity(LOCAL.stat(str(shard))) for shard in shards}
+    mark.write_text(json.dumps(facts))
+    found = chain.plan(50)
+    assert set(found.leftovers) == {*(shard.name for shard in shards), mark.name}
+    fresh = tmp_path / "fresh"
+    fresh.write_bytes(b"a trainer's")
+    fresh.rename(shards[0])
+    with pytest.raises(ChangedError, match="was replaced"):
+        execute_merge(found, jobs=1)
+    assert shards[0].read_bytes() == b"a trainer's"
 
 
 def test_a_source_that_may_only_be_read_is_enough(tmp_path: Path) -> None:
@@ -340,7 +376,8 @@ def test_leftovers_that_another_run_cleared_away(tmp_path: Path) -> None:
     data = chain.directory / "model.ckpt-50.data-00000-of-00002"
     data.write_bytes(b"of a killed run")
     files = {data.name: [data.stat().st_size, data.stat().st_mtime_ns]}
-    (chain.directory / "model.ckpt-50.ckptctl.json").write_text(json.dumps({"files": files}))
+    mark = {"schema": "ckptctl.merged/1", "files": files}
+    (chain.directory / "model.ckpt-50.ckptctl.json").write_text(json.dumps(mark))
     slow, fast = chain.plan(), chain.plan()
     assert slow.leftovers
     execute_merge(fast)
