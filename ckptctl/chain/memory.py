@@ -68,7 +68,11 @@ def cache_path(room: str, facts: object) -> str:
     import hashlib  # with OpenSSL: most runs that remember nothing need none of it
 
     token = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(home):  # as the XDG specification has it
+        home = os.path.expanduser("~/.cache")
+    if not os.path.isabs(home):  # nobody's home: nothing is kept, least of all where we stand
+        home = os.devnull
     return os.path.join(home, "ckptctl", room, token)
 
 

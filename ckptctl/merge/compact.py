@@ -22,7 +22,7 @@ from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.options import RestoreOptions
-from ckptctl.storage import LOCAL, Storage
+from ckptctl.storage import LOCAL, Storage, is_no_room
 from ckptctl.storage.lock import DirectoryLock, directory_lock
 
 # What merges and prunes loads NumPy, and cron asks mostly in vain: it is imported where used.
@@ -351,7 +351,15 @@ def run_compact(
                     remember_quiet(note, plan.chains.scan, plan.waits, plan.holdings, *least)
             seconds = time.monotonic() - began
             return CompactResult(directory, plan.waits, plan, plan.holdings, seconds)
-        first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        try:
+            first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
+        except OSError as error:
+            # Of inodes and quotas no plan knows.
+            if plan.merge is None or not (is_no_room(error) and plan.prune.removed):
+                raise
+            full = NoSpaceError("the disk, or our part of it, is full", file=directory)
+            plan = plan._replace(merge=None, no_room=full)
+            first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
         if plan.no_room is None:
             return first
         # On a full disk cron would find it full again tomorrow: what was pruned may be enough.

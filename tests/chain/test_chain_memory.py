@@ -75,3 +75,18 @@ def test_without_a_place_to_remember_nothing_fails(directory, monkeypatch):
     full = scan_directory(str(directory)).fulls[0]
     VerifiedFulls().add(full)
     assert full not in VerifiedFulls()
+
+
+@pytest.mark.parametrize("cache", ["", "cache"])
+def test_without_a_home_nothing_is_kept_where_we_stand(directory, monkeypatch, tmp_path, cache):
+    """As for a user that no password file knows: `~` stays `~`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    chains = look(directory)
+    (pair,) = chains.nested_pairs(chains.chains[0].base)
+    chains.proven_nested.add(pair)
+    assert look(directory).chains[0].nested is None
+    assert sorted(tmp_path.rglob("*")) == before

@@ -92,8 +92,8 @@ def test_leftovers_make_the_room(tmpfs: Filled) -> None:
     chain = age(small_chain(tmpfs.disk))
     temporary = chain.directory / "model.ckpt-9_temp_0123abcd"
     temporary.mkdir()
-    (temporary / "part-0").write_bytes(b"x" * 5000)
-    for path in (temporary / "part-0", temporary):
+    (temporary / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"x" * 5000)
+    for path in (temporary / "part-00000-of-00001.data-00000-of-00001", temporary):
         os.utime(path, (THEN, THEN))
     gone: list[str] = []
 
@@ -263,3 +263,17 @@ def test_compact_on_a_full_disk_prunes_and_says_that_it_could_not_merge(tmpfs: F
     tmpfs.empty()
     assert ckptctl(*line).code == 0
     assert here(chain) == {"F50"}
+
+
+def test_compact_makes_the_inodes_that_its_merge_needs(tmp_path: Path) -> None:
+    """Of those, and of quotas, the plan knows nothing: the merge itself meets the end."""
+    with mounted(tmp_path, "tmpfs inodes") as disk:
+        chain = age(small_chain(disk))
+        with directory_lock(str(chain.directory)):
+            pass
+        Filled(disk, "tmpfs inodes").fill()
+        line = ["compact", chain.directory, "--keep-last", 1, "--yes", "--min-age", "0s"]
+        said = ckptctl(*line)
+        assert (said.code, said.err) == (0, "")
+        assert here(chain) == {"F50"}
+        assert points(chain) == {50}
