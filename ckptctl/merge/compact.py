@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,7 +75,8 @@ class CompactPlan(NamedTuple):
         That the merge does not fit on the disk yet: what goes anyway is pruned first.
     warnings
         What is newer than the newest restore point and cannot be restored, but for idle
-        increments: a job writes some after each start, and nobody can help it.
+        increments: a job writes some after each start, and nobody can help it. And what is
+        damaged below it, and stays.
     """
 
     directory: str
@@ -271,8 +272,16 @@ def plan_compact(
         chains,
         storage,
         no_room,
-        chains.passed_over(idle=False),
+        (*chains.passed_over(idle=False), *_broken(prune, found.latest)),
     )
+
+
+def _broken(prune: PrunePlan, latest: int) -> Iterator[str]:
+    """Return what is damaged below the newest restore point, and stays: it holds others too."""
+    for item in prune.items:
+        if item.status in ("damaged", "incomplete") and not item.remove:
+            if item.step is not None and item.step <= latest:
+                yield f"{item.name}: {item.reason}"
 
 
 def _no_restore_point(

@@ -561,6 +561,19 @@ def test_what_is_passed_over_is_told_each_time(tmp_path: Path) -> None:
         assert "newer than step 30: incremental_model.ckpt-40: " in warning
 
 
+def test_what_is_damaged_below_is_told_each_time(tmp_path: Path) -> None:
+    """It keeps its full, whatever the keep rules say."""
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    Path(f"{chain.increment_prefix(20)}.index").write_bytes(b"x" * 100)
+    for _ in range(3):
+        result = compact(chain, keep=[KeepLast(1)])
+        assert result.plan is not None
+        (warning,) = result.plan.warnings
+        assert warning.startswith("incremental_model.ckpt-20: ")
+        assert "--leftovers removes it" in warning
+    assert here(chain) == {"F10", "I20", "F40"}
+
+
 def test_increments_that_are_idle_are_nothing_to_tell(tmp_path: Path) -> None:
     """DeepRec writes them after each start, until it writes a full."""
     idle = (increment(step, changes("emb", [])) for step in (20, 30))
