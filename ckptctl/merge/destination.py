@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import file_identity
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint
+from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
@@ -103,7 +103,7 @@ def look_at_destination(
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
             raise RefusedError("would overwrite what it is made from", file=destination)
-        if _is_only_point(destination, chains):
+        if _is_only_point(destination, _chains_at(directory or ".", chains, storage)):
             raise RefusedError("would overwrite the only restore point", file=destination)
         older = (own.index, *files, *([own.mark] if own.mark else []))
         return Found(tuple(inner), older)
@@ -232,7 +232,19 @@ def _why_abandoned(destination: str, chains: Chains) -> str | None:
     return None
 
 
-def _is_only_point(destination: str, chains: Chains) -> bool:
+def _chains_at(directory: str, known: Chains, storage: Storage) -> Chains | None:
+    """Return the chains of a destination's directory; None where no trainer is at home."""
+    if os.path.realpath(directory) == os.path.realpath(known.scan.directory):
+        return known
+    scan = scan_directory(directory, storage)
+    if not (scan.full_state.present or scan.increments):
+        return None
+    return find_chains(scan, "step" if known.timelines.order.by_step else None)
+
+
+def _is_only_point(destination: str, chains: Chains | None) -> bool:
+    if chains is None:
+        return False
     here = os.path.realpath(destination)
     points = {
         os.path.realpath(full.prefix) for full in chains.scan.fulls if chains.is_restore_point(full)

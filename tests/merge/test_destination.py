@@ -96,6 +96,19 @@ def test_elsewhere_leaves_the_source_alone(tmp_path: Path) -> None:
     }
 
 
+def test_the_only_restore_point_of_another_directory_stays(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    chain = small_chain(tmp_path / "ours")
+    other = build_chain(tmp_path / "theirs", full(10, table("emb", [1])))
+    only = other.full_prefix(10)
+    error = refused(chain, RefusedError, 50, only, overwrite=True, update_state=False)
+    assert "only restore point" in error.message
+    other.add(full(20, table("emb", [1])))
+    other.list_all()
+    assert chain.plan(50, only, overwrite=True, update_state=False).replaces
+
+
 def test_side_files_are_not_written_through_a_link(tmp_path: Path) -> None:
     """Whoever may write to the directory would choose where ours go."""
     chain = small_chain(tmp_path, side=True)
