@@ -81,6 +81,8 @@ class Done:
             plan |= {"holds": self.result.holdings.to_json(), "waits": self.result.waits}
             plan |= {"state_file": {"list": [], "unlist": []}, "merge": None, "prune": None}
             plan["warnings"] = []  # else it would not be remembered
+        if self.result is not None and self.result.prune_plan is not None:
+            plan["prune"] = self.result.prune_plan.to_json()  # judged anew under the new full
         result = self.result.to_json() if self.result is not None else None
         report = {"result": result, "error": self.facts or None}
         return {**plan, "settings_file": self.settings, **report}
@@ -169,7 +171,7 @@ class CompactPlanView(_TextOnly):
             page.line("then", _THEN)
 
 
-_THEN = "all of it is judged anew under the new full, and what it covers goes too"
+_THEN = "all is judged anew: what the new full covers, and what keep rules then let go, goes too"
 
 
 class CompactResultView(_TextOnly):
@@ -193,7 +195,7 @@ class CompactResultView(_TextOnly):
             page.line("new full", fmt.escape(result.merge.prefix), listed, indent=2)
         for item in result.prune.outcomes if result.prune is not None else ():
             name = fmt.escape(os.path.basename(item.path))
-            page.line(item.outcome, name, item.reason or self._reason(item.path), indent=2)
+            page.line(item.outcome, name, item.reason, indent=2)
 
     def _numbers(self, terminal: bool) -> tuple[str, ...]:
         result = self.result
@@ -206,10 +208,6 @@ class CompactResultView(_TextOnly):
             return tuple(f"{key}={value}" for key, value in facts.items())
         sizes = f"{fmt.bytes_(written)} written, {fmt.bytes_(freed)} freed"
         return f"to step {step}", sizes, fmt.duration(result.seconds)
-
-    def _reason(self, path: str) -> str:
-        items = self.result.prune_plan.items if self.result.prune_plan is not None else ()
-        return next((item.reason for item in items if item.path == path), "")
 
 
 class FailureView(_TextOnly):

@@ -118,6 +118,8 @@ class CompactPlan(NamedTuple):
             "state_file": self.unsettled.to_json(),
             "merge": self.merge.to_json() if self.merge is not None else None,
             "prune": self.prune.to_json(),
+            # Once the new full is there, it makes more go.
+            "rejudged": self.merge is not None and self.merge.nothing_to_do is None,
         }
 
 
@@ -279,9 +281,9 @@ def plan_compact(
 def _broken(prune: PrunePlan, latest: int) -> Iterator[str]:
     """Return what is damaged below the newest restore point, and stays: it holds others too."""
     for item in prune.items:
-        if item.status in ("damaged", "incomplete") and not item.remove:
-            if item.step is not None and item.step <= latest:
-                yield f"{item.name}: {item.reason}"
+        below = item.step is not None and item.step <= latest
+        if below and item.status in ("damaged", "incomplete") and not item.remove:
+            yield f"{item.name}: {item.reason}"
 
 
 def _no_restore_point(

@@ -295,7 +295,7 @@ def execute_prune(
         outcomes, ready = _sort_out(plan, fresh)
         remover = Remover(fresh, ready, locks.check)
         outcomes += [
-            PruneOutcome(item.path, item.name, item.bytes, outcome, reason)
+            PruneOutcome(item.path, item.name, item.bytes, outcome, reason or item.reason)
             for item, outcome, reason in remover.run()
         ]
     freed = sum(item.bytes for item in outcomes if item.outcome == "removed")

@@ -226,3 +226,16 @@ def test_what_a_state_file_put_right_lets_go_is_asked_for_too(run, tmp_path: Pat
     assert (chain.directory / "checkpoint").read_bytes() == before
     done = run("compact", chain.directory, "--yes")
     assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "put right")
+
+
+def test_the_document_says_what_went_and_why(run, old: Path) -> None:
+    """As judged under the new full, not as planned before it was there."""
+    line = ["compact", old, "--keep-last", 1, "--json"]
+    (planned,) = json.loads(run(*line, "--dry-run").stdout)["directories"]
+    assert planned["rejudged"]
+    (done,) = json.loads(run(*line, "--yes").stdout)["directories"]
+    went = {item["name"]: item["reason"] for item in done["result"]["prune"]["outcomes"]}
+    judged = {i["name"]: i["reason"] for i in done["prune"]["items"] if i["action"] == "remove"}
+    assert went == judged
+    assert set(went) >= {"model.ckpt-100", "model.ckpt-160", "incremental_model.ckpt-180"}
+    assert all(went.values())
