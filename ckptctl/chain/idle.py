@@ -10,6 +10,8 @@ The rule is "idle" under "Words" of `shared/spec/restore.md`; why it happens is 
   is still found. It says nothing in delta mode, where a set may well be empty.
 * A shard all of whose sets are 0 rows or missing is partly idle if one of them is missing.
 * An EV that is cut into other parts than the full's counts with the rows of all its parts.
+* Where our own recorder wrote it, which has ids and records from the first step, 0 rows in every
+  set say that only dense tensors were trained. A set that is missing says what it always does.
 * Without a `global_step` the steps of the names are compared.
 """
 
@@ -130,6 +132,9 @@ def judge_idle(base: Checkpoint, increment: Checkpoint, earlier: Earlier) -> Idl
     if not silent or not _trained_on(base, increment):
         return Idleness()
     if len(silent) == len(shards):
+        own = increment.lineage is not None and increment.lineage.id is not None
+        if own and all(tensor.rows is not None for tensor in found):
+            return Idleness()
         return Idleness(
             "all",
             f"none of the {len(found)} sparse tensors of {base.name} has rows in "

@@ -269,7 +269,36 @@ def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[s
             dead[increment.prefix] = f"recorded against {base.name}, which is abandoned"
         elif order.earlier(increment.mtime_ns, base.mtime_ns):
             dead[increment.prefix] = f"written before its base {base.name}"
-    return dead
+    return _other_lines(scan) | dead
+
+
+def _other_lines(scan: Scan) -> dict[str, str]:
+    """Return the increments that the newest one does not go on from, though of its base.
+
+    A run that restores a full alone, and not what was recorded on it, begins anew at its step.
+    Ids tell: those of the newest one lead back to the first of its line, or nothing is said.
+    """
+    own = {i.lineage.id: i for i in scan.increments if i.lineage and i.lineage.id is not None}
+    newest = next((i for i in own.values() if _named(i, scan.increment_state)), None)
+    line: set[str] = set()
+    at = newest
+    while at is not None and at.lineage is not None and at.prefix not in line:
+        line.add(at.prefix)
+        if at.lineage.previous_step is None:
+            break
+        at = own.get(at.lineage.previous_id or "")
+    else:
+        return {}
+    assert newest is not None
+    assert newest.lineage is not None
+    return {
+        increment.prefix: f"{newest.name}, recorded on the same full, does not go on from it"
+        for increment in own.values()
+        if increment.prefix not in line
+        and increment.step < newest.step
+        and increment.lineage is not None
+        and increment.lineage.base_step == newest.lineage.base_step
+    }
 
 
 def names_below(state: StateFile, checkpoint: Checkpoint) -> bool:

@@ -85,6 +85,18 @@ CASES = [
         id="delta mode too",
     ),
     pytest.param(
+        chains_of(full(100), incr(120, sparse=rows(emb=0), base=100, ids=("a", None))),
+        120,
+        "no",
+        id="of our own recorder, which is never idle",
+    ),
+    pytest.param(
+        chains_of(full(100), incr(120, sparse=rows(new=9), base=100, ids=("a", None))),
+        120,
+        "all",
+        id="of our own recorder, with a set missing",
+    ),
+    pytest.param(
         chains_of(full(100), merged(140, 100), incr(160, sparse=rows(emb=0))),
         160,
         "all",

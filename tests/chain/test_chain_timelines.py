@@ -24,6 +24,34 @@ CASES = [
     pytest.param(
         chains_of(full(100), full(200), incr(120), incr(220)), set(), id="one run, nothing dead"
     ),
+    # A run that restored a full alone began anew; only ids tell it from one that went on.
+    pytest.param(
+        chains_of(
+            full(100),
+            incr(120, base=100, ids=("a", None)),
+            incr(140, base=100, previous=120, ids=("b", "a")),
+            incr(160, base=100, ids=("c", None)),
+            incr(180, base=100, previous=160, ids=("d", "c")),
+        ),
+        {"I120", "I140"},
+        id="increments that the newest does not go on from",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            incr(120, base=100, ids=("a", None)),
+            incr(160, base=100, previous=140, ids=("c", "gone")),
+        ),
+        set(),
+        id="where the line leads to what is gone nothing is known",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), incr(120, base=100, ids=("a", None)), incr(160, base=100, ids=(None, None))
+        ),
+        set(),
+        id="nor where the newest has no id",
+    ),
     # A checkpoint followed in write order by one of its kind with a lower step.
     pytest.param(
         chains_of(full(100), full(200), full(300), full(150, at=400), fulls=[100, 200, 300, 150]),
