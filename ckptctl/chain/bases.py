@@ -35,7 +35,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Scan
-from ckptctl.chain.timelines import Timelines
+from ckptctl.chain.timelines import OR_COPIED, Timelines
 
 __all__ = ["BaseChoice", "Bases"]
 
@@ -205,6 +205,7 @@ class Bases:
             if self.timelines.order.before(first, base):
                 reason = (
                     f"{first.name} was written before {base.name}: the run was rolled back since"
+                    + OR_COPIED
                 )
                 files = (base.name, first.name)
                 return choice._replace(

@@ -185,8 +185,9 @@ class Chains:
         """Return what a user of the newest restore point should know, in one line or none.
 
         Live checkpoints that are newer and cannot be restored, the newest of them with its
-        reason; with `idle=False` not those that are idle, as all are that DeepRec writes between
-        its start and its next full. A merged full under another step's name is none of them.
+        reason, and those that seem older than their base; with `idle=False` not those that are
+        idle, as all are that DeepRec writes between its start and its next full. A merged full
+        under another step's name is none of them.
         """
         found = (*self.scan.fulls, *self.scan.increments)
         latest = NO_STEP if self.latest is None else self.latest
@@ -194,7 +195,7 @@ class Chains:
             item
             for item in found
             if item.step > latest
-            and self.is_live(item)
+            and (self.is_live(item) or self.timelines.seems_older_than_its_base(item))
             and not (item.kind == "full" and misnamed(item))
             and (idle or self.status(item) != "idle")
         ]

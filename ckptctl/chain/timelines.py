@@ -34,10 +34,15 @@ from typing import NamedTuple
 from ckptctl.chain.model import Checkpoint, Scan, StateFile
 from ckptctl.chain.names import split_step
 
-__all__ = ["SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_below"]
+__all__ = ["OR_COPIED", "SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_below"]
 
 #: mtimes this close count as equal: file systems keep 1 or 2 s, and clocks differ.
 SAME_TIME_NS = 2_000_000_000
+
+
+_BEFORE = "written before its base"
+#: What times that look like a rollback may be instead.
+OR_COPIED = " (or copied without its times: --assume-order step)"
 
 
 class WriteOrder(NamedTuple):
@@ -130,6 +135,10 @@ class Timelines:
         if checkpoint.kind == "full":
             return self.dead_fulls.get(checkpoint.prefix)
         return self.dead_increments.get(checkpoint.prefix)
+
+    def seems_older_than_its_base(self, checkpoint: Checkpoint) -> bool:
+        """Return whether that is why it is abandoned: a copy without its times looks the same."""
+        return (self.why_abandoned(checkpoint) or "").startswith(_BEFORE)
 
     def is_live(self, checkpoint: Checkpoint) -> bool:
         """Return whether a checkpoint is on the present timeline."""
@@ -268,7 +277,7 @@ def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[s
         if base.prefix in dead_fulls:
             dead[increment.prefix] = f"recorded against {base.name}, which is abandoned"
         elif order.earlier(increment.mtime_ns, base.mtime_ns):
-            dead[increment.prefix] = f"written before its base {base.name}"
+            dead[increment.prefix] = f"{_BEFORE} {base.name}{OR_COPIED}"
     return _other_lines(scan) | dead
 
 

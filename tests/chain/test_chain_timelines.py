@@ -610,3 +610,14 @@ def test_followers_are_those_of_the_rule_read_word_by_word(history, random):
         if (followed or passed_over) and not (listed and one.step == listed[-1]):
             expected.add(label(one))
     assert abandoned(chains) == expected
+
+
+def test_increments_that_seem_older_than_their_full_are_told() -> None:
+    """A copy without its times looks like a run that was rolled back."""
+    chains = chains_of(full(100, at=500), incr(120), incr(140), full_state_at=600)
+    assert chains.restore_points == (100,)
+    (told,) = chains.passed_over()
+    assert told.startswith("2 passed over, though newer than step 100")
+    assert "--assume-order step" in told
+    chains = chains_of(full(100, at=500), incr(120), incr(140), assume_order="step")
+    assert chains.passed_over() == ()
