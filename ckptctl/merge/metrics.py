@@ -31,6 +31,8 @@ __all__ = ["Measures", "check_metrics", "write_metrics"]
 _MAX_BYTES = 16 << 20
 #: How long another ckptctl may take to write the same file, which takes it a millisecond.
 _PATIENCE_S = 30.0
+#: How long a directory that is gone may have been only away.
+_MISSED_S = 30 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -229,8 +231,9 @@ def write_metrics(path: str, measures: Sequence[Measures]) -> None:
     """Write what was measured into a file in Prometheus' text format.
 
     The file is replaced as a whole, and anyone may read it, whatever the umask: node_exporter
-    is another user. Directories that it told of before and that still exist stay in it, so
-    that several runs can share a file.
+    is another user. Directories that it told of before stay in it, so that several runs can
+    share a file: while they exist, and for 30 days after the last success of one that does not,
+    since what is not mounted just now has to raise its alert.
 
     Parameters
     ----------
@@ -252,7 +255,8 @@ def write_metrics(path: str, measures: Sequence[Measures]) -> None:
     with _alone(os.path.dirname(path)):
         before = _read(path)
         mine = {_label(each.directory): each for each in measures}
-        series = {key: old for key, old in before.items() if key not in mine and os.path.isdir(key)}
+        others = ((key, old) for key, old in before.items() if key not in mine)
+        series = {key: old for key, old in others if os.path.isdir(key) or _is_missed(old)}
         series |= {key: _series(each, before.get(key, {})) for key, each in mine.items()}
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collector(series))
@@ -261,6 +265,10 @@ def write_metrics(path: str, measures: Sequence[Measures]) -> None:
 
 #: Not the umask of whoever runs cron: root's is often 077. Owner and group stay.
 _READABLE = FileInfo("", 0, 0, 0, 0, stat.S_IFREG | 0o644, -1, -1, False, False)
+
+
+def _is_missed(series: Mapping[tuple[str, str], float]) -> bool:
+    return time.time() - series.get((_SUCCESS, ""), 0.0) < _MISSED_S
 
 
 def _series(

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,17 @@ def test_directories_of_other_runs_stay_while_they_exist(file: Path, tmp_path: P
     second.rmdir()
     write_metrics(str(file), [measures(third)])
     assert not [key for key in samples(file) if str(second) in key]
+
+
+def test_a_directory_that_is_away_keeps_what_its_alert_looks_at(file: Path, tmp_path: Path) -> None:
+    """It may be one that is not mounted, or that this user may not see, until it is long ago."""
+    away, other = tmp_path / "away", tmp_path / "other"
+    month = 30 * 86400
+    for ago, stays in ((month - 60, True), (month + 60, False)):
+        write_metrics(str(file), [measures(away, ended_s=time.time() - ago)])
+        write_metrics(str(file), [measures(other)])
+        key = f"compact_last_success_timestamp_seconds {away}"
+        assert (key in samples(file)) is stays
 
 
 def test_one_directory_by_two_names_is_one(file: Path, home: Path, tmp_path: Path) -> None:
