@@ -36,7 +36,7 @@ __all__ = [
 LOCK_VARIABLE = "CKPTCTL_LOCK"
 _NAME = "lock"
 #: Of the lock of the directory itself there is no file that could say whose it is.
-_WITHOUT_FILE = "it began on a full disk, without a lock file"
+_WITHOUT_FILE = "it began on a full disk, without a lock file; or a program like flock holds it"
 #: Looks at a lock that says nothing yet.
 _LOOKS = 5
 
