@@ -108,7 +108,7 @@ class Storage(Protocol):
         """Replace a file: temporary, fsync, rename, fsync of the directory.
 
         With `expect`, raise `ChangedError` where the file that would be replaced is no longer
-        that one: what somebody else has put there meanwhile stays.
+        that one: what somebody else has put there meanwhile stays. The new file is no older.
         """
 
     def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:

@@ -221,11 +221,12 @@ class LocalStorage:
         """Replace a file: temporary, fsync, rename, fsync of the directory.
 
         With `expect`, raise `ChangedError` where the file that would be replaced is no longer
-        that one: what somebody else has put there meanwhile stays.
+        that one: what somebody else has put there meanwhile stays. The new file is no older.
         """
         temporary = _temporary(path)
         try:
-            self.write_new(temporary, data)
+            since = expect.mtime_ns if expect is not None else 0
+            self.write_new(temporary, data, not_before_ns=since)
             if like is not None:
                 self.copy_attributes(temporary, like, path)
             if expect is None:

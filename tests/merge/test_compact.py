@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckptctl.bundle import read_state
-from ckptctl.chain import scan_directory
+from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import (
     ExistsError,
     LockedError,
@@ -128,6 +128,7 @@ def test_where_the_trainers_clock_is_ahead_a_merge_is_not_abandoned(
         compact(chain)
         assert listed(chain) == [10, 30]
         assert points(chain) >= {10, 30}
+        assert find_chains(scan_directory(str(chain.directory))).notes == ()
 
 
 def test_a_directory_with_more_slashes_is_the_same(tmp_path: Path) -> None:
