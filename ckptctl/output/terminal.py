@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from ckptctl.output import format as fmt
 from ckptctl.output.base import Column, Page, Rows, Value
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
     from rich.text import Text
 
 __all__ = ["TerminalPage", "open_console"]
@@ -110,9 +111,8 @@ class _TerminalRows(Rows):
             for i, column in enumerate(self._columns)
         ]
         kept = _that_fit(self._columns, rooms, self._console.width)
-        needed = sum(
-            _GAP + (min(rooms[i], _FOLDED) if self._columns[i].folds else rooms[i]) for i in kept
-        )
+        natural = list(rooms)
+        self._narrow(rooms, kept)
         table = Table(
             box=None,
             pad_edge=False,
@@ -126,12 +126,47 @@ class _TerminalRows(Rows):
                 _aligned(Text(column.name.replace("_", " ")), column, rooms[i]),
                 no_wrap=not column.folds,
                 overflow="fold",
+                width=rooms[i] if column.folds and rooms[i] < natural[i] else None,
             )
         for row in self._rows:
             table.add_row(*(_aligned(row[i], self._columns[i], rooms[i]) for i in kept))
         # Where even these do not fit the terminal breaks the lines: nothing is lost.
-        self._console.print(table, crop=False, width=max(self._console.width, needed))
+        needed = sum(rooms[i] + _GAP for i in kept)
+        self._console.print(_AsWide(table, max(self._console.width, needed)), crop=False)
         self._console.file.flush()
+
+    def _narrow(self, rooms: list[int], kept: Sequence[int]) -> None:
+        """Make columns narrower until they fit, what costs the reader least first."""
+        excess = sum(rooms[i] + _GAP for i in kept) - _GAP - self._console.width
+        # Rich before 14.2 counts a gap behind a last column that is given a width, too.
+        excess += _GAP if excess > 0 else 0
+        least = {
+            i: max([len(self._columns[i].name), *(row[i].cell_len for row in self._rows)])
+            for i in kept
+            if not self._columns[i].folds
+        }
+        # Cells kept for other tables; then prose, which breaks between words; then names.
+        for ours in (
+            least,
+            [i for i in kept if self._columns[i].kind == "text"],
+            [i for i in kept if self._columns[i].kind == "name"],
+        ):
+            while excess > 0:
+                free = [i for i in ours if rooms[i] > least.get(i, _FOLDED)]
+                if not free:
+                    break
+                rooms[max(free, key=rooms.__getitem__)] -= 1
+                excess -= 1
+
+
+class _AsWide(NamedTuple):
+    """A table drawn in a width of its own: rich heeds one only below that of the console."""
+
+    table: Table
+    width: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.table, options.update(width=self.width))
 
 
 def _aligned(cell: Text, column: Column, room: int) -> Text:

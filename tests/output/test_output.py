@@ -190,6 +190,42 @@ def test_a_narrow_terminal_loses_spare_columns_and_no_digit(
     assert ("tables" in text) == (width >= 60)
 
 
+@pytest.mark.parametrize("width", [20, 30, 40])
+def test_what_fits_no_terminal_is_left_to_it_to_wrap(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = (
+        Column("table", "name"),
+        *(Column(what, "count") for what in ("new", "gone", "changed")),
+        Column("bytes", "bytes"),
+        Column("L2", "real"),
+        Column("what", "text"),
+    )
+    row = ("emb/part_0_and_more", 1000, 23_456, 1_234_567, 12_345_678, 0.4216, "float32 [8, 4]")
+    text = shown(Some(columns, [row]), Terminal())
+    numbers = ("1,000", "23,456", "1,234,567", "12.3 MB", "0.4216")
+    for whole in ("new", "gone", "changed", *numbers, "emb/part_0_a", "nd_more", "float32", "4]"):
+        assert whole in text
+
+
+def test_names_stay_whole_while_other_columns_have_idle_cells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    columns = (
+        Column("kind", width=20),
+        Column("keys", "count"),
+        Column("name", "name"),
+        Column("because", "text"),
+    )
+    view = Some(columns, [("full", 7, "incremental_model.ckpt-1100", "a newer full covers it")])
+    text = shown(view, Terminal())
+    assert "incremental_model.ckpt-1100" in text
+    assert max(map(len, text.splitlines())) <= 60
+    assert "newer" in text
+
+
 def test_a_column_for_programs_is_not_drawn() -> None:
     columns = (Column("step", "number"), Column("chain", "number", program=True))
     assert "chain" in shown(Some(columns, [(1, 2)]), io.StringIO())
