@@ -10,7 +10,7 @@ import click
 
 from ckptctl.commands import options
 from ckptctl.commands.params import DURATION, STEP, SUBSET
-from ckptctl.errors import DamageError, PartialFailure
+from ckptctl.errors import DamageError, NotFoundError, PartialFailure
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
 
@@ -95,8 +95,6 @@ def command(
     finally:
         progress.finish()
     out.show(VerifiedView(plan, found))
-    if not plan.checkpoints:
-        out.warn(f"no checkpoint in {directory!r}: nothing to verify")
     out.close()
     bad, unread = found.count("damage"), found.count("unread")
     if bad:
@@ -112,6 +110,12 @@ def command(
         )
     if unread:
         raise PartialFailure(f"{fmt.some(unread, 'file')} could not be read")
+    if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
+        raise NotFoundError(
+            "no checkpoint, nothing to verify",
+            file=directory,
+            remedy="look whether it is the directory, and mounted",
+        )
     if strict and found.count("warning"):
         raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
 

@@ -78,9 +78,10 @@ def test_warnings_count_with_strict(run, sharded: Path) -> None:
 
 
 def test_nothing_to_verify(run, tmp_path: Path) -> None:
-    done = run("verify", tmp_path)
-    assert done.returncode == 0
-    assert "nothing to verify" in done.stderr
+    for option in ([], ["--data"], ["--strict"], ["-q"]):
+        done = run("verify", tmp_path, *option)
+        assert done.returncode == 10
+        assert "nothing to verify" in done.stderr
     assert run("verify", tmp_path / "none").returncode == 10
 
 
