@@ -10,7 +10,7 @@ import click
 
 from ckptctl.commands import options
 from ckptctl.commands.params import DURATION, STEP, SUBSET
-from ckptctl.errors import DamageError, NotFoundError, PartialFailure
+from ckptctl.errors import DamageError, NotFoundError, PartialFailure, TimeUpError
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
 
@@ -41,7 +41,8 @@ _STYLES = {"damage": "bold red", "unread": "red", "warning": "magenta", "note": 
     "--max-duration",
     metavar="D",
     type=DURATION,
-    help="Begin nothing new after D; what is left is named, and comes first in the next run.",
+    help="Begin nothing new after D; what is left is named, makes the exit code 3, and comes "
+    "first in the next run.",
 )
 @click.option(
     "--max-age",
@@ -73,7 +74,8 @@ def command(
 
     Writes nothing to the directory. What was found clean is remembered in the user's cache, by
     inode, size and time, for --max-age and for `ckptctl prune`; what was longest unverified
-    is read first. Damage exits with 4, what could not be read with 3, warnings with 0.
+    is read first. Damage exits with 4, what could not be read or had no time with 3, warnings
+    with 0.
 
     \b
     Example:
@@ -110,6 +112,12 @@ def command(
         )
     if unread:
         raise PartialFailure(f"{fmt.some(unread, 'file')} could not be read")
+    if found.left:
+        raise TimeUpError(
+            f"no time for {fmt.some(len(found.left), 'checkpoint')}, first {found.left[0]}",
+            file=directory,
+            remedy="run it again: what was longest unverified comes first",
+        )
     if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
         raise NotFoundError(
             "no checkpoint, nothing to verify",

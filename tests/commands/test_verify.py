@@ -77,6 +77,21 @@ def test_warnings_count_with_strict(run, sharded: Path) -> None:
     assert "CK020" in done.stdout
 
 
+@pytest.mark.parametrize("option", [[], ["--data"], ["--strict"]])
+def test_what_there_was_no_time_for_counts(run, sharded: Path, option: list[str]) -> None:
+    done = run("verify", sharded, *option, "--max-duration", "0s")
+    assert done.returncode == 3
+    assert "no time for 5 checkpoints, first " in done.stderr
+    assert sum(line.startswith("left\t") for line in done.stdout.splitlines()) == 5
+
+
+def test_damage_outranks_what_there_was_no_time_for(run, sharded: Path) -> None:
+    (sharded / "checkpoint").write_text("no state file")
+    done = run("verify", sharded, "--max-duration", "0s", "--json")
+    assert done.returncode == 4
+    assert len(json.loads(done.stdout)["checked"]["left"]) == 5
+
+
 def test_nothing_to_verify(run, tmp_path: Path) -> None:
     for option in ([], ["--data"], ["--strict"], ["-q"]):
         done = run("verify", tmp_path, *option)
