@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from ckptctl.commands import options
 from ckptctl.commands.params import DURATION, STEP, SUBSET
-from ckptctl.errors import DamageError, NotFoundError, PartialFailure, TimeUpError
+from ckptctl.errors import DamageError, NotFoundError, PartialFailure, TimeUpError, UsageError
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
 
@@ -48,7 +49,7 @@ _STYLES = {"damage": "bold red", "unread": "red", "warning": "magenta", "note": 
     "--max-age",
     metavar="D",
     type=DURATION,
-    help="Do not read again what was found clean less than D ago and has not changed since.",
+    help="With --data do not read again what was found clean less than D ago and is unchanged.",
 )
 @options.jobs
 @options.bwlimit
@@ -85,6 +86,8 @@ def command(
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.inspect.verify import execute_verify, plan_verify
 
+    if not data:
+        _refuse_without_data()
     storage = options.storage_of(bwlimit)
     plan = plan_verify(
         directory, step=step, data=data, subset=subset, max_age_s=max_age, storage=storage
@@ -126,6 +129,17 @@ def command(
         )
     if strict and found.count("warning"):
         raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
+
+
+def _refuse_without_data() -> None:
+    """Refuse what nothing would come of; the environment only gives defaults."""
+    context = click.get_current_context()
+    for name, option in (("subset", "--subset"), ("max_age", "--max-age")):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"{option} says which data to read, and without --data none is read",
+                remedy=f"add --data, or leave {option} out",
+            )
 
 
 class VerifiedView(NamedTuple):

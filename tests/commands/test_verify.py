@@ -62,11 +62,18 @@ def test_one_document(run, sharded: Path) -> None:
         (["--step", "150"], 10),
         (["--subset", "0/3"], 2),
         (["--subset", "4/3"], 2),
+        (["--subset", "1/3"], 2),
+        (["--max-age", "1d"], 2),
         (["--data", "--subset", "2/3", "--max-duration", "1h", "--max-age", "1d"], 0),
     ],
 )
 def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
     assert run("verify", sharded, *args).returncode == code
+
+
+def test_the_environment_may_say_what_counts_with_data(run, sharded: Path) -> None:
+    env = {"CKPTCTL_VERIFY_MAX_AGE": "1d", "CKPTCTL_VERIFY_SUBSET": "1/2"}
+    assert run("verify", sharded, env=env).returncode == 0
 
 
 def test_warnings_count_with_strict(run, sharded: Path) -> None:
