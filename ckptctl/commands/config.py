@@ -53,9 +53,9 @@ def command(directory: str, out: Output, config: str | None, toml: bool) -> None
 
     if toml and click.get_current_context().params.get("json"):
         raise UsageError("--toml and --json exclude each other", remedy="leave one of them out")
-    compact: click.Command = import_module("ckptctl.commands.compact").command
     # A run without options, as far as click can tell: only the environment speaks.
     root = click.get_current_context().find_root()
+    compact = options.name_variables("compact", import_module("ckptctl.commands.compact").command)
     with compact.make_context("compact", [], parent=root) as context:
         named = config or context.params.get("config")
         file = read_settings(named, compact) if named else find_settings(directory, compact)

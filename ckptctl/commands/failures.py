@@ -144,8 +144,8 @@ def _usage(error: click.ClickException) -> Failure:
     if context is not None and param is not None and param.name:
         # A variable that was set months ago is the last thing one would look at.
         source = context.get_parameter_source(param.name)
-        if source is ParameterSource.ENVIRONMENT and context.auto_envvar_prefix:
-            message += f" (from ${context.auto_envvar_prefix}_{param.name.upper()})"
+        if source is ParameterSource.ENVIRONMENT and param.envvar:
+            message += f" (from ${param.envvar})"
     return _told("UsageError", 2, message, remedy=f"{path} --help")
 
 

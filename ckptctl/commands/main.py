@@ -63,8 +63,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"ckptctl.commands.{cmd_name}")
-        command: click.Command = module.command
-        return command
+        from ckptctl.commands.options import name_variables
+
+        return name_variables(cmd_name, module.command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -28,8 +28,10 @@ __all__ = [
     "epilog",
     "html",
     "jobs",
+    "key_of",
     "lock_wait",
     "min_age",
+    "name_variables",
     "output",
     "policy",
     "policy_options",
@@ -69,6 +71,26 @@ def epilog(*codes: int) -> str:
     known = sorted({0, 1, 2, *codes, 130, 141, 143})
     lines = "\n".join(f"  {code:3}  {EXIT_CODES[code]}" for code in known)
     return f"\b\nExit codes:\n{lines}"
+
+
+def key_of(param: click.Parameter) -> str:
+    """Return what a parameter is called: its long option without the dashes."""
+    if isinstance(param, click.Option):
+        return max(param.opts, key=len).lstrip("-")
+    return (param.name or "").replace("_", "-")
+
+
+def name_variables(name: str, command: click.Command) -> click.Command:
+    """Give each option of a command its CKPTCTL_<COMMAND>_<OPTION>, and return the command.
+
+    click would name it after the parameter in Python, which differs from the option where
+    that is a word of Python or taken.
+    """
+    for param in command.params:
+        if isinstance(param, click.Option):
+            param.envvar = f"CKPTCTL_{name}_{key_of(param)}".replace("-", "_").upper()
+            param.allow_from_autoenv = False
+    return command
 
 
 def directory(function: Callback) -> Callback:

@@ -72,7 +72,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for param in command.params:
         if isinstance(param, click.Option):
-            yield _option(name, param)
+            yield _option(param)
     for paragraph in (command.epilog or "").split("\n\n"):
         yield ""
         yield from _paragraph(paragraph)
@@ -91,7 +91,7 @@ def _paragraph(text: str) -> Iterator[str]:
     yield "```"
 
 
-def _option(command: str, option: click.Option) -> str:
+def _option(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in option.opts)
     if option.secondary_opts:
         names += " / " + ", ".join(f"`{name}`" for name in option.secondary_opts)
@@ -99,8 +99,7 @@ def _option(command: str, option: click.Option) -> str:
         names += f" {option.metavar}"
     names = names.replace("|", "\\|")
     meaning = (option.help or "").replace("|", "\\|").replace("<", "\\<")
-    variable = f"CKPTCTL_{command}_{option.name}".upper()
-    return f"| {names} | {meaning} | `{variable}` |"
+    return f"| {names} | {meaning} | `{option.envvar}` |"
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple, TypeAlias
 import click
 from click.core import ParameterSource
 
+from ckptctl.commands.options import key_of
 from ckptctl.commands.settings_file import (
     TABLE,
     SettingsFile,
     Text,
     find_settings,
-    key_of,
     read_settings,
 )
 from ckptctl.errors import UsageError
@@ -155,8 +155,8 @@ def settings_of(context: click.Context, file: SettingsFile | None) -> dict[str, 
 
 def _without_file(context: click.Context, param: click.Parameter, origin: Origin) -> Setting:
     value = context.params.get(param.name or "")
-    variable = f"{context.auto_envvar_prefix}_{param.name}".upper()
-    written = os.environ.get(variable) if origin == "environment" else None
+    variable = param.envvar if origin == "environment" else None
+    written = os.environ.get(variable) if isinstance(variable, str) else None
     text: Text | None
     if value is None or value == ():
         text = None
@@ -168,7 +168,7 @@ def _without_file(context: click.Context, param: click.Parameter, origin: Origin
         text = str(param.default)
     else:
         text = str(value) if written is None else written
-    return Setting(key_of(param), param, value, text, origin, written and variable)
+    return Setting(key_of(param), param, value, text, origin, str(variable) if written else None)
 
 
 def _converted(context: click.Context, param: click.Parameter, text: Text, path: str) -> object:

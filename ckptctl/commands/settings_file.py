@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 
 import click
 
+from ckptctl.commands.options import key_of
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from ckptctl.storage import LOCAL, Storage
 
@@ -25,7 +26,6 @@ __all__ = [
     "SettingsFile",
     "Text",
     "find_settings",
-    "key_of",
     "read_settings",
 ]
 
@@ -95,13 +95,6 @@ class SettingsFile(NamedTuple):
 
     path: str
     values: Mapping[str, Text]
-
-
-def key_of(param: click.Parameter) -> str:
-    """Return what a parameter is called in a file."""
-    if isinstance(param, click.Option):
-        return max(param.opts, key=len).lstrip("-")
-    return (param.name or "").replace("_", "-")
 
 
 def find_settings(

@@ -13,7 +13,8 @@ import click
 import pytest
 
 from ckptctl.commands import settings_file
-from ckptctl.commands.settings_file import NEVER, OF_DIRECTORY, OF_RUN, key_of
+from ckptctl.commands.options import key_of
+from ckptctl.commands.settings_file import NEVER, OF_DIRECTORY, OF_RUN
 
 FIELDS = {"name", "value", "text", "origin", "source"}
 

@@ -42,6 +42,26 @@ def test_each_command_says_in_its_help_what_the_house_asks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", program.COMMANDS)
+def test_each_option_is_set_by_the_variable_that_its_name_says(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = program.cli.get_command(click.Context(program.cli), name)
+    assert command is not None
+    context = click.Context(command, info_name=name, auto_envvar_prefix=f"CKPTCTL_{name.upper()}")
+    for param in command.params:
+        if isinstance(param, click.Option):
+            (long,) = (each for each in param.opts if each.startswith("--"))
+            named = long.removeprefix("--").replace("-", "_").upper()
+            monkeypatch.setenv(f"CKPTCTL_{name.upper()}_{named}", "this")
+            assert param.resolve_envvar_value(context) == "this", long
+            monkeypatch.delenv(f"CKPTCTL_{name.upper()}_{named}")
+            # What it is called in Python is nobody's business.
+            monkeypatch.setenv(f"CKPTCTL_{name.upper()}_{(param.name or '').upper()}", "that")
+            if (param.name or "").upper() != named:
+                assert param.resolve_envvar_value(context) is None, long
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
 def test_each_command_lives_in_one_file_of_bearable_length(name: str) -> None:
     source = Path(str(import_module(f"ckptctl.commands.{name}").__file__))
     assert len(source.read_text().splitlines()) <= 250

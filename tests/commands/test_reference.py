@@ -16,6 +16,19 @@ def test_the_page_is_current() -> None:
     )
 
 
+def test_the_page_names_the_variable_of_each_option() -> None:
+    page = reference.render()
+    for names in (
+        "CKPTCTL_EXPORT_FORMAT",
+        "CKPTCTL_EXPORT_TABLE",
+        "CKPTCTL_GET_FORMAT",
+        "CKPTCTL_GET_OUTPUT",
+        "CKPTCTL_SHOW_FILTER",
+        "CKPTCTL_COMPACT_MIN_AGE",
+    ):
+        assert f"`{names}`" in page
+
+
 def test_the_page_holds_every_command_with_its_example() -> None:
     page = reference.render()
     for name in main.COMMANDS:

@@ -62,3 +62,12 @@ def test_strange_names_cannot_reach_the_terminal(run, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "a\\x1b[31m\\nb" in done.stdout
+
+
+def test_the_environment_may_hold_the_filter(run, sharded: Path) -> None:
+    done = run("show", "-C", sharded, env={"CKPTCTL_SHOW_FILTER": "em*"})
+    assert "\nslot\temb/Adagrad\t" in done.stdout
+    assert "\nslot\tflt/Adagrad\t" not in done.stdout
+    done = run("show", "-C", sharded, env={"CKPTCTL_SHOW_SORT": "size"})
+    assert done.returncode == 2
+    assert "(from $CKPTCTL_SHOW_SORT)" in done.stderr
