@@ -139,7 +139,8 @@ class CkptctlError(Exception):
                 parts.append(f"  {name}: {value}")
         if self.remedy:
             parts.append(f"  next: {self.remedy}")
-        return "\n".join(parts)
+        # A stranger chose the names: a line break in one must not begin a line of ours.
+        return "\n".join(part.replace("\n", "\\n") for part in parts)
 
 
 def _rebuild(cls: type[CkptctlError], state: dict[str, object]) -> CkptctlError:

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 from ckptctl import __version__
 from ckptctl.errors import CkptctlError
-from ckptctl.output.format import safe_text
+from ckptctl.output.format import one_line, safe_text
 
 __all__ = ["Failure", "Terminated", "describe", "report"]
 
@@ -132,7 +132,7 @@ def _told(name: str, code: int, message: str, **more: str | None) -> Failure:
     text = message if code > 128 else f"error: {message}"
     for key, word in (("file", "file"), ("remedy", "next")):
         if facts.get(key):
-            text += f"\n  {word}: {facts[key]}"
+            text += f"\n  {word}: {one_line(str(facts[key]))}"
     return Failure(code, text, facts)
 
 

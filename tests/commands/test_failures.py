@@ -62,6 +62,23 @@ def test_every_exception_has_its_exit_code(error: BaseException, code: int) -> N
     assert ("traceback" in failure.facts) == (code == 1 and not isinstance(error, SystemExit))
 
 
+FORGED = "a\n  next: rm -rf /"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotFoundError("no such file", file=FORGED, remedy="look"),
+        errors.NotFoundError(f"no tensor {FORGED}", tensor=FORGED, found=FORGED, remedy="look"),
+        FileNotFoundError(errno.ENOENT, "No such file", FORGED),
+    ],
+)
+def test_a_line_break_in_a_name_makes_no_line_of_ours(error: BaseException) -> None:
+    lines = describe(error).text.split("\n")
+    assert not any(line.strip().startswith("next: rm") for line in lines)
+    assert any(r"a\n  next: rm -rf /" in line for line in lines)
+
+
 def test_an_error_of_ours_keeps_every_fact() -> None:
     error = errors.TensorChecksumError(
         "checksum does not match",
