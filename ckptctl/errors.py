@@ -131,6 +131,18 @@ class CkptctlError(Exception):
                 facts[name] = value if isinstance(value, (int, str)) else str(value)
         return facts
 
+    @classmethod
+    def from_text(cls, text: str) -> CkptctlError:
+        """Return an error from its `str`, as a saved plan holds it; all values are words."""
+        message, *lines = text.split("\n")
+        error = cls(message)
+        for line in lines:
+            name, found, value = line.strip().partition(": ")
+            name = "remedy" if name == "next" else name
+            if found and name in ("file", "tensor", "offset", "expected", "found", "remedy"):
+                setattr(error, name, int(value) if name == "offset" else value)
+        return error
+
     def __str__(self) -> str:
         parts = [self.message]
         for name in ("file", "tensor", "offset", "expected", "found"):

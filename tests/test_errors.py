@@ -57,6 +57,21 @@ def test_within_a_branch_the_exit_code_is_one() -> None:
                 assert each.exit_code == branch.exit_code, each
 
 
+def test_an_error_is_had_back_from_its_words() -> None:
+    told = errors.DamageError(
+        "checksum does not match: x",
+        file="a: b\nc",
+        tensor="emb",
+        offset=12,
+        expected="1",
+        found="2",
+        remedy="restore the file: from a copy",
+    )
+    again = errors.DamageError.from_text(str(told))
+    assert again.details() == told.details() | {"file": r"a: b\nc"}
+    assert errors.DamageError.from_text("bad").details() == errors.DamageError("bad").details()
+
+
 @pytest.mark.parametrize("kind", CLASSES.values(), ids=lambda kind: kind.__name__)
 def test_an_error_survives_the_way_from_a_worker(kind: type[errors.CkptctlError]) -> None:
     error = kind("what", file="f", tensor="t", offset=3, expected=1, found=(2,), remedy="r")

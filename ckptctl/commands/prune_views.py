@@ -22,12 +22,14 @@ def raise_for(plan: PrunePlan, result: PruneResult | None) -> None:
     skipped = result.skipped if result is not None else ()
     damage = (*plan.damage, *(result.damage if result is not None else ()))
     if damage:
-        raise DamageError(
-            damage[0].partition("\n")[0],
-            file=plan.directory,
-            found=f"{fmt.some(len(skipped), 'item')} kept for it",
-            remedy="restore the file, or use another step: ckptctl ls shows what there is",
+        error = DamageError.from_text(damage[0])
+        if skipped:
+            error.message += f"; {fmt.some(len(skipped), 'item')} kept for it"
+        error.file = error.file or plan.directory
+        error.remedy = error.remedy or (
+            "restore the file, or use another step: ckptctl ls shows what there is"
         )
+        raise error
     if skipped:
         first = skipped[0]
         raise PartialFailure(

@@ -339,12 +339,19 @@ def test_damage_is_four_and_keeps_what_the_full_would_stand_in_for(run, old: Pat
     done = run("prune", old, "--yes", *form)
     assert done.returncode == 4
     assert "checksum" in done.stderr
+    assert "2 items kept for it" in done.stderr
     assert here(old) == {100, 120, 140, 160, 180}
     if form:
         found = json.loads(done.stdout)
         assert {each["outcome"] for each in found["result"]["outcomes"]} == {"unverified"}
-        assert json.loads(done.stderr)["exit_code"] == 4
+        told = json.loads(done.stderr)
+        assert (told["exit_code"], told["file"]) == (4, str(data))
+        assert told["tensor"]
+        assert told["offset"] == 4
+        assert {"expected", "found", "remedy"} <= set(told)
     else:
+        assert f"\n  file: {data}\n  tensor: " in done.stderr
+        assert "\n  offset: 4\n  expected: " in done.stderr
         assert done.stdout.count("unverified\t") == 2
 
 
