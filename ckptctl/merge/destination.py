@@ -14,7 +14,7 @@ from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
-from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
 __all__ = [
@@ -47,8 +47,14 @@ class Found(NamedTuple):
     replaces: tuple[FileInfo, ...] = ()
 
 
-def choose_destination(chosen: Selection, output: str | None) -> str:
-    """Return the prefix of the result: as given, or beside the base, padded like it."""
+def choose_destination(chosen: Selection, output: str | None, storage: Storage = LOCAL) -> str:
+    """Return the prefix of the result: as given, or beside the base, padded like it.
+
+    Raises
+    ------
+    UsageError
+        What was given is no prefix, or a directory.
+    """
     base = chosen.base
     if output is None:
         digits = base.name[len(base.base_name) + 1 :]
@@ -60,6 +66,12 @@ def choose_destination(chosen: Selection, output: str | None) -> str:
         raise UsageError(
             f"-o {output!r} is no checkpoint prefix",
             remedy="write it like DIR/model.ckpt-120, without .index",
+        )
+    info = storage.stat(output)
+    if info is not None and info.is_dir:  # files called after it would lie beside it
+        inside = os.path.join(output, f"{base.base_name}-{chosen.step}")
+        raise UsageError(
+            f"-o {output!r} is a directory, and no checkpoint prefix", remedy=f"-o {inside}"
         )
     return output
 

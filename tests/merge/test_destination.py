@@ -178,6 +178,15 @@ def test_an_output_that_is_no_prefix(tmp_path: Path, name: str) -> None:
     refused(small_chain(tmp_path), UsageError, 50, f"{tmp_path}/{name}")
 
 
+def test_an_output_that_is_a_directory(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    (tmp_path / "there").mkdir()
+    error = refused(chain, UsageError, 50, tmp_path / "there")
+    assert error.exit_code == 2
+    assert error.remedy == f"-o {tmp_path}/there/model.ckpt-50"
+    assert not (tmp_path / "there.index").exists()
+
+
 # --- what lies there already ----------------------------------------------------------
 
 
