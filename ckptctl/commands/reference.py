@@ -59,7 +59,7 @@ def _lines() -> Iterator[str]:
 
 def _command(name: str, command: click.Command) -> Iterator[str]:
     arguments = [p for p in command.params if isinstance(p, click.Argument)]
-    usage = " ".join(str(argument.metavar) for argument in arguments)
+    usage = " ".join(each.metavar or str(each.name).upper() for each in arguments)
     yield ""
     yield f"## ckptctl {name}"
     yield ""

@@ -29,6 +29,13 @@ def test_the_page_names_the_variable_of_each_option() -> None:
         assert f"`{names}`" in page
 
 
+def test_the_page_names_the_arguments() -> None:
+    page = reference.render()
+    assert "`ckptctl diff [OPTIONS] A B`" in page
+    assert "`ckptctl get [OPTIONS] TABLE KEY...`" in page
+    assert "None" not in page
+
+
 def test_the_page_holds_every_command_with_its_example() -> None:
     page = reference.render()
     for name in main.COMMANDS:
