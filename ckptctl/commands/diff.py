@@ -42,7 +42,9 @@ __all__ = ["command"]
     default=10,
     help="Name the N keys of each table that changed most; default 10.",
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 5 when there are differences.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 5 where they differ; with -q say no more."
+)
 @click.option(
     "--json-lines",
     is_flag=True,
@@ -84,7 +86,8 @@ def command(
     from ckptctl.inspect.view import open_view
     from ckptctl.running import Runner
 
-    as_json = bool(click.get_current_context().params.get("json"))
+    given = click.get_current_context().params
+    as_json = bool(given["json"])
     if json_lines and as_json:
         raise UsageError("--json and --json-lines exclude each other")
     progress = out.progress()
@@ -121,7 +124,10 @@ def command(
     for note in found.notes:
         out.warn(note)
     if exit_code and not found.identical:
-        raise DifferencesFound("the two differ", expected=a, found=b)
+        out.close()  # that they differ is an answer
+        if given["quiet"]:
+            raise click.exceptions.Exit(DifferencesFound.exit_code)
+        raise DifferencesFound(f"{a} and {b} differ")
 
 
 def _print_line(line: dict[str, object]) -> None:

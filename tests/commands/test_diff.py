@@ -70,3 +70,19 @@ def test_lines_end_without_a_summary_when_damaged(run, sharded: Path) -> None:
     assert done.returncode == 4
     assert json.loads(done.stderr)["exit_code"] == 4
     assert "summary" not in done.stdout
+
+
+def test_quiet_leaves_it_to_the_exit_code(run, sharded: Path) -> None:
+    done = run("diff", "160", "180", "-C", sharded, "--exit-code", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (5, "", "")
+    done = run("diff", "160", "180", "-C", sharded, "--exit-code", "-q", "--json")
+    assert (done.returncode, done.stderr) == (5, "")
+    assert json.loads(done.stdout)["schema"] == "ckptctl.diff/1"
+
+
+def test_that_two_differ_is_said_beside_the_answer(run, sharded: Path) -> None:
+    done = run("diff", "160", "180", "-C", sharded, "--exit-code")
+    assert (done.returncode, done.stderr) == (5, "ckptctl: error: 160 and 180 differ\n")
+    done = run("diff", "160", "180", "-C", sharded, "--exit-code", "--json")
+    assert json.loads(done.stdout)["identical"] is False
+    assert json.loads(done.stderr)["exit_code"] == 5
