@@ -241,6 +241,6 @@ def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> N
             file=plan.directory,
             remedy="--yes says that you mean it, --dry-run only shows it",
         )
-    out.show(CompactPlanView(plan, False, settings))
+    out.show(CompactPlanView(plan, True, settings))  # until it is agreed to
     if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
         raise RefusedError("not confirmed: nothing was done", file=plan.directory)

@@ -108,14 +108,15 @@ def command(
         finally:
             planning.finish()
     stop = dry_run or save_plan is not None
-    out.show(PrunePlanView(todo, stop))
+    asks = bool(todo.removed) and not todo.options.trash and not yes
+    out.show(PrunePlanView(todo, stop, agreed=not asks))
     for warning in (*todo.warnings, *todo.damage):
         out.warn(warning)
     if save_plan is not None:
         save_plan_to(todo, save_plan)
     if stop:
         return
-    if todo.removed and not todo.options.trash and not yes:
+    if asks:
         _ask(todo)
     progress = out.progress()
     try:

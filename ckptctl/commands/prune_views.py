@@ -40,14 +40,15 @@ def raise_for(plan: PrunePlan, result: PruneResult | None) -> None:
 
 
 class PrunePlanView(NamedTuple):
-    """Every item, what becomes of it, and why."""
+    """Every item, what becomes of it, and why; what nobody has agreed to yet only would."""
 
     plan: PrunePlan
-    would: bool
+    dry_run: bool
+    agreed: bool = True
 
     def document(self) -> Mapping[str, object]:
         """Return it as JSON."""
-        return {"dry_run": self.would, **self.plan.to_json()}
+        return {"dry_run": self.dry_run, **self.plan.to_json()}
 
     def text(self, page: Page) -> None:
         """Draw it."""
@@ -61,7 +62,8 @@ class PrunePlanView(NamedTuple):
             Column("name", "name"),
             Column("because", "text"),
         )
-        verb = "would remove" if self.would else "remove"
+        would = self.dry_run or not self.agreed
+        verb = "would remove" if would else "remove"
         with page.table(columns) as rows:
             for item in plan.items:
                 name = item.name if page.terminal else item.path
@@ -72,7 +74,7 @@ class PrunePlanView(NamedTuple):
         page.gap()
         for prefix in plan.verify:
             name = os.path.basename(prefix) if page.terminal else prefix
-            page.line("would verify" if self.would else "verify", fmt.escape(name), _WHY)
+            page.line("would verify" if would else "verify", fmt.escape(name), _WHY)
         if not plan.removed:
             page.line("nothing to remove", fmt.escape(plan.directory))
         else:

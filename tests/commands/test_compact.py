@@ -151,7 +151,9 @@ def test_on_a_terminal_it_asks(bare_env, old: Path, answer: bytes, code: int) ->
     text, _ = process.communicate(timeout=60)
     os.close(ours)
     assert process.returncode == code
-    assert b"removed" in text if code == 0 else b"would" not in text
+    assert b"would remove\t" in text
+    assert (b"\nremoved\t" in text) == (code == 0)
+    assert b"\nremove\t" not in text
     assert (points(old) == {100, 160, 180}) == (code == 0)
 
 

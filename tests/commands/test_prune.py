@@ -252,6 +252,10 @@ def test_nobody_to_ask_is_a_refusal(run, old: Path, untouched, form) -> None:
     if form:
         assert json.loads(done.stderr)["exit_code"] == 12
         assert done.stdout == ""
+    else:
+        assert done.stdout.count("\twould remove\t") == 2
+        assert "would remove\t2 items\t" in done.stdout
+        assert "\tremove\t" not in done.stdout
 
 
 def at_a_terminal(env: dict[str, str], answer: str, *args: object) -> tuple[int, str]:
@@ -282,6 +286,7 @@ def test_a_terminal_is_asked_once(bare_env, old: Path) -> None:
     code, said = at_a_terminal(bare_env, "n\n", "prune", old)
     assert code == 12
     assert "Remove 2 items" in said
+    assert said.count("would remove") == 3
     assert here(old) == {100, 120, 140, 160, 180}
     code, said = at_a_terminal(bare_env, "y\n", "prune", old)
     assert code == 0
