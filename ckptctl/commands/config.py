@@ -13,6 +13,7 @@ import click
 from ckptctl.commands import options
 from ckptctl.errors import UsageError
 from ckptctl.output import Column, Output, Page
+from ckptctl.storage import LOCAL
 
 if TYPE_CHECKING:
     from ckptctl.commands.settings import Setting
@@ -51,6 +52,7 @@ def command(directory: str, out: Output, config: str | None, toml: bool) -> None
     from ckptctl.commands.settings import settings_of
     from ckptctl.commands.settings_file import find_settings, read_settings
 
+    LOCAL.listdir(directory)  # raises where there is none
     if toml and click.get_current_context().params.get("json"):
         raise UsageError("--toml and --json exclude each other", remedy="leave one of them out")
     # A run without options, as far as click can tell: only the environment speaks.

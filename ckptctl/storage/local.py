@@ -20,7 +20,7 @@ from ckptctl.storage.swap import remove_expected, replace_expected
 if TYPE_CHECKING:
     from ckptctl.storage.base import Buffer, Storage
 
-__all__ = ["LOCAL", "LocalStorage"]
+__all__ = ["LOCAL", "LocalStorage", "no_directory"]
 
 #: Linux moves at most this many bytes in one call.
 _MAX_CALL = 0x7FFFF000
@@ -143,7 +143,7 @@ class LocalStorage:
             raise RefusedError("may not read the directory", file=directory) from None
         except (OSError, ValueError) as error:
             if _is_nowhere(error):
-                raise NotFoundError("no such directory", file=directory) from None
+                raise no_directory(directory) from None
             raise
 
     def stat(self, path: str, *, follow: bool = True) -> FileInfo | None:
@@ -324,6 +324,13 @@ def _temporary(path: str) -> str:
 
 #: There is no such file, whatever the path is made of.
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+def no_directory(path: str) -> NotFoundError:
+    """Return what to raise where a directory was expected."""
+    if not os.path.exists(path):
+        return NotFoundError("no such directory", file=path)
+    return NotFoundError("not a directory", file=path, remedy="name the directory that it lies in")
 
 
 def _is_nowhere(error: OSError | ValueError) -> bool:

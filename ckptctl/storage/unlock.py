@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptctl import knobs
-from ckptctl.errors import LockedError, NotFoundError, RefusedError
+from ckptctl.errors import LockedError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.lease import Watch, remedy
+from ckptctl.storage.local import no_directory
 from ckptctl.storage.lock import flock_holder, lock_kinds
 from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import Owner
@@ -76,7 +77,7 @@ def unlock_directory(
     """
     directory = os.path.realpath(directory)
     if not os.path.isdir(directory):
-        raise NotFoundError("no such directory", file=directory)
+        raise no_directory(directory)
     register = Register(directory)
     path = os.path.join(directory, OWN_DIRECTORY)
     with _refused(path):

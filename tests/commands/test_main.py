@@ -381,3 +381,18 @@ def test_version_is_one_line(run) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith("ckptctl ")
     assert done.stdout.count("\n") == 1
+
+
+DIRECTORY_COMMANDS = ("ls", "verify", "prune", "merge", "compact", "unlock", "config")
+
+
+@pytest.mark.parametrize("name", DIRECTORY_COMMANDS)
+def test_what_is_no_directory_is_ten_and_says_which_of_both(inside, tmp_path: Path, name) -> None:
+    file = tmp_path / "model.ckpt-100.index"
+    file.write_bytes(b"")
+    code, out, err = inside(name, file)
+    assert (code, out) == (10, "")
+    assert err.startswith(f"ckptctl: error: not a directory\n  file: {file}\n  next: ")
+    code, out, err = inside(name, tmp_path / "none")
+    assert (code, out) == (10, "")
+    assert err.startswith("ckptctl: error: no such directory\n")
