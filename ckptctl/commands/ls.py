@@ -39,6 +39,7 @@ _STYLES = {
     "leftover": "dim",
 }
 _STATUS = 2  # place of the status in a row
+_OF_OTHERS = ("age", "bytes", "name")
 
 
 @click.command("ls", epilog=options.epilog(10, 12))
@@ -125,11 +126,13 @@ class _ListingView(NamedTuple):
         page.flush()
         for chain in listing.chains():
             self._chain(page, columns, chain)
-        loose = [("orphans", listing.orphans), ("other checkpoints", listing.others)]
-        for title, checkpoints in loose:
+        # Strangers may lie at one step: it is the name that tells them apart.
+        named = tuple(c._replace(spare=0) if c.name in _OF_OTHERS else c for c in columns)
+        orphans = ("orphans", listing.orphans, columns)
+        for title, checkpoints, own in (orphans, ("other checkpoints", listing.others, named)):
             if checkpoints:
                 self._title(page, f"{title}, {_total(checkpoints)}")
-                with page.table(columns, heading=page.terminal) as rows:
+                with page.table(own, heading=page.terminal) as rows:
                     for each in checkpoints:
                         self._add(rows, page, each, None)
         self._leftovers(page, columns)

@@ -161,11 +161,11 @@ class Listing:
 
     @property
     def widest(self) -> tuple[int, int]:
-        """Characters of the longest step and the longest name of all checkpoints."""
+        """Characters of the longest step of all checkpoints, and the longest name of ours."""
         scan = self._chains.scan
-        every = [*scan.fulls, *scan.increments, *scan.others]
-        steps = max((len(str(each.step)) for each in every), default=1)
-        return steps, max((len(each.name) for each in every), default=1)
+        ours = [*scan.fulls, *scan.increments]
+        steps = max((len(str(each.step)) for each in (*ours, *scan.others)), default=1)
+        return steps, max((len(each.name) for each in ours), default=1)
 
     def chains(self) -> Iterator[ListedChain]:
         """Return the chains one by one; each is read when it is asked for."""

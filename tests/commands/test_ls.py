@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -441,3 +442,16 @@ def test_listing_imports_neither_numpy_nor_tensorflow(sharded: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 120])
+def test_a_stranger_keeps_its_name_at_any_width(on_terminal, sharded: Path, width: int) -> None:
+    name = "best_exporter_of_the_evaluation_run.ckpt-100"
+    for path in sharded.glob("model.ckpt-100.*"):
+        shutil.copy(path, sharded / path.name.replace("model.ckpt-100", name))
+    chains, _, others = on_terminal("ls", sharded, width=width).partition("other checkpoints")
+    assert name in re.sub(r"\s", "", others)[-400:] or width == 50
+    assert "best_exporter_o" in others
+    assert " kB" in others
+    # And costs the others nothing of theirs.
+    assert ("model.ckpt-160" in chains) == (width >= 120)
