@@ -7,6 +7,7 @@ shown is unchecked, unless `check` asks for those tensors to be read as a whole.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -443,7 +444,9 @@ def not_there(view: View, name: str) -> NotFoundError:
     """Return the error of a table that is not there, with what may have been meant."""
     from difflib import get_close_matches
 
-    is_tensor = any(tensor.name == name for tensor in view.tensors)
+    tensor = next((each for each in view.tensors if each.name == name), None)
+    if tensor is not None:
+        return _no_rows(view, tensor)
     owner = next(
         (t.name for t in view.tables for member, slot, _ in t.shapes if slot and member == name),
         None,
@@ -452,10 +455,26 @@ def not_there(view: View, name: str) -> NotFoundError:
     remedy = f"did you mean {' or '.join(near)}?" if near else "ckptctl show lists them"
     if owner is not None:
         remedy = f"it is a slot of {owner}, which shows it with its own rows"
+    return NotFoundError(f"no table {name!r}", file=view.target.prefix, remedy=remedy)
+
+
+def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
+    """Return the error of a tensor without rows of numbers, with what shows its values."""
+    own, shape = shlex.quote(tensor.name), list(tensor.shape)
+    at = view.target
+    where = shlex.quote(f"{at.directory}@{at.step}" if at.kind == "state" else at.prefix)
+    if tensor.is_hash_table:
+        what, remedy = "is a hash table of DeepRec", f"ckptctl show {where} --tensors lists it"
+    elif not tensor.numeric:
+        what = f"holds {tensor.dtype.name}s in the shape {shape}"
+        remedy = f"ckptctl export {where} --table {own} -o FILE.npz writes them"
+    elif not shape:
+        what = f"is one {tensor.dtype.name}, and has no rows"
+        remedy = f"ckptctl show {where} --stats --filter {own} shows it: min, mean and max are it"
+    else:
+        what, remedy = "has no rows", "ckptctl show lists what has"
     return NotFoundError(
-        f"{name!r} has no rows" if is_tensor else f"no table {name!r}",
-        file=view.target.prefix,
-        remedy=remedy,
+        f"{tensor.name!r} {what}", file=view.target.prefix, tensor=tensor.name, remedy=remedy
     )
 
 

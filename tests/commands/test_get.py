@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.oracle.chain import Tensor, build_chain, full
+from tests.oracle.images import floats
 
 
 def test_rows_for_programs(run, sharded: Path) -> None:
@@ -112,3 +116,25 @@ def test_tables_complete(run, sharded: Path) -> None:
     done = run(env={"_CKPTCTL_COMPLETE": "answer", **words})
     assert "emb" in done.stdout, done.stderr
     assert "empty_ev" in done.stdout
+
+
+def test_what_has_no_rows_is_said_with_what_shows_it(inside, tmp_path: Path) -> None:
+    words = Tensor("string", (2,), [b"a", b"b"])
+    chain = build_chain(tmp_path, full(10, {"my words": words, "one": floats(1.5, shape=())}))
+    prefix = chain.directory / "model.ckpt-10"
+    for target in ("latest", prefix):
+        asked = ("-C", chain.directory, "--upto", target)
+        code, _, err = inside("get", "my words", 0, *asked)
+        assert code == 10
+        assert "error: 'my words' holds strings in the shape [2]\n" in err
+        file = tmp_path / f"{target == prefix}.npz"
+        command = err.partition("next: ")[2].partition(" writes")[0].replace("FILE.npz", str(file))
+        assert inside(*shlex.split(command)[1:])[0] == 0
+        assert np.load(file)["my words"].tolist() == [b"a", b"b"]
+        code, _, err = inside("get", "one", 0, *asked)
+        assert code == 10
+        assert "error: 'one' is one float32, and has no rows\n" in err
+        command = err.partition("next: ")[2].partition(" shows")[0]
+        code, out, _ = inside(*shlex.split(command)[1:])
+        assert code == 0
+        assert "\t1.5\t1.5\t1.5\t" in out

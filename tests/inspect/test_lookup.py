@@ -151,8 +151,11 @@ def test_names_that_are_not_there(chain: Chain) -> None:
     with look(100, chain.directory) as view:
         with pytest.raises(NotFoundError, match="did you mean emb"):
             look_up(view, "embb", [1])
-        with pytest.raises(NotFoundError, match="has no rows"):
+        with pytest.raises(NotFoundError, match="'global_step' is one int64") as caught:
             look_up(view, "global_step", [1])
+    assert caught.value.remedy.startswith(
+        f"ckptctl show {chain.directory}@100 --stats --filter global_step shows"
+    )
 
 
 def test_files_hold_what_was_found(chain: Chain) -> None:
