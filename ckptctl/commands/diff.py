@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ckptctl.commands import cells, options
-from ckptctl.commands.params import AMOUNT, TARGET
+from ckptctl.commands.params import AMOUNT, TABLE, TARGET
 from ckptctl.errors import DifferencesFound, UsageError
 from ckptctl.output import Column, Output, Page
 from ckptctl.storage import LOCAL
@@ -27,7 +27,9 @@ __all__ = ["command"]
 @click.argument("a", type=TARGET)
 @click.argument("b", type=TARGET)
 @options.directory_option
-@click.option("--table", metavar="NAME", help="Only the table, or tensor, of this name.")
+@click.option(
+    "--table", metavar="NAME", type=TABLE, help="Only the table, or tensor, of this name."
+)
 @click.option(
     "--tolerance",
     metavar="X",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptctl.commands import options
-from ckptctl.commands.params import TARGET
+from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.errors import PartialFailure
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
@@ -35,6 +35,7 @@ __all__ = ["command"]
     "--table",
     "tables",
     metavar="NAME",
+    type=TABLE,
     multiple=True,
     help="Export this table, or tensor, alone; may be given again. Default: everything.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ckptctl.commands import cells, options
-from ckptctl.commands.params import TARGET
+from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
 from ckptctl.storage import LOCAL
@@ -33,6 +33,7 @@ __all__ = ["command"]
     "--filter",
     "pattern",
     metavar="GLOB",
+    type=TABLE,
     help="Only tables and tensors whose name matches, such as 'emb*'; totals are of all.",
 )
 @click.option(

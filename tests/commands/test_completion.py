@@ -155,6 +155,15 @@ def test_a_base_completes_from_the_fulls(ask: Ask, sharded: Path) -> None:
     assert ask("merge", str(sharded), "--base", "") == ["160", "100"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["export", "--table"], ["diff", "100", "160", "--table"], ["show", "--filter"], ["get"]],
+)
+def test_tables_complete(ask: Ask, sharded: Path, words: list[str]) -> None:
+    before = [words[0], "-C", str(sharded), *words[1:]]
+    assert ask(*before, "e") == ["emb", "empty_ev"]
+
+
 def test_quotes_spaces_and_tildes_are_understood(ask: Ask, sharded: Path, tmp_path: Path) -> None:
     sharded.rename(tmp_path / "a b")
     assert ask("merge", "-C", f'"{tmp_path}/a b"', "--upto", "18") == ["180"]
