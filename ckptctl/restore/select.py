@@ -111,8 +111,7 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         raise NotFoundError(
             f"no checkpoint at step {step}",
             file=chains.scan.directory,
-            expected=_nearest(chains, step),
-            remedy="ckptctl ls shows what can be restored",
+            remedy=f"{_another(chains, step)}; ckptctl ls shows all of them",
         )
     if not chains.is_live(increment) or not increment.complete:
         raise _unusable(chains, increment)
@@ -126,11 +125,11 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         raise UnprovenError(
             f"the base of {increment.name} is not proven: {choice.reason}",
             file=increment.prefix,
-            expected=_nearest(chains, step),
             found=f"check {choice.check} of the restore rules: {choice.code}"
             if choice.check
             else choice.code,
-            remedy="use another step, or --base STEP if you know the full it was recorded on",
+            remedy=f"{_another(chains, step)}; or --base STEP, if you know the full that it was "
+            "recorded on",
         )
     delta = increment.lineage is not None and increment.lineage.mode == "delta"
     idle = chains.idle_of(increment, base)
@@ -138,11 +137,9 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         raise UnprovenError(
             f"{increment.name} is idle: {idle.reason}",
             file=increment.prefix,
-            expected=_nearest(chains, step),
             found="tables would be the full's while dense tensors are the increment's",
-            remedy="use another step"
-            if delta
-            else "use another step, or --increments last for what a DeepRec PS would hold",
+            remedy=_another(chains, step)
+            + ("" if delta else "; or --increments last for what a DeepRec PS would hold"),
         )
     if delta:
         return _delta(chains, increment, base, reason, options)
@@ -197,8 +194,7 @@ def _delta(
         raise UnprovenError(
             f"the series of {increment.name} does not begin at {base.name}: {choice.reason}",
             file=increment.prefix,
-            expected=_nearest(chains, increment.step),
-            remedy="use another step",
+            remedy=_another(chains, increment.step),
         )
     return Selection(increment.step, base, choice.series, (), reason)
 
@@ -234,12 +230,13 @@ def _unusable(chains: Chains, checkpoint: Checkpoint) -> IncompleteError | Refus
     return kind(
         why,
         file=checkpoint.prefix,
-        expected=_nearest(chains, checkpoint.step),
-        remedy="use one of these steps",
+        remedy=_another(chains, checkpoint.step),
     )
 
 
-def _nearest(chains: Chains, step: int) -> str:
+def _another(chains: Chains, step: int) -> str:
     below, above = chains.nearest(step)
     found = [str(point) for point in (below, above) if point is not None]
-    return f"nearest restore points: {' and '.join(found)}" if found else "no restore point"
+    if not found:
+        return "use another directory: no step of this one can be restored"
+    return f"use another step: {' or '.join(found)} can be restored"
