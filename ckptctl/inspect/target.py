@@ -140,9 +140,9 @@ def find_target(
         )
     raise NotFoundError(
         f"no such target: {text!r}",
-        file=directory,
-        expected="a step, latest, latest~N, first, a prefix, an index or data file, or DIR@TARGET",
-        remedy="ckptctl ls shows what is there",
+        file=None if os.path.isabs(text) else directory,
+        remedy="write a step, latest, latest~N, first, a prefix, an index or data file, or "
+        "DIR@TARGET; ckptctl ls shows what is there",
     )
 
 
@@ -186,7 +186,7 @@ def _step(text: str, chains: Chains) -> int | None:
         raise NotFoundError(
             f"no restore point {text}",
             file=chains.scan.directory,
-            expected=f"one of {len(points)} restore points"
+            found=f"{len(points)} restore points"
             + (f", {points[0]} to {points[-1]}" if points else ""),
             remedy="ckptctl ls shows what can be restored",
         )

@@ -84,6 +84,19 @@ def test_what_is_not_there(chain: Chain, text: str) -> None:
         find_target(text, str(chain.directory))
 
 
+def test_what_is_not_there_tells_where_it_was_looked_for_and_what_there_is(chain: Chain) -> None:
+    path = f"{chain.directory}/model.ckpt-7"
+    for text, file in ((path, None), ("model.ckpt-7", str(chain.directory))):
+        with pytest.raises(NotFoundError, match="no such target") as caught:
+            find_target(text, str(chain.directory))
+        assert (caught.value.file, caught.value.expected) == (file, None)
+        assert caught.value.remedy.startswith("write a step, latest, ")
+    with pytest.raises(NotFoundError, match="no restore point latest~9") as caught:
+        find_target("latest~9", str(chain.directory))
+    assert caught.value.expected is None
+    assert caught.value.found == "4 restore points, 100 to 200"
+
+
 def test_a_directory_is_no_target(chain: Chain) -> None:
     with pytest.raises(UsageError, match="@latest"):
         find_target(str(chain.directory), ".")
