@@ -8,7 +8,7 @@ from typing import Any
 from ckptctl.output import Column
 from ckptctl.output import format as fmt
 
-__all__ = ["STATS", "range_", "shape", "some", "stats", "target"]
+__all__ = ["STATS", "equal", "range_", "shape", "some", "stats", "target"]
 
 #: Columns of what `inspect.stats` measures.
 STATS = (
@@ -22,6 +22,11 @@ STATS = (
     Column("inf", "count", spare=1),
     Column("histogram", missing=""),
 )
+
+
+def equal(number: int, what: str) -> str:
+    """Return how many others are equal, in words."""
+    return f"{fmt.some(number, what)} {'is' if number == 1 else 'are'} equal"
 
 
 def range_(found: dict[str, Any] | None) -> str | None:

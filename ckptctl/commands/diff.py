@@ -196,7 +196,7 @@ class _DiffView(NamedTuple):
             for word in words:
                 page.line(table["name"], word)
         if same and page.terminal:
-            page.line(f"{same} other tables are equal", style="dim")
+            page.line(cells.equal(same, "other table"), style="dim")
 
     def _top(self, page: Page) -> None:
         found = [
@@ -244,4 +244,4 @@ class _DiffView(NamedTuple):
                     numbers = (each.get(name) for name in ("elements", "l2", "relative", "max"))
                     rows.add(what, each["name"], words, *numbers)
         if tensors["unchanged"]:
-            page.line(f"{tensors['unchanged']} other tensors are equal", style="dim")
+            page.line(cells.equal(tensors["unchanged"], "other tensor"), style="dim")

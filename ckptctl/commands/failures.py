@@ -146,7 +146,11 @@ def _usage(error: click.ClickException) -> Failure:
         source = context.get_parameter_source(param.name)
         if source is ParameterSource.ENVIRONMENT and param.envvar:
             message += f" (from ${param.envvar})"
-    return _told("UsageError", 2, message, remedy=f"{path} --help")
+    remedy = f"{path} --help"
+    option = getattr(error, "option_name", "") if isinstance(error, click.NoSuchOption) else ""
+    if option[1:].isdigit() and path.endswith(" get"):  # -17 is read as options 1 and 7
+        remedy = f"keys below zero go behind `--`: {path} TABLE -- KEY..."
+    return _told("UsageError", 2, message, remedy=remedy)
 
 
 def _system(error: OSError) -> Failure:

@@ -13,6 +13,7 @@ from ckptctl.commands.keys import read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.errors import NotFoundError, PartialFailure, UsageError
 from ckptctl.output import Output, is_terminal, open_output
+from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
     from ckptctl.inspect.history import History
@@ -172,8 +173,9 @@ def _show_history(out: Output, table: str, found: History) -> None:
     out.close()
     if found.failed:
         first = found.failed[0]
+        steps = fmt.some(len(found.failed), "step")
         raise PartialFailure(
-            f"{len(found.failed)} steps could not be read, {first.step}: {first.reason}",
+            f"{steps} could not be read, {first.step}: {first.reason}",
             file=first.prefix or None,
             remedy="ckptctl verify says what is wrong",
         )

@@ -213,8 +213,11 @@ class VerifiedView(NamedTuple):
         if found.left:
             words.append(f"{len(found.left)} left for the next run")
         counts = [
-            fmt.some(found.count(severity), word)
-            for severity, word in (("damage", "finding of damage"), ("warning", "warning"))
+            fmt.some(found.count(severity), word) + more
+            for severity, word, more in (
+                ("damage", "finding", " of damage"),
+                ("warning", "warning", ""),
+            )
             if found.count(severity)
         ]
         verdict = ", ".join(counts) if counts else "nothing wrong"

@@ -20,7 +20,7 @@ def when(seconds: float) -> str:
 
 def size(number: float) -> str:
     """Return bytes in words."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
+    for unit in ("B", "kB", "MB", "GB", "TB"):
         if number < 1000 or unit == "TB":
             return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000

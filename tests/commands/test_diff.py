@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptctl.commands import cells
+
 
 def test_rows_for_programs(run, sharded: Path) -> None:
     done = run("diff", "160", "latest", "-C", sharded)
@@ -86,3 +88,8 @@ def test_that_two_differ_is_said_beside_the_answer(run, sharded: Path) -> None:
     done = run("diff", "160", "180", "-C", sharded, "--exit-code", "--json")
     assert json.loads(done.stdout)["identical"] is False
     assert json.loads(done.stderr)["exit_code"] == 5
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 other table is"), (2, "2 other tables are")])
+def test_how_many_are_equal(number: int, words: str) -> None:
+    assert cells.equal(number, "other table") == f"{words} equal"

@@ -138,3 +138,19 @@ def test_what_has_no_rows_is_said_with_what_shows_it(inside, tmp_path: Path) -> 
         code, out, _ = inside(*shlex.split(command)[1:])
         assert code == 0
         assert "\t1.5\t1.5\t1.5\t" in out
+
+
+def test_a_key_below_zero_that_is_taken_for_an_option(inside) -> None:
+    for key in ("-5", "-17"):
+        code, _, err = inside("get", "emb", key)
+        assert code == 2
+        assert "next: keys below zero go behind `--`: ckptctl get TABLE -- KEY..." in err
+    code, _, err = inside("get", "emb", "--wrong")
+    assert "next: ckptctl get --help" in err
+
+
+def test_one_step_that_could_not_be_read_is_one(run, sharded: Path) -> None:
+    next(sharded.glob(".incremental_checkpoint/*-140.data-00000*")).unlink()
+    done = run("get", "flt", "30317", "-C", sharded, "--history")
+    assert done.returncode == 3
+    assert "error: 1 step could not be read, 140: " in done.stderr

@@ -107,6 +107,17 @@ def test_nothing_to_verify(run, tmp_path: Path) -> None:
     assert run("verify", tmp_path / "none").returncode == 10
 
 
+def test_a_person_sees_how_many_findings_there_are(sharded: Path) -> None:
+    for path in sharded.glob("model.ckpt-*.data-00001*"):
+        path.unlink()
+    plan = plan_verify(str(sharded))
+    found = execute_verify(plan)
+    assert found.count("damage") > 1
+    text = StringIO()
+    VerifiedView(plan, found).text(TerminalPage(text))
+    assert f"{found.count('damage')} findings of damage" in " ".join(text.getvalue().split())
+
+
 def test_a_person_sees_what_was_found(sharded: Path) -> None:
     spoil(sharded)
     plan = plan_verify(str(sharded), data=True)

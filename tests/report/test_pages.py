@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from ckptctl.bundle import BundleWriter
 from ckptctl.commands.main import cli
+from ckptctl.report.parts import size
 from tests.oracle.chain import build_chain, changes, full, increment, table
 
 CHROMIUM = next(
@@ -177,3 +178,7 @@ def test_data_of_a_figure_cannot_end_its_script() -> None:
     assert found is not None
     assert json.loads(found[1]) == [figure]
     assert not set(found[1]) & set("<>&\u2028")
+
+
+def test_sizes_have_the_units_of_the_command_line() -> None:
+    assert [size(n) for n in (7, 1500, 2.5e6)] == ["7 B", "1.5 kB", "2.5 MB"]
