@@ -9,6 +9,8 @@ from ckptctl.output import Column, Page
 from ckptctl.output.format import one_line
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ckptctl.inspect.history import History
     from ckptctl.inspect.lookup import Lookup
 
@@ -50,7 +52,7 @@ class RowsView(NamedTuple):
                     rows.add(row.key, row.state, None, row.freq, row.version, None, *place)
                 for slot, cell in row.cells.items():
                     facts = (row.freq, row.version) if not slot else (None, None)
-                    values = _values(cell.value.reshape(-1).tolist(), page)
+                    values = _values(cell.value, page)
                     number = files.setdefault(cell.file, len(files) + 1)
                     at = [f"{number}:{cell.offset}"] if page.terminal else [cell.file, cell.offset]
                     rows.add(row.key, row.state, slot or None, *facts, values, *at)
@@ -87,16 +89,19 @@ class HistoryView(NamedTuple):
             for key, moments in self.found.keys.items():
                 for each in moments:
                     cell = each.row.cells.get("")
-                    values = None if cell is None else _values(cell.value.tolist(), page)
+                    values = None if cell is None else _values(cell.value, page)
                     moved = (each.kind, each.change, each.l2, each.max)
                     rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
         for missed in self.found.failed:
             page.line("failed", str(missed.step), missed.kind, missed.reason)
 
 
-def _values(values: list[Any], page: Page) -> str:
+def _values(row: np.ndarray[Any, Any], page: Page) -> str:
     """Return a row: all digits for programs, five and the first elements for people."""
     if not page.terminal:
-        return " ".join(repr(value) for value in values)
-    shown = " ".join(f"{value:.5g}" for value in values[:16])
-    return shown + (f" ... ({len(values)})" if len(values) > 16 else "")
+        from ckptctl.inspect.lookup_rows import in_words
+
+        return " ".join(in_words(row))
+    values = row.reshape(-1)[:16].tolist()
+    shown = " ".join(f"{value:.5g}" for value in values)
+    return shown + (f" ... ({row.size})" if row.size > 16 else "")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptctl.errors import RefusedError
 from ckptctl.inspect.lookup import STATES, Lookup
-from ckptctl.inspect.lookup_rows import Cells
+from ckptctl.inspect.lookup_rows import Cells, in_words
 
 __all__ = ["FileFormat", "write_lookup"]
 
@@ -65,8 +65,8 @@ def _csv(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
         names += [f"{slot or 'value'}_{at}" for at in range(width)]
         names += [_name(slot, "file"), _name(slot, "offset")]
         blank = [""] * width
-        pairs = zip(cells.values.tolist(), cells.there.tolist(), strict=True)
-        values = [value if there else blank for value, there in pairs]
+        pairs = zip(cells.values, cells.there.tolist(), strict=True)
+        values = [in_words(value) if there else blank for value, there in pairs]
         places = zip(_files(found, cells), _offsets(cells), strict=True)
         columns.append([[*row, *place] for row, place in zip(values, places, strict=True)])
     writer.writerow(names)

@@ -13,10 +13,19 @@ from ckptctl.inspect.stats import decode
 from ckptctl.restore.column import row_bytes
 from ckptctl.running import Runner
 
-__all__ = ["Cells", "Numbers", "Reading"]
+__all__ = ["Cells", "Numbers", "Reading", "in_words"]
 
 #: Bytes between two rows that are read rather than left out.
 _GAP = 8192
+
+
+def in_words(values: np.ndarray) -> list[str]:
+    """Return each number as the shortest word that gives it back in its own type.
+
+    A Python float has the digits of a double: 0.42155465483665466 for the float32 0.42155465.
+    """
+    flat = values.reshape(-1)
+    return [str(x) for x in (flat if values.dtype.kind in "fc" else flat.tolist())]
 
 
 class Numbers(NamedTuple):

@@ -23,7 +23,13 @@ def test_rows_for_programs(run, sharded: Path) -> None:
     assert rows[3][2] == "Adagrad"
     file, offset = rows[2][6:8]
     raw = Path(file).read_bytes()[int(offset) : int(offset) + 12]
-    assert " ".join(map(repr, np.frombuffer(raw, "<f4").tolist())) == rows[2][5]
+    words = rows[2][5].split(" ")
+    assert np.array(words, "<f4").tobytes() == raw
+    digits = [word.replace(".", "").lstrip("-0") for word in words]
+    assert all(len(each) <= 9 for each in digits)  # as many as a float32 has
+    lines = run("get", "flt", "30317", "-C", sharded, "--format", "csv").stdout.splitlines()
+    line = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert [line[f"value_{at}"] for at in range(len(words))] == words
 
 
 def test_one_document(run, sharded: Path) -> None:

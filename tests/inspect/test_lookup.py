@@ -17,6 +17,7 @@ from ckptctl.errors import NotFoundError, TensorChecksumError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import Cell, look_up
 from ckptctl.inspect.lookup_files import write_lookup
+from ckptctl.inspect.lookup_rows import in_words
 from tests.inspect.model import filtered_in, look, tables_in
 from tests.inspect.test_views import SOME
 from tests.oracle.chain import Chain, build_chain, changes, flip, full, increment, table
@@ -179,3 +180,19 @@ def test_files_hold_what_was_found(chain: Chain) -> None:
     rows = pyarrow.parquet.read_table(columns).to_pylist()
     assert [row["value"] for row in rows] == [[7, 7], None, None]
     assert [row["version"] for row in rows] == [9, 9, None]
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", "<c8", "<i8", "?"])
+def test_words_give_numbers_back(dtype: str) -> None:
+    raw = np.random.default_rng(1).integers(0, 256, 64 * np.dtype(dtype).itemsize, np.uint8)
+    values = np.frombuffer(raw.tobytes(), dtype) if dtype != "?" else raw.astype(bool)
+    values = values[np.isfinite(values)]
+    words = in_words(values)
+    if dtype == "?":
+        assert set(words) == {"True", "False"} or set(words) == {"True"}
+    else:
+        assert np.array(words, dtype).tobytes() == values.tobytes()
+    if values.dtype.kind == "f":
+        longest = {2: 5, 4: 9, 8: 17}[values.dtype.itemsize]
+        digits = (word.partition("e")[0].replace(".", "").strip("-0") for word in words)
+        assert max(map(len, digits)) <= longest
