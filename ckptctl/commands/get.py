@@ -11,6 +11,7 @@ from ckptctl.commands import options
 from ckptctl.commands.get_views import HistoryView, RowsView
 from ckptctl.commands.keys import read_keys
 from ckptctl.commands.params import TABLE, TARGET
+from ckptctl.commands.replacing import check_replaceable
 from ckptctl.errors import NotFoundError, PartialFailure, UsageError
 from ckptctl.output import Output, is_terminal, open_output
 from ckptctl.output import format as fmt
@@ -91,6 +92,8 @@ def command(
     from ckptctl.running import Runner
 
     asked = read_keys(keys, keys_from)
+    if path is not None:
+        check_replaceable("-o", path)
     if form not in ("csv", "npz", "parquet") and path is not None:
         raise UsageError("-o goes with --format csv, npz or parquet")
     if history and form not in ("text", "json"):

@@ -364,7 +364,7 @@ def restore_of(values: Mapping[str, object]) -> RestoreOptions:
 def html(function: Callback) -> Callback:
     """Add `--html FILE`; the command receives `html`, a path or None.
 
-    That plotly is missing is said before anything is read.
+    That plotly is missing, or another file in the way, is said before anything is read.
     """
 
     @functools.wraps(function)
@@ -375,6 +375,9 @@ def html(function: Callback) -> Callback:
                 remedy="name one, such as --html report.html",
             )
         if html is not None:
+            from ckptctl.commands.replacing import PAGE, check_replaceable
+
+            check_replaceable("--html", html, PAGE)
             from ckptctl.report.page import plotly_script
 
             plotly_script()
@@ -383,7 +386,7 @@ def html(function: Callback) -> Callback:
     return click.option(
         "--html",
         metavar="FILE",
-        help="Also draw a page that needs no network; a file of that name is replaced.",
+        help="Also draw a page that needs no network; an older page of that name is replaced.",
     )(checked)
 
 

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from ckptctl.commands import options
 from ckptctl.commands.prune_views import PrunePlanView, PruneResultView, raise_for
+from ckptctl.commands.replacing import PLAN, check_replaceable
 from ckptctl.errors import RefusedError, UsageError
 from ckptctl.output import Output
 from ckptctl.output import format as fmt
@@ -91,6 +92,8 @@ def command(
     from ckptctl.merge.policy import policy_of
     from ckptctl.merge.prune_plan import load_plan, save_plan_to
 
+    if save_plan is not None:
+        check_replaceable("--save-plan", save_plan, PLAN)
     storage = options.storage_of(bwlimit)
     if plan is not None:
         _refuse_options()
