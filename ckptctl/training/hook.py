@@ -12,6 +12,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 from ckptctl.chain import scan_directory
 from ckptctl.errors import UsageError
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
+from ckptctl.training.recorder import directory_of
 
 __all__ = ["CheckpointSaverHook"]
 
@@ -75,8 +76,8 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
     def _save_increment(self, session: Any, step: int) -> bool:
         """Save an increment; return whether a listener wants the training to stop."""
         saver, recorder = self._increments()
-        base = recorder.base
-        if base is None or step <= (recorder.previous.step if recorder.previous else base.step):
+        base = recorder.bases.get(directory_of(self._save_path))
+        if base is None or step <= base.last_step:
             return False  # nothing was trained since
         for listener in self._listeners:
             listener.before_save(session, step)

@@ -7,12 +7,14 @@ recorded against (`restore.md`, Lineage).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -24,7 +26,7 @@ from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, UsageError
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.durable import make_durable
-from ckptctl.training.recorder import Previous
+from ckptctl.training.recorder import Previous, directory_of
 from ckptctl.training.recovery import RestorePoint
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ __all__ = ["INCREMENT_BASENAME", "INCREMENT_DIRECTORY", "IncrementalSaver"]
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
 INCREMENT_BASENAME = "incremental_model.ckpt"
 
+_LOG = logging.getLogger("ckptctl.training")
 _SCOPE = "ckptctl/increment"
 
 
@@ -55,7 +58,6 @@ class IncrementalSaver(tf1.train.Saver):
         self._adder = IncrementBuilder(
             self._recorder, items, full._write_version, full._builder.restored
         )
-        self._series: list[str] = []
         super().__init__(
             # Slices of a variable share a name, and a list would keep one of them.
             var_list={str(number): saveable for number, saveable in enumerate(saveables)},
@@ -94,30 +96,35 @@ class IncrementalSaver(tf1.train.Saver):
         """
         recorder = self._recorder
         recorder.check()
-        base = recorder.base
+        directory = os.path.dirname(os.path.dirname(save_path))
+        base = recorder.bases.get(os.path.realpath(directory))
         if base is None:
             raise NotFoundError(
-                "no full was saved or restored yet, so there is nothing that changed since",
+                "no full was saved or restored here yet, so there is nothing that changed since",
+                file=directory or ".",
                 remedy="save one with the Saver first",
             )
         step = int(global_step if isinstance(global_step, int) else sess.run(global_step))
-        earlier = recorder.previous.step if recorder.previous else base.step
-        if step <= earlier:
-            raise UsageError(f"increment at step {step}, but the last save was at step {earlier}")
+        if step <= base.last_step:
+            raise UsageError(
+                f"increment at step {step}, but the last save was at step {base.last_step}"
+            )
+        if not tf.io.gfile.exists(f"{base.full}.index"):
+            _LOG.warning("%s is gone: no increment on it can be restored", base.full)
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"
         since = base.clocks
-        if self.mode == "delta" and recorder.previous is not None:
-            since = recorder.previous.clocks
+        if self.mode == "delta" and base.previous is not None:
+            since = base.previous.clocks
         feed: dict[Any, Any] = {self._adder.since[device]: clock for device, clock in since.items()}
         own_id = uuid.uuid4().hex
-        feed[self._adder.lineage] = lineage(base.step, recorder.previous, self.mode, own_id)
+        feed[self._adder.lineage] = lineage(base.step, base.previous, self.mode, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
         clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
         make_durable(prefix)
-        recorder.previous = Previous(step, clocks, own_id)
-        self._series.append(prefix)
+        base.previous = Previous(step, clocks, own_id)
+        base.series.append(prefix)
         if write_state:
             self._RecordLastCheckpoint(prefix)
             checkpoint_management.update_checkpoint_state_internal(
@@ -157,20 +164,17 @@ class IncrementalSaver(tf1.train.Saver):
         """
         return _Beside(sess, self._chosen(prefix), self.saver_def.filename_tensor_name, prefix)
 
-    def resume(self, sess: Any, directory: str, point: RestorePoint, open_gate: Any) -> None:
+    def resume(self, sess: Any, point: RestorePoint, open_gate: Any) -> None:
         """Open the gate of what is restored: the next increment is recorded after it."""
-        self._series = list(point.increments)
-        within = os.path.join(directory, INCREMENT_DIRECTORY)
+        base = self._recorder.bases[directory_of(point.full)]
+        base.series = list(point.increments)
+        within = os.path.join(os.path.dirname(point.full), INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)
         listed = list(state.all_model_checkpoint_paths) if state else []
         self.recover_last_checkpoints(listed)
         clocks = self._recorder.now(sess, [open_gate])
         if point.increments:
-            self._recorder.previous = Previous(point.step, clocks, point.increment_id)
-
-    def forget_series(self) -> None:
-        """A full is durable: what was kept for the series before it may rotate."""
-        self._series = []
+            base.previous = Previous(point.step, clocks, point.increment_id)
 
     def _chosen(self, prefix: str) -> list[Any]:
         with BundleReader(prefix) as reader:
@@ -185,7 +189,8 @@ class IncrementalSaver(tf1.train.Saver):
         ]
         entries.append((latest_save_path, time.time()))
         # A delta series is worth nothing with one of its increments gone.
-        held = set(self._series) if self.mode == "delta" else set()
+        series = (base.series for base in self._recorder.bases.values())
+        held = set(chain.from_iterable(series)) if self.mode == "delta" else set()
         surplus = max(len(entries) - keep, 0)
         going = [p for p in entries[:-1] if p[0] not in held][:surplus]
         self._last_checkpoints = [p for p in entries if p not in going]

@@ -18,6 +18,7 @@ and never before: a full that failed leaves everything as it was.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from ckptctl.training.updates import (
     uses_of,
 )
 
-__all__ = ["RECORDS", "Base", "Clock", "Recorder", "Track"]
+__all__ = ["RECORDS", "Base", "Clock", "Previous", "Recorder", "Track", "directory_of"]
 
 _LOG = logging.getLogger("ckptctl.training")
 _SCOPE = "ckptctl/recorder"
@@ -66,23 +67,39 @@ class Previous:
     id: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Base:
-    """The full that increments are recorded against, known to be durable.
+    """The full that the increments beside it are recorded against, known to be durable.
 
     Attributes
     ----------
-    directory
-        Directory of the full.
+    full
+        Its prefix.
     step
-        Step of the full.
+        Its step.
     clocks
         Device to its clock: rows seen later changed since.
+    series
+        Prefixes of the increments on it, oldest first.
+    previous
+        The last of them.
     """
 
-    directory: str
+    full: str
     step: int
     clocks: dict[str, int]
+    series: list[str] = field(default_factory=list)
+    previous: Previous | None = None
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last save, full or increment."""
+        return self.previous.step if self.previous is not None else self.step
+
+
+def directory_of(prefix: str) -> str:
+    """Return the directory of a checkpoint, in one spelling."""
+    return os.path.realpath(os.path.dirname(prefix))
 
 
 @dataclass(frozen=True)
@@ -136,18 +153,16 @@ class Recorder:
         By device; by name of the op that owns a variable whose rows are saved.
     own
         Names of ops of ours that change the user's variables, and record by themselves.
-    base
-        The last durable full, or None before there is one.
-    previous
-        The last increment on it.
+    bases
+        By directory, as `directory_of` spells it: the last durable full in it. No row is
+        forgotten by a save, so each directory has its own.
     """
 
     graph: Any
     clocks: dict[str, Clock] = field(default_factory=dict)
     tracks: dict[str, Track] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
-    base: Base | None = None
-    previous: Previous | None = None
+    bases: dict[str, Base] = field(default_factory=dict)
     # Those of variables that are saved whole too, but updated together with others.
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards.

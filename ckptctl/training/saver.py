@@ -17,7 +17,7 @@ from ckptctl.training.builders import FullBuilder, has_rows, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
-from ckptctl.training.recorder import Base, Recorder
+from ckptctl.training.recorder import Base, Recorder, directory_of
 from ckptctl.training.recovery import choose_newest
 from ckptctl.training.updates import initialisers_of, uses_of
 
@@ -101,9 +101,9 @@ class Saver(tf1.train.Saver):
     def save(self, sess: Any, save_path: str, global_step: Any = None, **kwargs: Any) -> Any:
         """Save a full; it becomes the base of later increments once it is durable.
 
-        Arguments and result as those of TensorFlow's. A full without a step, without an
-        entry in the state file, or in another directory than the first is a copy: the
-        increments go on from the full before.
+        Arguments and result as those of TensorFlow's. It is the base of increments in its own
+        directory only. A full without a step or without an entry in the state file is a copy:
+        the increments go on from the full before.
         """
         if not self.incremental_save_restore:
             return super().save(sess, save_path, global_step, **kwargs)
@@ -112,14 +112,8 @@ class Saver(tf1.train.Saver):
         prefix = super().save(sess, save_path, global_step, **kwargs)
         make_durable(prefix)
         parts = split_step(os.path.basename(prefix))
-        base, directory = self._recorder.base, os.path.abspath(os.path.dirname(prefix))
-        if parts is None or not kwargs.get("write_state", True):
-            return prefix
-        if base is None or base.directory == directory:
-            self._recorder.base = Base(directory, parts[1], clocks)
-            self._recorder.previous = None
-            assert self.incremental is not None
-            self.incremental.forget_series()
+        if parts is not None and kwargs.get("write_state", True):
+            self._recorder.bases[directory_of(prefix)] = Base(prefix, parts[1], clocks)
         return prefix
 
     def restore(self, sess: Any, save_path: str) -> None:
@@ -167,21 +161,18 @@ class Saver(tf1.train.Saver):
         self._restored(sess, point.full)
         for prefix in later:
             self.incremental.apply(sess, prefix)
-        self.incremental.resume(sess, directory, point, self._open_gate)
+        self.incremental.resume(sess, point, self._open_gate)
         _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
         return point.step
 
     def _begin(self, sess: Any) -> None:
         # Should this fail half-way, no increment is saved until there is a full again: what the
         # last base was recorded by is gone.
-        self._recorder.base = self._recorder.previous = None
+        self._recorder.bases.clear()
         sess.run(self._begin_restore)
 
     def _restored(self, sess: Any, prefix: str) -> None:
         parts = split_step(os.path.basename(prefix))
-        directory = os.path.abspath(os.path.dirname(prefix))
-        clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
-        self._recorder.base = Base(directory, parts[1], clocks) if parts else None
-        self._recorder.previous = None
-        assert self.incremental is not None
-        self.incremental.forget_series()
+        if parts is not None:
+            clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
+            self._recorder.bases[directory_of(prefix)] = Base(prefix, parts[1], clocks)

@@ -19,9 +19,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.core.protobuf import control_flow_pb2
-from tensorflow.python.checkpoint import checkpoint_management
 
-from ckptctl.chain.names import split_step
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.recorder import RECORDS
 
@@ -202,15 +200,11 @@ def _name_of(fetch: Any) -> str:
 
 def _held_by(sess: Any, recorder: Any) -> str | None:
     """Return the full whose state a training session holds, if it was not trained since."""
-    step, base = tf1.train.get_global_step(recorder.graph), recorder.base
-    if step is None or base is None or int(sess.run(step)) != base.step:
+    step = tf1.train.get_global_step(recorder.graph)
+    if step is None or not recorder.bases:
         return None
-    state = checkpoint_management.get_checkpoint_state(base.directory)
-    for prefix in state.all_model_checkpoint_paths if state else ():
-        parts = split_step(prefix.rpartition("/")[2])
-        if parts is not None and parts[1] == base.step:
-            return str(prefix)
-    return None
+    now = int(sess.run(step))
+    return next((base.full for base in recorder.bases.values() if base.step == now), None)
 
 
 # --- leaving out ---

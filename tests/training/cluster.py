@@ -69,11 +69,11 @@ def work(task: int, addresses: dict[str, list[str]], directory: str, options: An
 
     resume = ct.IncrementalSaver.resume
 
-    def told(self: Any, session: Any, within: str, point: Any, open_gate: Any) -> None:
+    def told(self: Any, session: Any, point: Any, open_gate: Any) -> None:
         name = f"{directory}.recovered-{point.step}.npz"
         np.savez(name, **values(session, tf1.get_default_graph()))
-        freeze(Path(within), Path(f"{directory}.frozen-{point.step}"))
-        resume(self, session, within, point, open_gate)
+        freeze(Path(directory), Path(f"{directory}.frozen-{point.step}"))
+        resume(self, session, point, open_gate)
         say("recovered", point.step)
 
     ct.IncrementalSaver.resume = told

@@ -62,6 +62,40 @@ def test_a_full_moves_the_base_and_a_copy_does_not(tmp_path: Path) -> None:
         assert rows_in(saves.increment(session))["emb"] == [11]
 
 
+def test_each_directory_has_a_base_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A warm start from elsewhere, and a path through a link, end no series."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    (tmp_path / "run" / ".incremental_checkpoint").mkdir()
+    with model.session() as session:
+        pretrained = saves.full(session)
+        saves.saver.restore(session, pretrained)
+        saves.directory = tmp_path / "run"
+        model.train(session, [5])
+        with pytest.raises(NotFoundError, match="no full"):
+            saves.increment(session)
+        saves.full(session)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == [6]
+        saves.directory = tmp_path / "link"
+        saves.full(session)
+        model.train(session, [7])
+        assert rows_in(saves.increment(session))["emb"] == [7]
+        assert_same(state_of(tmp_path / "run", 3), model.values(session))
+        saves.directory = tmp_path
+        assert rows_in(saves.increment(session))["emb"] == [5, 6, 7]
+        assert_same(state_of(tmp_path, 3), model.values(session))
+        assert "is gone" not in caplog.text
+        Path(f"{pretrained}.index").unlink()
+        model.train(session, [8])
+        saves.increment(session)
+        assert f"{pretrained} is gone: no increment on it can be restored" in caplog.text
+
+
 def test_a_full_that_fails_loses_no_row(tmp_path: Path) -> None:
     model = Model(parts=1)
     saves = Saves(model, tmp_path)
