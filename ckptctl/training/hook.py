@@ -7,9 +7,7 @@ import os
 from typing import Any
 
 import tensorflow.compat.v1 as tf1
-from tensorflow.python.checkpoint import checkpoint_management
 
-from ckptctl.chain import scan_directory
 from ckptctl.errors import UsageError
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
 from ckptctl.training.recorder import directory_of
@@ -63,12 +61,12 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
                     run_context.request_stop()
 
     def _save(self, session: Any, step: Any) -> Any:
+        saver = self._get_saver()
+        padded = f"{int(step):08d}" if saver._pad_step_number else str(int(step))
+        prefix = f"{self._save_path}-{padded}"
         # Workers may already train: a kill would leave shards of two saves under the only
-        # full that there is.
-        prefix = f"{self._save_path}-{int(step)}"
-        if self._get_saver()._pad_step_number:
-            prefix = f"{self._save_path}-{int(step):08d}"
-        if _is_complete(prefix):
+        # full that there is. Of another run's full that is as well.
+        if getattr(saver, "incremental", None) is not None and _is_newest(saver, prefix):
             _LOG.info("there is a full at step %d already: %s", step, prefix)
             return False
         return super()._save(session, step)
@@ -97,11 +95,13 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         return full.incremental, full.recorder
 
 
-def _is_complete(prefix: str) -> bool:
-    if not checkpoint_management.checkpoint_exists_internal(prefix):
+def _is_newest(saver: Any, prefix: str) -> bool:
+    """Return whether a full is what this session restored, or saved, and the state file names."""
+    base, listed = saver.recorder.bases.get(directory_of(prefix)), saver.last_checkpoints
+    if base is None or not listed:
         return False
-    if "://" in prefix:  # a scan is of local disks
-        return True
-    scan = scan_directory(os.path.dirname(prefix) or ".")
-    name = os.path.basename(prefix)
-    return any(os.path.basename(f.prefix) == name and f.complete for f in scan.fulls)
+    return _place(base.full) == _place(listed[-1]) == _place(prefix)
+
+
+def _place(prefix: str) -> tuple[str, str]:
+    return directory_of(prefix), os.path.basename(prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,34 @@ def test_a_start_saves_no_second_full_over_the_first(tmp_path: Path) -> None:
     train(Model(), tmp_path)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("model.ckpt-0*")}
     assert before == after
+
+
+@pytest.mark.parametrize("how", ["state", "file", "fresh"])
+def test_a_run_after_a_rollback_saves_fulls_of_its_own(tmp_path: Path, how: str) -> None:
+    train(Model(), tmp_path, [1], [2], [3], [4], save_steps=2)
+    shutil.rmtree(tmp_path / ".incremental_checkpoint")
+    model, start = Model(), tmp_path / "model.ckpt-2"
+    if how == "state":
+        tf1.train.update_checkpoint_state(str(tmp_path), str(start))
+    elif how == "fresh":
+        (tmp_path / "checkpoint").unlink()
+        start = tmp_path / "model.ckpt-0"
+    with suppress(Crash), model.graph.as_default():
+        scaffold = ct.Scaffold(incremental_save_restore=True)
+        named = {"checkpoint_filename_with_path": str(start)} if how == "file" else {}
+        creator = tf1.train.ChiefSessionCreator(
+            scaffold, checkpoint_dir=None if named else str(tmp_path), **named
+        )
+        hooks = [EverySave(str(tmp_path), scaffold=scaffold, save_steps=2)]
+        with tf1.train.MonitoredSession(creator, hooks) as run:
+            assert tf.train.latest_checkpoint(str(tmp_path)) == str(start)
+            for ids in ([50], [51]):
+                run.run(model.train_op, {model.ids: ids})
+            values = model.values(run._tf_sess())
+            raise Crash
+    newest = tf.train.latest_checkpoint(str(tmp_path))
+    assert newest == str(tmp_path / f"model.ckpt-{values['global_step']}")
+    assert_same(state_of(tmp_path, int(values["global_step"])), values)
 
 
 def test_a_full_makes_the_increments_before_it_stale(tmp_path: Path) -> None:
