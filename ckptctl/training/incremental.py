@@ -220,7 +220,11 @@ def _naming(prefix: str) -> Iterator[None]:
     """Say which increment it was: TensorFlow's Saver would tell its errors as those of a full."""
     try:
         yield
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+    except (
+        tf.errors.DataLossError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.NotFoundError,
+    ) as error:
         if error.op is None or _SCOPE not in error.op.name:
             raise
         raise DamageError(

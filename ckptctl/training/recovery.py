@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ckptctl.chain import ProvenPairs, find_chains, scan_directory
@@ -11,7 +12,7 @@ from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import select
 
-__all__ = ["RestorePoint", "choose_newest"]
+__all__ = ["RestorePoint", "restorable"]
 
 _LOG = logging.getLogger("ckptctl.training")
 
@@ -29,11 +30,12 @@ class RestorePoint:
     increment_id: str | None = None
 
 
-def choose_newest(directory: str) -> RestorePoint | None:
-    """Return the newest restore point of a directory that passes all checks, or None.
+def restorable(directory: str) -> Iterator[RestorePoint]:
+    """Yield the restore points of a directory that pass all checks of names, newest first.
 
     A newer checkpoint that does not pass is logged with the reason: no training should
-    stay down because one increment is damaged, nor fall back in silence.
+    stay down because one increment is damaged, nor fall back in silence. Checksums of the
+    data are left to the restore, which reads it anyway.
     """
     scan = scan_directory(directory or ".")
     proven = ProvenPairs(scan)
@@ -52,5 +54,4 @@ def choose_newest(directory: str) -> RestorePoint | None:
             continue
         last = chosen.increments[-1].lineage if chosen.increments else None
         own_id = last.id if last is not None else None
-        return RestorePoint(step, chosen.base.prefix, increments, own_id)
-    return None
+        yield RestorePoint(step, chosen.base.prefix, increments, own_id)

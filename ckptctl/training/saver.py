@@ -12,13 +12,13 @@ from tensorflow.python.checkpoint import checkpoint_management
 
 from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
-from ckptctl.errors import IncompleteError, UsageError
+from ckptctl.errors import DamageError, IncompleteError, UsageError
 from ckptctl.training.builders import FullBuilder, has_rows, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
 from ckptctl.training.recorder import Base, Recorder, directory_of
-from ckptctl.training.recovery import choose_newest
+from ckptctl.training.recovery import RestorePoint, restorable
 from ckptctl.training.updates import initialisers_of, uses_of
 
 __all__ = ["Saver"]
@@ -140,7 +140,7 @@ class Saver(tf1.train.Saver):
                 return
         self._begin(sess)
         super().restore(sess, save_path)
-        self._restored(sess, save_path)
+        self._restored(save_path)
         sess.run(self._open_gate)
 
     def recover(self, sess: Any, directory: str) -> int | None:
@@ -148,22 +148,41 @@ class Saver(tf1.train.Saver):
 
         The rules are those of every command (`restore.md`): the newest full or increment
         that is live, complete, of a proven base and not idle, and whose increments are
-        nested. What is newer and is not used is logged with the reason.
+        nested, and whose data is whole. What is newer and is not used is logged with the reason.
+
+        Raises
+        ------
+        ckptctl.errors.DamageError, tf.errors.DataLossError
+            The data of every restore point is damaged: the variables hold parts of them.
         """
-        point = choose_newest(directory)
-        if point is None:
-            return None
+        damaged: set[str | None] = set()
+        failure: Exception | None = None
+        for point in restorable(directory):
+            if not damaged.isdisjoint((point.full, *point.increments)):
+                continue
+            try:
+                self._recover(sess, point)
+            except (DamageError, tf.errors.DataLossError) as error:
+                damaged.add(error.file if isinstance(error, DamageError) else point.full)
+                failure = error
+                _LOG.warning("step %d is not restored: %s", point.step, error)
+            else:
+                _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
+                return point.step
+        if failure is not None:
+            raise failure
+        return None
+
+    def _recover(self, sess: Any, point: RestorePoint) -> None:
         assert self.incremental is not None
         first, later = point.increments[:1], point.increments[1:]
         session = self.incremental.beside(sess, *first) if first else sess
         self._begin(sess)
         super().restore(session, point.full)
-        self._restored(sess, point.full)
         for prefix in later:
             self.incremental.apply(sess, prefix)
+        self._restored(point.full)
         self.incremental.resume(sess, point, self._open_gate)
-        _LOG.info("restored step %d: %s, %s", point.step, point.full, point.increments)
-        return point.step
 
     def _begin(self, sess: Any) -> None:
         # Should this fail half-way, no increment is saved until there is a full again: what the
@@ -171,7 +190,7 @@ class Saver(tf1.train.Saver):
         self._recorder.bases.clear()
         sess.run(self._begin_restore)
 
-    def _restored(self, sess: Any, prefix: str) -> None:
+    def _restored(self, prefix: str) -> None:
         parts = split_step(os.path.basename(prefix))
         if parts is not None:
             clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf1
 import ckptctl.training as ct
 from ckptctl import BundleReader, scan_directory
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
+from tests.bundle.builders import corrupt
 from tests.training.model import OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
 
 
@@ -261,16 +262,10 @@ def test_nothing_is_recorded_against_a_restore_that_failed(tmp_path: Path) -> No
     model = Model()
     saves = Saves(model, tmp_path)
     with model.session() as session:
-        saves.full(session)
+        (data,) = tmp_path.glob(f"{Path(saves.full(session)).name}.data-*")
         model.train(session, [1, 30])
-        prefix = saves.increment(session)
-        with BundleReader(prefix) as reader:
-            name = next(name for name in reader.tensors if name.endswith("-sparse_incr_values"))
-            entry = reader.tensors[name]
-            path = Path(reader.shard_path(entry.shard))
-        data = bytearray(path.read_bytes())
-        data[entry.offset] ^= 1
-        path.write_bytes(data)
+        saves.increment(session)
+        corrupt(data, 0, 1)
         with pytest.raises(tf.errors.DataLossError):
             saves.saver.recover(session, str(tmp_path))
         model.train(session, [2])
@@ -320,6 +315,27 @@ def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
         model.train(session, [1])
         saves.increment(session)
         assert sorted(int(p.stem.rpartition("-")[2]) for p in here.glob("*.index")) == [4, 5]
+
+
+def test_a_damaged_increment_ends_its_delta_series(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path, incremental_mode="delta")
+    with model.session() as session:
+        saves.full(session)
+        for row in range(4):
+            model.train(session, [row])
+            prefix = saves.increment(session)
+            if row == 1:
+                (data,) = Path(prefix).parent.glob("*-2.data-*")
+                corrupt(data, 0, 1)
+            elif row == 0:
+                expected = model.values(session)
+        assert saves.saver.recover(session, str(tmp_path)) == 1
+        assert_same(model.values(session), expected)
+    assert caplog.text.count("is not restored") == 1
+    assert f"file: {data.parent / 'incremental_model.ckpt-2'}" in caplog.text
 
 
 def test_no_row_is_lost_while_workers_train(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf1
 import ckptctl.training as ct
 from ckptctl import find_chains, scan_directory
 from ckptctl.errors import IncompleteError, UsageError
+from tests.bundle.builders import corrupt
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
 
@@ -121,6 +122,17 @@ def test_a_damaged_increment_is_passed_over_and_said(
     index.write_bytes(index.read_bytes()[:-5])
     assert train(Model(), tmp_path)["start"] == 1
     assert "passed over, though newer than step 1: incremental_model.ckpt-2: " in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["full", "increment"])
+def test_damaged_data_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    train(Model(), tmp_path, [1], [2], save_steps=2 if kind == "full" else 1000)
+    (damaged,) = tmp_path.rglob("*model.ckpt-2.data-*")
+    corrupt(damaged, 0, 1)
+    assert train(Model(), tmp_path)["start"] == 1
+    assert "step 2 is not restored: " in caplog.text
 
 
 def test_increments_rotate_after_a_restart_too(tmp_path: Path) -> None:
