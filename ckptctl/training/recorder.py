@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -189,10 +190,12 @@ class Recorder:
         """Return the clock of a device, made when first asked for."""
         device = cpu_of(device)
         if device not in self.clocks:
-            number = len(self.clocks)
+            # By device: the processes of a training find a clock by its name, and one of them
+            # may have variables on more devices than others.
+            place = re.sub(r"\W+", "_", device).strip("_")
             with room(self.graph, device):
-                epoch = variable(1, tf.int32, f"{_SCOPE}/epoch_{number}")
-                ready = variable(False, tf.bool, f"{_SCOPE}/ready_{number}")
+                epoch = variable(1, tf.int32, f"{_SCOPE}/epoch/{place}")
+                ready = variable(False, tf.bool, f"{_SCOPE}/ready/{place}")
                 self.clocks[device] = Clock(device, epoch, ready, held_or(0, epoch))
         return self.clocks[device]
 

@@ -230,10 +230,39 @@ def test_lazy_adam_is_adam_where_all_rows_are_used() -> None:
     np.testing.assert_allclose(*found, rtol=2e-4)
 
 
-def test_a_server_without_rows_is_ready_too(tmp_path: Path) -> None:
+def two_servers() -> list[Any]:
     addresses = {"ps": [f"127.0.0.1:{free_port()}" for _ in range(2)]}
     cluster = tf1.train.ClusterSpec(addresses)
-    servers = [tf1.train.Server(cluster, job_name="ps", task_index=task) for task in range(2)]
+    return [tf1.train.Server(cluster, job_name="ps", task_index=task) for task in range(2)]
+
+
+def test_a_variable_of_the_chief_alone_keeps_no_worker_waiting(tmp_path: Path) -> None:
+    servers = two_servers()
+
+    def build(chief: bool) -> Any:
+        if chief:
+            with tf1.device("/job:ps/task:0"):
+                tf1.get_variable("best", [], trainable=False, use_resource=True)
+        with tf1.device("/job:ps/task:1"):
+            table = tf1.get_variable("emb", [ROWS, DIM], use_resource=True)
+            step = tf1.train.get_or_create_global_step()
+        return tf1.train.AdagradOptimizer(0.1).minimize(tf.gather(table, [1]), step)
+
+    with tf.Graph().as_default():
+        build(chief=True)
+        with ct.MonitoredTrainingSession(
+            servers[0].target, checkpoint_dir=str(tmp_path), save_incremental_checkpoint_secs=20
+        ):
+            with tf.Graph().as_default() as graph:
+                train = build(chief=False)
+                ready = ct.Scaffold(incremental_save_restore=True).finalize().ready_op
+            with tf1.Session(servers[1].target, graph) as worker:
+                assert worker.run(ready).tolist() == []
+                worker.run(train)
+
+
+def test_a_server_without_rows_is_ready_too(tmp_path: Path) -> None:
+    servers = two_servers()
     with tf.Graph().as_default():
         with tf1.device("/job:ps/task:0"):
             table = tf1.get_variable("emb", [ROWS, DIM], use_resource=True)

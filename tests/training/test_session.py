@@ -155,7 +155,9 @@ def test_workers_wait_for_the_increments(tmp_path: Path) -> None:
             resume = saver.incremental.resume
 
             def watched(*args: Any) -> None:
-                seen.append(run.run(scaffold.ready_op).tolist() == [b"ckptctl/recorder/ready_0"])
+                seen.append(
+                    run.run(scaffold.ready_op).tolist() == [b"ckptctl/recorder/ready/device_CPU_0"]
+                )
                 seen.append(run.run(model.step) == 2)
                 resume(*args)
 
