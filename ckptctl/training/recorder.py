@@ -168,8 +168,9 @@ class Recorder:
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards.
     _recorded: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict)
-    # By track and rows: the clock that was read, the rows, what recorded them.
-    _befores: dict[tuple[int, str], tuple[Any, Any, Any]] = field(default_factory=dict)
+    # By track, rows and whether they are nested: the clock that was read, the rows, what
+    # recorded them.
+    _befores: dict[tuple[int, str, bool], tuple[Any, Any, Any]] = field(default_factory=dict)
     # Updates that were seen, recorded or not.
     _judged: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
@@ -409,7 +410,7 @@ class Recorder:
         tracks = {id(t): t for t in map(self._track_of, update.variables) if t is not None}
         following, afters = successors(op), []
         for track in tracks.values():
-            key = (id(track), update.rows.name)
+            key = (id(track), update.rows.name, update.nested)
             with self._place(track.clock.device):
                 if key not in self._befores:
                     rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows

@@ -190,6 +190,30 @@ def test_rows_of_scatter_nd_are_recorded(tmp_path: Path) -> None:
         assert rows_in(saves.increment(session))["emb"] == [3, 5, 41]
 
 
+@pytest.mark.parametrize("nested_first", [True, False])
+def test_indices_are_read_as_each_update_reads_them(tmp_path: Path, nested_first: bool) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        indices = tf.constant([[3, 1], [41, 2]])  # of two elements, and of four rows
+        for nested in (nested_first, not nested_first):
+            table = model.table.handle
+            if nested:
+                update = tf.raw_ops.ResourceScatterNdAdd(
+                    ref=table, indices=indices, updates=tf.ones([2])
+                )
+            else:
+                update = tf.raw_ops.ResourceScatterAdd(
+                    resource=table, indices=indices, updates=tf.ones([2, 2, DIM])
+                )
+            model.train_op = tf.group(model.train_op, update)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        assert rows_in(saves.increment(session))["emb"] == [1, 2, 3, 5, 41]
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
 def test_what_has_no_rows_of_float32_is_saved_whole(tmp_path: Path) -> None:
     model = Model(parts=1)
     with model.graph.as_default():
