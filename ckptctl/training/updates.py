@@ -23,7 +23,6 @@ __all__ = [
     "Uses",
     "groups_of",
     "initialisers_of",
-    "is_ref",
     "obstacle",
     "row_count",
     "successors",
@@ -105,9 +104,7 @@ def uses_of(variable: Any, initialisers: Collection[str], own: Collection[str]) 
         Names of ops of ours, which record by themselves.
     """
     found = Uses()
-    for op in variable.outputs[0].consumers():
-        if op.name in own or op.type in _READS or not _changes(op, variable):
-            continue
+    for op in _takers(variable, own):
         update = _sparse_update(op)
         if update is not None:
             found.sparse.append(update)
@@ -147,11 +144,6 @@ def obstacle(uses: Uses) -> str | None:
             "tf.group()"
         )
     return None
-
-
-def is_ref(variable: Any) -> bool:
-    """Return whether a variable is of the kind without a resource."""
-    return bool(variable.type != "VarHandleOp")
 
 
 def row_count(owner: Any) -> int:
@@ -194,9 +186,36 @@ def successors(op: Any) -> list[Any]:
     return list(found.values())
 
 
-def _changes(op: Any, variable: Any) -> bool:
+def _takers(variable: Any, own: Collection[str]) -> Iterable[Any]:
+    """Return the ops that may change a variable.
+
+    One without a resource is passed on by what changes it: `scatter_add` returns the variable.
+    """
+    found: dict[str, Any] = {}
+    handles = [variable.outputs[0]]
+    for handle in handles:
+        for op in handle.consumers():
+            known = op.name in found or op.name in own or op.type in _READS
+            if not known and _changes(op, handle):
+                found[op.name] = op
+                handles += [out for out in op.outputs if _is_ref(out)]
+    return found.values()
+
+
+def _is_ref(tensor: Any) -> bool:
+    return bool(tensor.dtype._is_ref_dtype)
+
+
+def _owner(tensor: Any) -> Any:
+    """Return the op that owns the variable that a tensor is, if it came by known ops."""
+    while _is_ref(tensor) and tensor.op.type.startswith((*_SPARSE, *_ASSIGNS)):
+        tensor = tensor.op.inputs[0]
+    return tensor.op
+
+
+def _changes(op: Any, handle: Any) -> bool:
     """Return whether `op` takes the variable itself; a plain input of a ref is a read."""
-    if not is_ref(variable):
+    if not _is_ref(handle):
         return True
     arguments = _arguments(op)
     if not arguments:  # one of them is a list: which input is which cannot be told
@@ -204,7 +223,7 @@ def _changes(op: Any, variable: Any) -> bool:
     return any(
         argument.is_ref
         for tensor, argument in zip(op.inputs, arguments, strict=True)
-        if tensor.op is variable
+        if tensor is handle
     )
 
 
@@ -225,7 +244,7 @@ def _sparse_update(op: Any) -> SparseUpdate | None:
         return None
     rows = op.inputs[names.index("indices")]
     variables = tuple(
-        tensor.op
+        _owner(tensor)
         for tensor, argument in zip(op.inputs, arguments, strict=True)
         if argument.is_ref or tensor.dtype.base_dtype == tf.resource
     )

@@ -16,7 +16,7 @@ import ckptctl.training as ct
 from ckptctl import BundleReader, scan_directory
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from tests.bundle.builders import corrupt
-from tests.training.model import OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
+from tests.training.model import DIM, OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
 
 
 @pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
@@ -162,6 +162,26 @@ def test_what_cannot_be_recorded_is_saved_whole_and_said(
         model.train(session, [5])
         session.run(extra)
         assert "emb" not in rows_in(saves.increment(session))
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
+@pytest.mark.parametrize("last", ["scatter", "assign"])
+def test_an_update_of_what_an_update_returns_is_recorded(tmp_path: Path, last: str) -> None:
+    """A variable without a resource is passed on by the op that changed it."""
+    model = Model(parts=1, resource=False)
+    with model.graph.as_default():
+        passed = tf1.scatter_add(model.table, [7], tf.ones([1, DIM]))
+        if last == "scatter":
+            passed = tf1.scatter_add(passed, [8], tf.ones([1, DIM]))
+        else:
+            passed = tf1.assign(passed, tf.ones([ROWS, DIM]))
+        model.train_op = tf.group(model.train_op, passed)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        rows = rows_in(saves.increment(session))
+        assert rows.get("emb") == ([5, 7, 8] if last == "scatter" else None)
         assert_same(state_of(tmp_path, 1), model.values(session))
 
 
