@@ -64,7 +64,6 @@ class Saver(tf1.train.Saver):
         #: Set by `Scaffold`: restoring the newest full goes on to its increments.
         self.recovers = False
         self._mode: Mode = incremental_mode
-        self._trains = False
         # Set by TensorFlow's after it has built.
         self._save_relative_paths = kwargs.get("save_relative_paths", False)
         super().__init__(*args, **kwargs)
@@ -83,11 +82,7 @@ class Saver(tf1.train.Saver):
             self.incremental_save_restore = False
             return
         refuse_keras(graph)
-        owners = [o for o in map(owner_of, self._builder.saveables) if o is not None]
-        recorder.record(owner for owner in owners if has_rows(owner))
-        initialisers = initialisers_of(graph)
-        uses = (uses_of(owner, initialisers, recorder.own) for owner in owners)
-        self._trains = any(found.sparse or found.dense for found in uses)
+        recorder.record(owner for owner in self._owners() if has_rows(owner))
         self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
         # Restored variables are not to be recorded as changed.
         self._begin_restore = recorder.begin_restore()
@@ -127,7 +122,7 @@ class Saver(tf1.train.Saver):
             super().restore(sess, save_path)
             return
         directory = os.path.dirname(save_path)
-        if self.recovers and self._trains:
+        if self.recovers and self._trains():
             state = checkpoint_management.get_checkpoint_state(directory)
             if state is not None and state.model_checkpoint_path == save_path:
                 if self.recover(sess, directory) is None:
@@ -183,6 +178,15 @@ class Saver(tf1.train.Saver):
             self.incremental.apply(sess, prefix)
         self._restored(point.full)
         self.incremental.resume(sess, point, self._open_gate)
+
+    def _owners(self) -> list[Any]:
+        return [owner for owner in map(owner_of, self._builder.saveables) if owner is not None]
+
+    def _trains(self) -> bool:
+        """Return whether anything changes a saved variable: the optimizer may come after us."""
+        initialisers = initialisers_of(self._recorder.graph)
+        uses = (uses_of(owner, initialisers, self._recorder.own) for owner in self._owners())
+        return any(found.sparse or found.dense for found in uses)
 
     def _begin(self, sess: Any) -> None:
         # Should this fail half-way, no increment is saved until there is a full again: what the

@@ -201,6 +201,27 @@ def test_a_training_without_recorded_rows_goes_on_from_its_increments_too(tmp_pa
     assert_same(second["values"], first["values"])
 
 
+def test_a_saver_that_is_built_before_the_optimizer_restores_increments_too(tmp_path: Path) -> None:
+    def run(steps: int) -> int:
+        with suppress(Crash), tf.Graph().as_default():
+            table = tf1.get_variable("emb", [ROWS, DIM], use_resource=True)
+            step = tf1.train.get_or_create_global_step()
+            saver = ct.Saver(sharded=True, incremental_save_restore=True)
+            optimizer = tf1.train.GradientDescentOptimizer(0.1)
+            train_op = optimizer.minimize(tf.gather(table, [1]), step)
+            scaffold = ct.Scaffold(saver=saver, incremental_save_restore=True)
+            hook = EverySave(str(tmp_path), scaffold=scaffold, save_steps=1000)
+            creator = tf1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path))
+            with tf1.train.MonitoredSession(creator, [hook]) as session:
+                start = int(session.run(step))
+                for _ in range(steps):
+                    session.run(train_op)
+                raise Crash
+        return start
+
+    assert [run(3), run(0)] == [0, 3]
+
+
 def test_an_evaluation_restores_the_full_alone(tmp_path: Path) -> None:
     train(Model(), tmp_path, [1], [2])
     with tf.Graph().as_default():
