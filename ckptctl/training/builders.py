@@ -223,12 +223,12 @@ def item_of(saveable: Any, recorder: Recorder) -> Item:
     if owner is not None:
         track = recorder.tracks.get(owner.name)
         if saveable.specs[0].slice_spec:
-            without = re.sub(r"/part_\d+(?=/|$)", "", owner.name, count=1)
-            number = re.search(r"/part_(\d+)(?=/|$)", owner.name)
-            if without == name:
+            # The last: a scope may be called part_1 too.
+            part = re.fullmatch(r"(.*)(/part_\d+)(/.*)?", owner.name)
+            if part is not None and f"{part[1]}{part[3] or ''}" == name:
                 name = owner.name
-            elif number:
-                name = f"{name}/part_{number[1]}"
+            elif part is not None:
+                name += part[2]
             else:  # not named as TensorFlow's partitioner does: saved whole
                 track = None
     return Item(saveable, owner, name, track)

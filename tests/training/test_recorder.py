@@ -305,6 +305,34 @@ def test_a_server_without_rows_is_ready_too(tmp_path: Path) -> None:
     assert tf.train.latest_checkpoint(tmp_path) == str(tmp_path / "model.ckpt-1")
 
 
+def partitioned(table_scope: str = "", slot_scope: str = "") -> Model:
+    """Return a model with a partitioned table in a scope, and its slots in another."""
+    model = Model(parts=1)
+    with model.graph.as_default():
+        with tf1.variable_scope(table_scope):
+            table = tf1.get_variable(
+                "wide", [ROWS, DIM], partitioner=tf1.fixed_size_partitioner(3), use_resource=True
+            )
+        rows = tf1.nn.embedding_lookup(table, model.ids, partition_strategy="div")
+        with tf1.variable_scope(slot_scope):
+            extra = tf1.train.AdagradOptimizer(0.1).minimize(tf.reduce_sum(rows))
+        model.train_op = tf.group(model.train_op, extra)
+    return model
+
+
+@pytest.mark.parametrize("scope", ["tower/part_1", "tower/part_7/x"])
+def test_a_scope_that_is_called_as_a_part_is_none(tmp_path: Path, scope: str) -> None:
+    saves = Saves(partitioned(table_scope=scope), tmp_path)
+    with saves.model.session() as session:
+        saves.full(session)
+        saves.model.train(session, [1, 25])
+        saves.increment(session)
+        trained = saves.model.values(session)
+        assert_same(state_of(tmp_path, 1), trained)
+        assert saves.saver.recover(session, str(tmp_path)) == 1
+        assert_same(saves.model.values(session), trained)
+
+
 def test_an_optimizer_of_keras_is_refused() -> None:
     model = Model(parts=1)
     with model.graph.as_default():
