@@ -6,8 +6,9 @@ Names and layout of an increment are DeepRec's with `incremental_include_normal_
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -18,11 +19,19 @@ from tensorflow.python.training.saver import BulkSaverBuilder
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import LINEAGE_TENSOR
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.training.places import cpu_of
 from ckptctl.training.recorder import Recorder, Track
 
-__all__ = ["FullBuilder", "IncrementBuilder", "Item", "has_rows", "item_of", "owner_of"]
+__all__ = [
+    "FullBuilder",
+    "IncrementBuilder",
+    "Item",
+    "has_rows",
+    "item_of",
+    "owner_of",
+    "refuse_gaps",
+]
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,23 @@ def has_rows(owner: Any) -> bool:
         and shape.is_fully_defined()
         and int(shape[0]) < 1 << 31
     )
+
+
+def refuse_gaps(saveables: Iterable[Any]) -> None:
+    """Raise where slices of a variable are missing: no increment with it can be restored."""
+    missing: dict[str, int] = {}
+    for spec in (spec for saveable in saveables for spec in saveable.specs if spec.slice_spec):
+        *shape, extents = spec.slice_spec.split()  # "60 4 20,20:0,4": shape, then start,length
+        size = math.prod(int(extent.partition(",")[2]) for extent in extents.split(":"))
+        missing[spec.name] = missing.get(spec.name, math.prod(map(int, shape))) - size
+    for name in (name for name, size in missing.items() if size):
+        raise UsageError(
+            "not all slices of a partitioned variable are saved, so no increment can be restored",
+            tensor=name,
+            remedy="give the Saver all slices; if it is a slot, build the optimizer outside of "
+            "tf.variable_scope, in which TensorFlow names a slot of each slice as one of its own "
+            "(tf.name_scope does no harm)",
+        )
 
 
 def item_of(saveable: Any, recorder: Recorder) -> Item:

@@ -13,7 +13,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, IncompleteError, UsageError
-from ckptctl.training.builders import FullBuilder, has_rows, owner_of
+from ckptctl.training.builders import FullBuilder, has_rows, owner_of, refuse_gaps
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
@@ -82,6 +82,7 @@ class Saver(tf1.train.Saver):
             self.incremental_save_restore = False
             return
         refuse_keras(graph)
+        refuse_gaps(self._builder.saveables)
         recorder.record(owner for owner in self._owners() if has_rows(owner))
         self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
         # Restored variables are not to be recorded as changed.

@@ -333,6 +333,11 @@ def test_a_scope_that_is_called_as_a_part_is_none(tmp_path: Path, scope: str) ->
         assert_same(saves.model.values(session), trained)
 
 
+def test_slots_that_tensorflow_misnames_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"(?s)art_0/Adagrad.*outside of tf\.variable_scope"):
+        partitioned(slot_scope="train").saver()
+
+
 def test_an_optimizer_of_keras_is_refused() -> None:
     model = Model(parts=1)
     with model.graph.as_default():
