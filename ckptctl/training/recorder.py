@@ -394,15 +394,17 @@ class Recorder:
             if op.name in self._recorded:
                 continue
             self._recorded[op.name] = (op, [])
-            with (
-                room(self.graph, track.clock.device),
-                tf.control_dependencies([started(track.clock.epoch)]),
-            ):
-                mark = self.mark_all(track)
+            with room(self.graph, track.clock.device):
+                mark = self._mark_first(track)
             op._add_control_input(mark)
         for op in uses.loads:
             if op.name not in self._recorded:
-                self._around(op, lambda: self.mark_all(track))
+                self._around(op, lambda: self._mark_first(track))
+
+    def _mark_first(self, track: Track) -> Any:
+        """Return an op that marks all rows, where nothing may have been initialised yet."""
+        with tf.control_dependencies([started(track.clock.epoch)]):
+            return self.mark_all(track)
 
     def _record_rows(self, update: SparseUpdate) -> None:
         """Record the rows of an update before it, and after it if the clock has moved."""

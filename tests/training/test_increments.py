@@ -137,6 +137,22 @@ def test_a_restore_by_another_saver_marks_all_rows(tmp_path: Path) -> None:
         assert rows_in(saves.increment(session))["emb"] == list(range(ROWS))
 
 
+def test_another_saver_can_restore_what_nobody_initialised(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        other = tf1.train.Saver()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        other.save(session, str(tmp_path / "other"), write_state=False)
+    with tf1.Session(graph=model.graph) as session:
+        other.restore(session, str(tmp_path / "other"))
+        model.train(session, [5])
+        saves.full(session)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == [6]
+        assert_same(state_of(tmp_path, 2), model.values(session))
+
+
 @pytest.mark.parametrize("hidden", ["cond", "assign", "leaf"])
 def test_what_cannot_be_recorded_is_saved_whole_and_said(
     tmp_path: Path, hidden: str, caplog: pytest.LogCaptureFixture
