@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import numbers
 import os
 from typing import Any
 
@@ -12,7 +13,7 @@ from ckptctl.errors import UsageError
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
 from ckptctl.training.recorder import directory_of
 
-__all__ = ["CheckpointSaverHook"]
+__all__ = ["CheckpointSaverHook", "interval"]
 
 _LOG = logging.getLogger("ckptctl.training")
 
@@ -23,14 +24,16 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
     Parameters
     ----------
     incremental_save_secs
-        Seconds between increments; None for none. Where a full is due too, it wins.
+        Seconds between increments; None, or 0 and less, for none. Where a full is due too,
+        it wins.
     """
 
     def __init__(self, *args: Any, incremental_save_secs: float | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._incremental_timer = None
-        if incremental_save_secs:
-            self._incremental_timer = tf1.train.SecondOrStepTimer(every_secs=incremental_save_secs)
+        secs = interval("incremental_save_secs", incremental_save_secs)
+        if secs is not None:
+            self._incremental_timer = tf1.train.SecondOrStepTimer(every_secs=secs)
         directory = os.path.join(self._checkpoint_dir, INCREMENT_DIRECTORY)
         self._incremental_path = os.path.join(directory, INCREMENT_BASENAME)
 
@@ -93,6 +96,19 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
                 "incremental_save_restore=True, in the Scaffold or given as saver"
             )
         return full.incremental, full.recorder
+
+
+def interval(name: str, value: Any) -> Any:
+    """Return an interval, or None where there is none: 0 and less are, as in TensorFlow.
+
+    Raises
+    ------
+    ckptctl.errors.UsageError
+        It is no number.
+    """
+    if value is not None and not isinstance(value, numbers.Real):
+        raise UsageError(f"{name}: a number, not {value!r}")
+    return value if value is not None and float(value) > 0 else None
 
 
 def _is_newest(saver: Any, prefix: str) -> bool:

@@ -12,7 +12,7 @@ from tensorflow.python.ops import resources
 from tensorflow.python.training.monitored_session import USE_DEFAULT
 
 from ckptctl.errors import UsageError
-from ckptctl.training.hook import CheckpointSaverHook
+from ckptctl.training.hook import CheckpointSaverHook, interval
 from ckptctl.training.saver import Saver
 
 __all__ = ["MonitoredTrainingSession", "Scaffold"]
@@ -80,9 +80,10 @@ def MonitoredTrainingSession(
     Parameters
     ----------
     save_incremental_checkpoint_secs
-        Seconds between increments; None for none. All workers pass the same.
+        Seconds between increments; None, or 0 and less, for none. All workers pass the same.
     """
-    if not save_incremental_checkpoint_secs:
+    increments = interval("save_incremental_checkpoint_secs", save_incremental_checkpoint_secs)
+    if increments is None:
         return tf1.train.MonitoredTrainingSession(*args, **kwargs)
     if tf.executing_eagerly() and not tf1.get_default_graph().get_operations():
         raise UsageError(
@@ -114,7 +115,7 @@ def MonitoredTrainingSession(
             save_steps=steps,
             scaffold=scaffold,
             save_graph_def=given.get("save_graph_def", True),
-            incremental_save_secs=save_incremental_checkpoint_secs,
+            incremental_save_secs=increments,
         )
         given["chief_only_hooks"] = [*(given.get("chief_only_hooks") or []), hook]
     given["save_checkpoint_secs"] = given["save_checkpoint_steps"] = None
@@ -124,10 +125,10 @@ def MonitoredTrainingSession(
 def _intervals(given: dict[str, Any]) -> Iterable[Any]:
     """Return seconds and steps between fulls, with TensorFlow's default of 600 seconds."""
     names = ("save_checkpoint_secs", "save_checkpoint_steps")
-    secs, steps = (given.get(name, USE_DEFAULT) for name in names)
-    if secs is USE_DEFAULT and steps is USE_DEFAULT:
+    found = {name: given[name] for name in names if given.get(name, USE_DEFAULT) != USE_DEFAULT}
+    if not found:
         return (600, None)
-    return (None if found is USE_DEFAULT else found for found in (secs, steps))
+    return (interval(name, found.get(name)) for name in names)
 
 
 def _init_op() -> Any:

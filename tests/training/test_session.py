@@ -277,10 +277,33 @@ def test_intervals_are_tensorflows(tmp_path: Path) -> None:
 
     assert saved() == [0, 4]
     assert saved(save_checkpoint_steps=2) == [0, 2, 4]
-    with pytest.raises(UsageError, match="without fulls"):
-        saved(save_checkpoint_secs=None)
+    assert saved(save_checkpoint_steps=2, save_checkpoint_secs=0) == [0, 2, 4]
+    for none in (None, 0, -1):
+        with pytest.raises(UsageError, match="without fulls"):
+            saved(save_checkpoint_secs=none)
+    with pytest.raises(UsageError, match="save_checkpoint_secs: a number, not '60'"):
+        saved(save_checkpoint_secs="60")
     with pytest.raises(ValueError, match="Can not provide both"):
         saved(save_checkpoint_steps=2, save_checkpoint_secs=60)
+
+
+@pytest.mark.parametrize("secs", [0, -5])
+def test_no_interval_is_no_increments(tmp_path: Path, secs: int) -> None:
+    model = Model()
+    options: dict[str, Any] = {"save_summaries_steps": None, "log_step_count_steps": None}
+    with (
+        model.graph.as_default(),
+        ct.MonitoredTrainingSession(
+            checkpoint_dir=str(tmp_path), save_incremental_checkpoint_secs=secs, **options
+        ) as run,
+    ):
+        for _ in range(3):
+            run.run(model.train_op, {model.ids: [1]})
+    assert not (tmp_path / ".incremental_checkpoint").exists()
+    with pytest.raises(UsageError, match="save_incremental_checkpoint_secs: a number, not '20'"):
+        ct.MonitoredTrainingSession(save_incremental_checkpoint_secs="20")
+    with pytest.raises(UsageError, match="incremental_save_secs: a number, not '20'"):
+        ct.CheckpointSaverHook(str(tmp_path), save_secs=60, incremental_save_secs="20")
 
 
 def test_a_session_of_eager_mode_is_refused() -> None:
