@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.python.checkpoint import checkpoint_management
+from tensorflow.python.util import compat
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
@@ -92,7 +93,7 @@ class IncrementalSaver(tf1.train.Saver):
         ckptctl.errors.NotFoundError
             There is no durable full yet that it could be recorded against.
         ckptctl.errors.UsageError
-            The step is not above that of the save before.
+            There is no step, or it is not above that of the save before.
         """
         recorder = self._recorder
         recorder.check()
@@ -100,11 +101,15 @@ class IncrementalSaver(tf1.train.Saver):
         base = recorder.bases.get(os.path.realpath(directory))
         if base is None:
             raise NotFoundError(
-                "no full was saved or restored here yet, so there is nothing that changed since",
+                "no full with a step was saved or restored here yet, so there is nothing that "
+                "changed since",
                 file=directory or ".",
-                remedy="save one with the Saver first",
+                remedy="save one with the Saver first, with global_step and write_state",
             )
-        step = int(global_step if isinstance(global_step, int) else sess.run(global_step))
+        if global_step is None:
+            raise UsageError("an increment needs a step", remedy="give global_step")
+        known = isinstance(global_step, compat.integral_types)
+        step = int(global_step if known else sess.run(global_step))
         if step <= base.last_step:
             raise UsageError(
                 f"increment at step {step}, but the last save was at step {base.last_step}"

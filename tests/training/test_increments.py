@@ -16,7 +16,17 @@ import ckptctl.training as ct
 from ckptctl import BundleReader, scan_directory
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from tests.bundle.builders import corrupt
-from tests.training.model import DIM, OPTIMIZERS, ROWS, Model, Saves, assert_same, rows_in, state_of
+from tests.training.model import (
+    DIM,
+    INCREMENT,
+    OPTIMIZERS,
+    ROWS,
+    Model,
+    Saves,
+    assert_same,
+    rows_in,
+    state_of,
+)
 
 
 @pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
@@ -216,11 +226,28 @@ def test_an_increment_needs_a_full_and_progress(tmp_path: Path) -> None:
     model = Model()
     saves = Saves(model, tmp_path)
     with model.session() as session:
-        with pytest.raises(NotFoundError, match="no full"):
+        saves.saver.save(session, str(tmp_path / "model.ckpt"))
+        with pytest.raises(NotFoundError, match="no full with a step"):
             saves.increment(session)
         saves.full(session)
         with pytest.raises(UsageError, match="step 0"):
             saves.increment(session)
+
+
+def test_a_step_is_any_integer_and_there_is_one(tmp_path: Path) -> None:
+    model = Model()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [1])
+        path = str(tmp_path / INCREMENT)
+        assert saves.saver.incremental is not None
+        with pytest.raises(UsageError, match="needs a step"):
+            saves.saver.incremental.save(session, path)
+        assert saves.saver.incremental.save(session, path, np.int64(1)) == f"{path}-1"
+        model.train(session, [2])
+        assert saves.saver.incremental.save(session, path, model.step) == f"{path}-2"
+        assert saves.saver.incremental.save(session, path, 3) == f"{path}-3"
 
 
 def test_recorders_are_in_no_checkpoint_and_no_collection(tmp_path: Path) -> None:
