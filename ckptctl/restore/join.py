@@ -9,7 +9,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
-from ckptctl.restore.find import KeyTable, match
+from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import (
     KeyReader,
@@ -145,9 +145,9 @@ class FullKeys:
             Rows that lie outside their part or bucket.
         """
         found = np.full(len(incoming.keys), -1, np.int32 if self.rows < 1 << 31 else np.int64)
-        by_key: np.ndarray | None = None
         deleted: list[np.ndarray] = []
-        for stop, bucket_first, bucket_last in _spans(self.offsets, self.rows, first, last):
+        wanted, wanted_of = Wanted(_NONE), -1
+        for stop, bucket_first, bucket_last, whole in _spans(self.offsets, self.rows, first, last):
             at = self._reader.row
             keys = self._reader.read(stop - at)
             followed = sum(twin.follow(keys) for twin in twins)
@@ -156,20 +156,18 @@ class FullKeys:
             wrong = illegal(self._narrow, keys, at, *self._place)
             if wrong.any():
                 deleted.append(np.flatnonzero(wrong) + at)
-            twice = _NONE
-            if self.offsets is None or bucket_first == BUCKETS:
-                # All of them, piece after piece: once in order, they need not be sorted again.
-                by_key = np.argsort(incoming.keys) if by_key is None else by_key
-                hits, rows = match(keys, incoming.keys[by_key], wrong)
-                hits = by_key[hits]
-            else:
+            low, high = 0, len(incoming.keys)
+            if bucket_first < BUCKETS:
                 low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
-                wanted = incoming.keys[low:high]
-                if self._table is None:
-                    hits, rows = match(keys, wanted, wrong)
-                else:
-                    hits, rows, twice = _match_once(self._table, keys, wanted, wrong)
-                hits = hits + low
+            own, twice = incoming.keys[low:high], _NONE
+            if whole and self._table is not None:
+                hits, rows, twice = _match_once(self._table, keys, own, wrong)
+            else:
+                if wanted_of != bucket_first:  # once for all pieces
+                    wanted = Wanted(_NONE)  # before there is another
+                    wanted, wanted_of = Wanted(own), bucket_first
+                hits, rows = wanted.find(keys, wrong)
+            hits = hits + low
             try:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
@@ -200,10 +198,10 @@ class FullKeys:
 def _match_once(
     table: KeyTable, keys: np.ndarray, wanted: np.ndarray, wrong: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what `match` does, and the keys that stand twice; rows that are `wrong` do not."""
+    """Return what `Wanted.find` does, and the keys that stand twice; `wrong` rows do not."""
     if len(keys) > _MOST_HASHED:
         kept = keys[~wrong] if wrong.any() else keys
-        return *match(keys, wanted, wrong), again(in_order(kept))
+        return *Wanted(wanted).find(keys, wrong), again(in_order(kept))
     if not wrong.any():
         twice = table.fill(keys)
         return *table.find(wanted), twice
@@ -215,26 +213,25 @@ def _match_once(
 
 def _spans(
     offsets: np.ndarray | None, rows: int, first: int, end: int
-) -> Iterator[tuple[int, int, int]]:
-    """Return (end row, first bucket, last bucket) of ranges of about `knobs.JOIN_KEYS` keys.
+) -> Iterator[tuple[int, int, int, bool]]:
+    """Return (end row, first bucket, last bucket, whole) of ranges of about `knobs.JOIN_KEYS` keys.
 
     Of buckets [first, end).
 
-    A bucket of up to four times as many is one range, a larger one is several.
-    Rows without a bucket (the old form, or what older releases put behind the last one)
-    come last, in ranges of bucket 1000.
+    A bucket of up to four times as many is one range, a larger one is several, none of them
+    `whole`. Rows without a bucket (the old form, or what older releases put behind the last
+    one) come last, in ranges of bucket 1000 that are not either.
     """
     while offsets is not None and first < end:
         begin = int(offsets[first])
         last = int(np.searchsorted(offsets, begin + knobs.JOIN_KEYS, side="right")) - 1
         last = min(max(last, first + 1), end)
         stop = int(offsets[last])
-        step = min(stop - begin, most_together())
-        for at in range(begin + step, stop + 1, step) if step else ():
-            yield at, first, last
-        if step and (stop - begin) % step:
-            yield stop, first, last
+        whole = stop - begin <= most_together()
+        step = max(stop - begin, 1) if whole else knobs.JOIN_KEYS
+        for at in range(begin, stop, step):
+            yield min(at + step, stop), first, last, whole
         first = last
     if end == BUCKETS:
         for at in range(0 if offsets is None else int(offsets[-1]), rows, knobs.JOIN_KEYS):
-            yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS
+            yield min(at + knobs.JOIN_KEYS, rows), BUCKETS, BUCKETS, False

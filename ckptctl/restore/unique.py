@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
-from ckptctl.restore.find import KeyTable, match
+from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import key_twice
 from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, read_keys
 from ckptctl.tables import EvSet
@@ -53,7 +53,7 @@ class Unique:
         tail = ev.rows - bound
         self._everywhere = tail > (_UNIQUE_KEYS if bound else 0)
         self._ranges: list[tuple[int, int]] = []
-        self._tail = _NONE
+        self._tail = Wanted(_NONE)
         if self._everywhere:
             self._ranges = [(0, ev.rows)]
             return
@@ -61,23 +61,24 @@ class Unique:
             large = np.flatnonzero(np.diff(offsets) > most_together())
             self._ranges = [(int(offsets[at]), int(offsets[at + 1])) for at in large]
         if tail:
-            self._tail = self._legal(bound, ev.rows)
+            self._tail = Wanted(self._legal(bound, ev.rows))
             self._ranges.append((bound, ev.rows))
 
     def check(self, keys: np.ndarray, at: int, wrong: np.ndarray, twice: np.ndarray) -> None:
         """Raise `TableError` for a key that stands twice in this piece, or here and behind.
 
-        Behind the last bucket none need be known to stand `twice`: `finish` looks there.
+        Behind the last bucket, and in pieces of a larger one, none need be known to stand
+        `twice`: `finish` looks there.
         """
         if self._everywhere:
             return
         if len(twice):
             raise key_twice(self._data, self._ev, int(twice[0]))
         offsets = self._place[2]
-        if len(self._tail) and offsets is not None and at < offsets[-1]:
-            hits, _ = match(keys, self._tail, wrong)
-            if len(hits):
-                raise key_twice(self._data, self._ev, int(self._tail[hits[0]]))
+        if offsets is not None and at < offsets[-1]:
+            _, rows = self._tail.find(keys, wrong)
+            if len(rows):
+                raise key_twice(self._data, self._ev, int(keys[rows[0]]))
 
     def finish(self) -> None:
         """Raise `TableError` for a key that stands twice in what is read in several pieces.

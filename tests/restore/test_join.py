@@ -19,7 +19,7 @@ from ckptctl.errors import EntryBoundsError, TableError
 from ckptctl.restore import find, join, unique
 from ckptctl.restore import keys as stored
 from ckptctl.restore.arrivals import _by_row
-from ckptctl.restore.find import KeyTable, find_keys
+from ckptctl.restore.find import KeyTable, Wanted, find_keys
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
@@ -218,7 +218,11 @@ def large_bucket(room: Path, keys: np.ndarray, bound: int) -> tuple[BundleReader
     return reader, find_tables(reader.tensors).ev_sets["emb"]
 
 
-@pytest.mark.parametrize("bound", [3 << 20, (3 << 20) - 5, 0], ids=["bucket", "tail", "no bucket"])
+@pytest.mark.parametrize(
+    "bound",
+    [3 << 20, (3 << 20) - 5, 2 << 20, 0],
+    ids=["bucket", "tail", "long tail", "no bucket"],
+)
 @pytest.mark.parametrize("twice", [False, True])
 def test_memory_does_not_grow_with_a_bucket(tmp_path: Path, twice: bool, bound: int) -> None:
     """3 Mi keys of one bucket, 24 MiB, are compared a third at a time."""
@@ -263,6 +267,85 @@ def test_keys_are_found_whatever_their_order_and_their_slots(
     found = dict(zip(*(each.tolist() for each in find_keys(keys, asked)), strict=True))
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     assert found == {at: row_of[key] for at, key in enumerate(asked.tolist()) if key in row_of}
+
+
+@MANY
+@given(
+    wanted=st.lists(st.integers(-5, 60) | st.integers(-(2**63), 2**63 - 1), unique=True),
+    pieces=st.lists(st.lists(st.integers(-9, 70), max_size=60), max_size=3),
+    owners=st.sampled_from([0, 4, 1 << 16]),
+    steps=st.sampled_from([0, 1, 8]),
+    together=st.sampled_from([1, 7, 1 << 16]),
+    factor=st.sampled_from([int(stored.FACTOR), 1, (1 << 62) + 1]),
+    data=st.data(),
+)
+def test_wanted_keys_are_found_in_any_piece(
+    wanted: list[int],
+    pieces: list[list[int]],
+    owners: int,
+    steps: int,
+    together: int,
+    factor: int,
+    data: st.DataObject,
+) -> None:
+    """Also where all share a slot, and where rows are left out."""
+    with (
+        patch.object(find, "_MOST_OWNERS", owners),
+        patch.object(find, "_MOST_STEPS", steps),
+        patch.object(find, "_STARTS", together),
+        patch.object(find, "FACTOR", np.uint64(factor)),
+    ):
+        prepared = Wanted(np.array(wanted, np.int64))
+        for piece in [*pieces, wanted[::-1]]:
+            keys = np.array(piece, np.int64)
+            wrong = np.array([data.draw(st.booleans()) for _ in piece], bool)
+            hits, rows = prepared.find(keys, wrong)
+            assert sorted(rows.tolist()) == [
+                at for at, key in enumerate(piece) if key in wanted and not wrong[at]
+            ]
+            assert [wanted[hit] for hit in hits.tolist()] == [piece[row] for row in rows.tolist()]
+
+
+class _Counting:
+    """A factor that counts the keys that are multiplied with it: those whose hash is made."""
+
+    __array_ufunc__ = None
+
+    def __init__(self) -> None:
+        self.keys = 0
+
+    def __rmul__(self, keys: np.ndarray) -> np.ndarray:
+        self.keys += len(keys)
+        return keys * stored.FACTOR
+
+
+@pytest.mark.parametrize("owners", [16, 1 << 16])
+@pytest.mark.parametrize(
+    ("bound", "brought"),
+    [(0, 4000), (1000, 4000), (3000, 0), (4000, 4000)],
+    ids=["old form", "many behind", "behind alone", "one bucket"],
+)
+def test_each_key_is_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int, brought: int, owners: int
+) -> None:
+    """However many pieces the full is read in."""
+    monkeypatch.setattr(knobs, "JOIN_KEYS", 16)
+    monkeypatch.setattr(join, "_MOST_HASHED", 0)
+    monkeypatch.setattr(find, "_MOST_OWNERS", owners)
+    counting = _Counting()
+    monkeypatch.setattr(find, "FACTOR", counting)
+    keys = np.random.default_rng(5).permutation(8000)[:4000] * 1000 + 7
+    reader, found = large_bucket(tmp_path, keys, bound)
+    asked = np.arange(brought) * 1000 + 7
+    starts = np.where(np.arange(1001) > 7, brought, 0)
+    column = join.FullKeys(reader, found, 0, 1)
+    rows, _ = column.join(IncomingKeys(asked, starts, asked, asked))
+    column.finish()
+    reader.close()
+    row_of = {key: row for row, key in enumerate(keys.tolist())}
+    assert rows.tolist() == [row_of.get(key, -1) for key in asked.tolist()]
+    # Those wanted in a bucket and behind it, and those behind that none before may be.
+    assert counting.keys <= 2 * len(keys) + 2 * brought + (len(keys) - bound)
 
 
 @MANY
