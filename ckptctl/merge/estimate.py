@@ -43,10 +43,15 @@ def most_rows(state: State) -> dict[tuple[int, int], Survey]:
 
 
 def _all_keys(state: State) -> int:
-    """Return the most incoming keys that are held until the end; members share theirs."""
+    """Return the most incoming keys that are held until the end.
+
+    Members share theirs in a part where their keys are the same.
+    """
     found = 0
-    for table in state.tables:
-        found += max(sum(item[1].rows for item in member.incoming) for member in table.members)
+    for number, table in enumerate(state.tables):
+        jobs = (state.part_job(number, part) for part in range(table.num_parts))
+        leads = {lead for job in jobs for lead in job.leads()}
+        found += sum(item[1].rows for lead in leads for item in table.members[lead].incoming)
     return found
 
 

@@ -80,16 +80,38 @@ class PartJob(NamedTuple):
         return self.table.members[member].parts[self.part]
 
     def alike(self, member: int, other: int) -> bool:
-        """Return whether two members may hold the same keys in the same buckets.
+        """Return whether two members hold the same keys in the same buckets, by all that is cheap.
 
         That increments bring them the same keys is sure then, and the full's are to be compared.
         """
         one, two = self.ev(member), self.ev(other)
-        if one.rows != two.rows or one.keys.dtype != two.keys.dtype:
+        if _index_says(one) != _index_says(two):
             return False
         return same_bytes(self.full, one, two, "-partition_offset") and same_keys(
             self.generations(other), self.generations(member)
         )
+
+    def leads(self) -> list[int]:
+        """Return for each member the first with the same keys, as far as the indexes tell.
+
+        Each of them holds what it found out of the incoming keys; the others share it.
+        """
+        first: dict[object, int] = {}
+        leads = []
+        for member in range(len(self.table.members)):
+            brought = [
+                (number, _index_says(ev), *place)
+                for number, ev, *place in self.table.members[member].incoming
+            ]
+            leads.append(first.setdefault((_index_says(self.ev(member)), *brought), member))
+        return leads
+
+
+def _index_says(ev: EvSet) -> tuple[object, ...]:
+    """Return what the index tells of the keys of a set, and of their buckets."""
+    suffixes = ("-incr_partition_offset",) if ev.incremental else ("-partition_offset",)
+    entries = [ev.keys, *(ev.entries[suffix] for suffix in suffixes if suffix in ev.entries)]
+    return tuple((entry.dtype, entry.shape, entry.crc) for entry in entries)
 
 
 class Kept(NamedTuple):

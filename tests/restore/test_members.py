@@ -185,7 +185,7 @@ def test_a_slot_for_a_table_without_rows(tmp_path: Path, parts) -> None:
     assert [w for w in result.warnings if w.startswith("emb/Adagrad: added")]
 
 
-@pytest.mark.parametrize(("order", "reads"), [([1, 2, 1001], 1), ([1001, 2, 1], 4)])
+@pytest.mark.parametrize(("order", "reads"), [([1, 2, 1001], 1), ([1001, 2, 1], 2)])
 def test_members_with_the_same_keys_are_looked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int], reads: int
 ) -> None:
