@@ -207,10 +207,27 @@ def survey_part(job: PartJob, report: Report | None = None, *, validate: bool = 
     TensorChecksumError
         The keys of the full do not match their checksum.
     """
+    told = 0
+
+    def first(size: int) -> None:
+        nonlocal told
+        told += size
+        if report is not None:
+            report(size)
+
+    def rest(size: int) -> None:
+        """Tell of bytes that were not read before: a part is not more than all of it."""
+        nonlocal told
+        again = min(told, size)
+        told -= again
+        if report is not None:
+            report(size - again)
+
     try:
-        return _Look(job, report, validate, together=True).survey()
+        return _Look(job, first, validate, together=True).survey()
     except _Differ:
-        return _Look(job, report, validate, together=False).survey()
+        pass  # and what was held for it goes before there is more
+    return _Look(job, rest, validate, together=False).survey()
 
 
 class _Differ(Exception):

@@ -10,7 +10,9 @@ import pytest
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.errors import UnprovenError
+from ckptctl.restore import open_state
 from ckptctl.restore.join import FullKeys
+from ckptctl.restore.part import PartJob, survey_part
 from ckptctl.tables import EvSet
 from tests.oracle.chain import build_chain, changes, full, increment, rows_of, table
 
@@ -207,6 +209,22 @@ def test_members_with_the_same_keys_are_looked_at_once(
     chain.merge(20)
     chain.check(10, 20)
     assert len(looked) == reads
+
+
+@pytest.mark.parametrize("order", [[1, 2, 1001], [1001, 2, 1]])
+def test_no_more_is_told_of_than_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int]
+) -> None:
+    """Also where members prove to differ although their checksums are the same."""
+    members = table("emb", [1, 2, 1001])[:1] + table("emb", order)[1:]
+    chain = build_chain(tmp_path, full(10, members), increment(20, changes("emb", [1, 3])))
+    monkeypatch.setattr(PartJob, "alike", lambda *_: True)
+    state = open_state(str(chain.full_prefix(10)), [str(chain.increment_prefix(20))])
+    told: list[int] = []
+    survey = survey_part(state.part_job(0, 0), told.append)
+    state.close()
+    assert sum(told) == 2 * 3 * 8
+    assert survey.rows == (4, 4)
 
 
 @pytest.mark.parametrize("step", [1, 2, 1 << 16])
