@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
-from ckptctl.restore import State, Survey
+from ckptctl.restore import PartJob, State, Survey
+from ckptctl.restore.unique import most_memory, most_together
 
 __all__ = ["fit_memory", "most_rows"]
 
@@ -55,19 +56,29 @@ def _all_keys(state: State) -> int:
     return found
 
 
-def _most_keys(state: State) -> int:
-    """Return the most incoming keys that one task looks at together.
+def _most_looked(state: State) -> int:
+    """Return the most bytes that one task takes to look at keys.
 
-    Some buckets of a part, but all of it for a table in the old form; and all of one slice of a
-    normal variable.
+    Of some buckets of a part, or of all of it where rows lie without one; and of all of one
+    slice of a normal variable.
     """
-    most = [0]
-    for table in state.tables:
-        members = [sum(item[1].rows for item in member.incoming) for member in table.members]
-        bounded = all("-partition_offset" in ev.entries for ev in table.members[0].parts)
-        most.append(min(sum(members), 4 * knobs.JOIN_KEYS) if bounded else sum(members))
-    most += [sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
-    return max(most)
+    most = [
+        _part_memory(state.part_job(number, part))
+        for number, table in enumerate(state.tables)
+        for part in range(table.num_parts)
+    ]
+    most += [_KEY_MEMORY * sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
+    return max(most, default=0)
+
+
+def _part_memory(job: PartJob) -> int:
+    held, looking = 0, 0
+    for lead in set(job.leads()):
+        rows = job.ev(lead).rows
+        if rows > most_together():  # less is not worth a read
+            more, at_the_end = most_memory(rows, job.offsets(lead))
+            held, looking = held + more, max(looking, at_the_end)
+    return max(job.most_together() * _KEY_MEMORY + held, looking)
 
 
 def _most_sources(state: State) -> int:
@@ -87,7 +98,7 @@ def fit_memory(state: State, jobs: int, limit: int | None) -> tuple[int | None, 
     sources = _most_sources(state)
     pieces = _PIECES + (_PIECES_AHEAD if sources > 1 else 0)
     each = pieces * knobs.PIECE_BYTES
-    each += _most_keys(state) * _KEY_MEMORY + sources * _SOURCE_MEMORY
+    each += _most_looked(state) + sources * _SOURCE_MEMORY
     if limit is None:
         return None, base + jobs * each
     fit = min(jobs, (limit - base) // each)

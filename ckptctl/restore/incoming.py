@@ -17,6 +17,7 @@ __all__ = [
     "Generation",
     "IncomingKeys",
     "IncomingReader",
+    "count_buckets",
     "groups",
     "key_twice",
     "read_incoming",
@@ -161,6 +162,18 @@ class IncomingReader:
 def sources_of(generations: Sequence[Generation]) -> list[tuple[BundleData, EvSet]]:
     """Return the sets that bring rows, numbered as `IncomingKeys.tensor_of` has them."""
     return [(data, ev) for generation in generations for data, ev, _, _ in generation if ev.rows]
+
+
+def count_buckets(generations: Sequence[Generation], part: int, num_parts: int) -> np.ndarray:
+    """Return what `IncomingReader.counts` says, int64[1000]: offsets are read, and no key."""
+    counts = np.zeros(BUCKETS, np.int64)
+    for generation in generations:
+        for data, ev, own_part, own_parts in generation:
+            offsets = read_offsets(data, ev, "-incr_partition_offset", ev.rows)
+            own = np.arange(own_part, BUCKETS, own_parts)
+            wanted = own[own % num_parts == part]
+            counts[wanted] += np.diff(offsets)[wanted]
+    return counts
 
 
 def groups(counts: np.ndarray) -> Iterator[tuple[int, int]]:

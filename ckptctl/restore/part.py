@@ -15,6 +15,7 @@ from ckptctl.restore.incoming import (
     Generation,
     IncomingKeys,
     IncomingReader,
+    count_buckets,
     groups,
     read_incoming,
     same_bytes,
@@ -105,6 +106,33 @@ class PartJob(NamedTuple):
             ]
             leads.append(first.setdefault((_index_says(self.ev(member)), *brought), member))
         return leads
+
+    def offsets(self, member: int) -> np.ndarray | None:
+        """Read where the buckets of a member of the full begin; None for the old form."""
+        ev = self.ev(member)
+        return (
+            read_offsets(self.full, ev, OFFSETS[0], ev.rows) if OFFSETS[0] in ev.entries else None
+        )
+
+    def most_together(self) -> int:
+        """Return the most incoming keys, of all members, that a survey looks at together.
+
+        Where there are many, their offsets are read.
+        """
+        leads = sorted(set(self.leads()))
+        total = sum(ev.rows for lead in leads for _, ev, *_ in self.table.members[lead].incoming)
+        if total <= 4 * knobs.JOIN_KEYS:
+            return total
+        counts = np.array(
+            [count_buckets(self.generations(x), self.part, self.table.num_parts) for x in leads]
+        )
+        offsets = [self.offsets(lead) for lead in leads]
+        if not all(
+            own is not None and own[-1] == self.ev(lead).rows
+            for lead, own in zip(leads, offsets, strict=True)
+        ):
+            return int(counts.sum())
+        return max(int(counts[:, first:last].sum()) for first, last in groups(counts.max(axis=0)))
 
 
 def _index_says(ev: EvSet) -> tuple[object, ...]:

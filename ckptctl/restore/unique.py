@@ -14,18 +14,45 @@ from ckptctl.restore.incoming import key_twice
 from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, read_keys
 from ckptctl.tables import EvSet
 
-__all__ = ["Unique", "most_together"]
+__all__ = ["Unique", "most_memory", "most_together"]
 
 _NONE = np.empty(0, np.int64)
 #: Keys that are sorted together to find one that stands twice.
 _UNIQUE_KEYS = 1 << 20
 #: Bits that tell which hashes were met, as a power of two: 16 MiB; and how many of them a key has.
 _MOST_BITS, _BITS_A_KEY = 27, 8
+#: Bytes that a key behind the last bucket takes, sorted and as one of `Wanted`.
+_TAIL_MEMORY = 40
 
 
 def most_together() -> int:
     """Return the most keys that are read together."""
     return knobs.JOIN_KEYS * 4
+
+
+def most_memory(rows: int, offsets: np.ndarray | None) -> tuple[int, int]:
+    """Return the bytes that `Unique` takes of a part of so many rows.
+
+    Returns
+    -------
+    held, looking
+        While the keys are read, and at the end.
+    """
+    bound = 0 if offsets is None else int(offsets[-1])
+    tail = rows - bound
+    everywhere = tail > (_UNIQUE_KEYS if bound else 0)
+    largest = rows if everywhere or offsets is None else max(tail, int(np.diff(offsets).max()))
+    if not everywhere and largest <= most_together() and not tail:
+        return 0, 0
+    if largest <= _UNIQUE_KEYS:
+        return 0 if everywhere else tail * _TAIL_MEMORY, largest * 8
+    bits = _bits_for(largest)
+    return 0 if everywhere else tail * _TAIL_MEMORY, 2 * (1 << bits >> 3)
+
+
+def _bits_for(count: int) -> int:
+    """Return how many bits tell of so many keys which hashes were met, as a power of two."""
+    return min(_MOST_BITS, max(4, (count * _BITS_A_KEY).bit_length()))
 
 
 class Unique:
@@ -183,7 +210,7 @@ class _Met:
     """
 
     def __init__(self, count: int) -> None:
-        self._bits = min(_MOST_BITS, max(4, (count * _BITS_A_KEY).bit_length()))
+        self._bits = _bits_for(count)
         room = (1 << self._bits) // _BITS_A_KEY
         self.slices = -(-count // room)
         self.doubted = np.empty(room // 8, np.int64)

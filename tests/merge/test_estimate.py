@@ -93,7 +93,8 @@ def test_a_plan_has_no_less_keys_than_the_survey(
             increment(20, changes("emb", new, slots=SLOTS, lacking=lost, parts=theirs)),
         )
         state = opened(chain)
-        _, kept = looked_at(state)
+        together, kept = looked_at(state)
+        assert estimate._most_looked(state) >= together * estimate._KEY_MEMORY
         assert estimate._all_keys(state) >= kept
         state.close()
 
@@ -118,4 +119,44 @@ def test_members_with_other_keys_hold_their_own(
 ) -> None:
     state = lopsided(tmp_path, lacking=lacking)
     assert estimate._all_keys(state) == held == looked_at(state)[1]
+    state.close()
+
+
+@pytest.mark.parametrize(
+    ("step", "more", "together"),
+    [
+        (10, {}, 40),  # four times as many are a group
+        (8, {}, 32),
+        (1, {}, 20),  # a bucket is never split
+        (1, {"old": True}, 40),
+        (1, {"lacking": {"Adam": [7]}}, 40),  # two members' keys of that bucket
+    ],
+)
+def test_a_bucket_is_looked_at_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    more: dict[str, object],
+    together: int,
+) -> None:
+    monkeypatch.setattr(knobs, "JOIN_KEYS", step)
+    state = lopsided(tmp_path, **more)
+    assert looked_at(state)[0] == together
+    assert estimate._most_looked(state) == together * estimate._KEY_MEMORY
+    state.close()
+
+
+@pytest.mark.parametrize("member", range(3))
+def test_one_row_behind_the_last_bucket_makes_one_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: int
+) -> None:
+    monkeypatch.setattr(knobs, "JOIN_KEYS", 1)
+    evs = table("emb", [7, 100, 101], slots=SLOTS)
+    evs[member : member + 1] = [ev.ordered() for ev in behind(evs[member : member + 1], [100])]
+    keys = [*(7 + 1000 * at for at in range(20)), *range(100, 120)]
+    chain = build_chain(tmp_path, full(10, evs), increment(20, changes("emb", keys, slots=SLOTS)))
+    state = opened(chain)
+    most = looked_at(state)[0]
+    assert most == 80  # of that member, and of the two others
+    assert estimate._most_looked(state) >= most * estimate._KEY_MEMORY
     state.close()
