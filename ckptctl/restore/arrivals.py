@@ -9,7 +9,7 @@ import numpy as np
 from ckptctl.restore.incoming import IncomingKeys, IncomingReader
 from ckptctl.restore.join import FullKeys
 from ckptctl.restore.keys import is_in
-from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rowmap import RowMap, Runs
 from ckptctl.tables import BUCKETS
 
 __all__ = ["Arrivals", "ArrivalsBuilder"]
@@ -63,7 +63,7 @@ class ArrivalsBuilder:
 
     def __init__(self, column: FullKeys, reader: IncomingReader) -> None:
         self._column = column
-        self._deleted = [np.empty(0, np.int64)]
+        self._deleted: list[Runs] = []
         self._counts = np.zeros(BUCKETS, np.int64)
         self._rows = self._end = self.new = 0
         most = int(reader.counts.sum())
@@ -76,7 +76,7 @@ class ArrivalsBuilder:
     @property
     def misplaced(self) -> int:
         """Rows of the full outside their part or bucket."""
-        return sum(map(len, self._deleted))
+        return sum(runs.total for runs in self._deleted)
 
     def add(
         self,
@@ -84,7 +84,7 @@ class ArrivalsBuilder:
         last: int,
         incoming: IncomingKeys,
         found: np.ndarray,
-        deleted: np.ndarray,
+        deleted: Runs,
         dropped: np.ndarray,
     ) -> None:
         """Take over what was found out about buckets [first, last).
@@ -117,7 +117,7 @@ class ArrivalsBuilder:
             insert_at, insert_count = offsets[first + 1 : last + 1] - begin, counts[first:last]
         group = RowMap.build(
             end - begin,
-            deleted=deleted - begin,
+            deleted=deleted.moved(-begin),
             insert_at=insert_at,
             insert_count=insert_count,
         )
@@ -136,7 +136,7 @@ class ArrivalsBuilder:
     def build(self) -> Arrivals:
         """Return all of it, once every bucket was taken over."""
         column, end = self._column, self._end
-        deleted = np.concatenate(self._deleted)
+        deleted = Runs.together(self._deleted)
         old = column.offsets
         rowmap = RowMap.build(
             column.rows,
@@ -146,7 +146,7 @@ class ArrivalsBuilder:
         )
         offsets = None
         if old is not None:
-            offsets = old - np.searchsorted(deleted, old)
+            offsets = old - deleted.before(old)
             offsets[1:] += np.cumsum(self._counts)
         return Arrivals(
             rowmap.with_changes(self._changed[:end]),

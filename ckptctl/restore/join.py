@@ -20,6 +20,7 @@ from ckptctl.restore.keys import (
     in_order,
     read_offsets,
 )
+from ckptctl.restore.rowmap import Runs
 from ckptctl.restore.unique import Unique, most_together
 from ckptctl.tables import BUCKETS, EvSet
 
@@ -127,7 +128,7 @@ class FullKeys:
         first: int = 0,
         last: int = BUCKETS,
         twins: Sequence[Twin] = (),
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Runs]:
         """Look for incoming keys of buckets [first, last), which come next.
 
         Parameters
@@ -145,7 +146,7 @@ class FullKeys:
             Rows that lie outside their part or bucket.
         """
         found = np.full(len(incoming.keys), -1, np.int32 if self.rows < 1 << 31 else np.int64)
-        deleted: list[np.ndarray] = []
+        deleted: list[Runs] = []
         wanted, wanted_of = Wanted(_NONE), -1
         for stop, bucket_first, bucket_last, whole in _spans(self.offsets, self.rows, first, last):
             at = self._reader.row
@@ -155,7 +156,7 @@ class FullKeys:
                 self._report(keys.nbytes + followed)
             wrong = illegal(self._narrow, keys, at, *self._place)
             if wrong.any():
-                deleted.append(np.flatnonzero(wrong) + at)
+                deleted.append(Runs.where(wrong, at))
             low, high = 0, len(incoming.keys)
             if bucket_first < BUCKETS:
                 low, high = incoming.starts[[bucket_first, bucket_last]].tolist()
@@ -179,7 +180,7 @@ class FullKeys:
             except TableError as error:  # told as flipped bits, at the end, if that is what it is
                 self._problem = self._problem or error
             found[hits] = rows + at
-        return found, np.concatenate([_NONE, *deleted])
+        return found, Runs.together(deleted)
 
     def finish(self) -> None:
         """Check the column, once all of it was read.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["RowMap", "compact"]
+__all__ = ["RowMap", "Runs", "compact"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -14,6 +15,56 @@ _NONE = np.empty(0, np.int64)
 def compact(numbers: np.ndarray, most: int) -> np.ndarray:
     """Return numbers from 0 to `most` in as few bytes as hold them."""
     return numbers.astype(np.min_scalar_type(most), copy=False)
+
+
+class Runs(NamedTuple):
+    """Rows as ranges, ascending: of a damaged full all rows may be left out.
+
+    Attributes
+    ----------
+    starts, ends
+        int32 or int64[runs]: first row of each range, and behind its last. Some may touch.
+    """
+
+    starts: np.ndarray = _NONE
+    ends: np.ndarray = _NONE
+
+    @classmethod
+    def where(cls, chosen: np.ndarray, at: int = 0) -> Runs:
+        """Return the rows that are `chosen` (bool[n]), the first of which is row `at`."""
+        edges = np.flatnonzero(np.diff(chosen.view(np.int8), prepend=0, append=0)) + at
+        edges = edges.astype(np.int32 if at + len(chosen) < 1 << 31 else np.int64)
+        return cls(edges[::2].copy(), edges[1::2].copy())
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Runs:
+        """Return ascending rows, each once."""
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        firsts = np.concatenate([[0], breaks]) if len(rows) else breaks
+        return cls(rows[firsts], rows[np.append(firsts[1:], len(rows))[: len(firsts)] - 1] + 1)
+
+    @classmethod
+    def together(cls, runs: Sequence[Runs]) -> Runs:
+        """Return runs that follow each other."""
+        if not runs:
+            return cls()
+        return cls(*(np.concatenate(each) for each in zip(*runs, strict=True)))
+
+    @property
+    def total(self) -> int:
+        """How many rows they are."""
+        return int(self.ends.sum(dtype=np.int64) - self.starts.sum(dtype=np.int64))
+
+    def moved(self, by: int) -> Runs:
+        """Return them so many rows further on."""
+        return Runs(self.starts + by, self.ends + by)
+
+    def before(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many of them come before each of some rows."""
+        ends = np.concatenate([[0], self.ends])
+        found = np.concatenate([[0], np.cumsum(self.ends - self.starts, dtype=np.int64)])
+        at = np.searchsorted(self.starts, rows)
+        return np.asarray(found[at] - np.maximum(ends[at] - rows, 0))
 
 
 class RowMap(NamedTuple):
@@ -47,7 +98,7 @@ class RowMap(NamedTuple):
         cls,
         old_rows: int,
         *,
-        deleted: np.ndarray = _NONE,
+        deleted: np.ndarray | Runs = _NONE,
         insert_at: np.ndarray = _NONE,
         insert_count: np.ndarray = _NONE,
     ) -> RowMap:
@@ -58,26 +109,30 @@ class RowMap(NamedTuple):
         old_rows
             Rows of the full's tensor.
         deleted
-            Ascending rows of the full that go.
+            Rows of the full that go: ascending, or as runs.
         insert_at, insert_count
             Ascending rows of the full before which so many new rows stand.
         """
         used = insert_count > 0
         insert_at, insert_count = insert_at[used], insert_count[used]
-        edges = np.concatenate([[0], insert_at, deleted, deleted + 1, [old_rows]])
-        edges = np.sort(edges.astype(np.int64))
-        edges = edges[np.concatenate([[True], np.diff(edges) > 0])]
-        run_start, run_length = edges[:-1], np.diff(edges)
-        if len(deleted):
-            kept = (
-                run_start
-                != deleted[np.minimum(np.searchsorted(deleted, run_start), len(deleted) - 1)]
-            )
-            run_start, run_length = run_start[kept], run_length[kept]
-        # A run that starts where new rows stand comes after them.
-        order = np.argsort(np.concatenate([insert_at * 2, run_start * 2 + 1]), kind="stable")
-        lengths = np.concatenate([insert_count, run_length])[order].astype(np.int64)
-        source = np.concatenate([np.full(len(insert_at), -1, np.int64), run_start])[order]
+        gone = deleted if isinstance(deleted, Runs) else Runs.of(deleted)
+        begin = np.concatenate([[0], gone.ends]).astype(np.int64, copy=False)
+        end = np.append(gone.starts, old_rows).astype(np.int64, copy=False)
+        kept = end > begin
+        begin, end = begin[kept], end[kept]
+        # A run is cut where new rows stand in it.
+        run = np.searchsorted(end, insert_at, side="right")
+        inside = run < len(end)
+        inside[inside] = begin[run[inside]] < insert_at[inside]
+        cuts = insert_at[inside]
+        if len(cuts):
+            cuts = cuts[np.concatenate([[True], np.diff(cuts) > 0])]
+            begin = np.insert(begin, np.searchsorted(begin, cuts), cuts)
+            end = np.insert(end, np.searchsorted(end, cuts), cuts)
+        # One that starts there comes after them.
+        places = np.searchsorted(begin, insert_at)
+        lengths = np.insert(end - begin, places, insert_count)
+        source = np.insert(begin, places, -1)
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(old_rows, int(starts[-1]), starts, source, _NONE)
 

@@ -21,6 +21,7 @@ from ckptctl.restore import keys as stored
 from ckptctl.restore.arrivals import _by_row
 from ckptctl.restore.find import KeyTable, Wanted, find_keys
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
+from ckptctl.restore.rowmap import RowMap, Runs
 from ckptctl.tables import find_tables
 from tests.oracle.images import Ev, Image, Row, bucket_of, write_image
 
@@ -49,6 +50,11 @@ def rows(draw: st.DrawFn, part: int, parts: int, tail: bool = False) -> list[Row
         if place != bucket_of(key):
             found.append(Row(place, key, b"abcd"))
     return found
+
+
+def rows_of(runs: Runs) -> list[int]:
+    pairs = zip(runs.starts.tolist(), runs.ends.tolist(), strict=True)
+    return [row for start, end in pairs for row in range(start, end)]
 
 
 def written(ev: Ev, room: str) -> tuple[BundleReader, object]:
@@ -99,7 +105,7 @@ def test_joining_is_looking_up(
         if bucket_of(row.key) % parts == part and row.place in (None, bucket_of(row.key))
     }
     assert places.tolist() == [legal.get(key, -1) for key in asked]
-    assert deleted.tolist() == [at for at in range(len(ev.rows)) if at not in legal.values()]
+    assert rows_of(deleted) == [at for at in range(len(ev.rows)) if at not in legal.values()]
     assert column.rows == len(ev.rows)
 
 
@@ -243,6 +249,22 @@ def test_memory_does_not_grow_with_a_bucket(tmp_path: Path, twice: bool, bound: 
     reader.close()
     assert ("key 5007" in error) is twice
     assert peak < 45 << 20
+
+
+def test_memory_does_not_grow_with_rows_in_a_wrong_bucket(tmp_path: Path) -> None:
+    """1 Mi keys, all of them of the bucket beside theirs: 8 MiB as numbers of rows."""
+    count = 1 << 20
+    reader, found = large_bucket(tmp_path, np.arange(count, dtype=np.int64) * 1000 + 8, count)
+    column = join.FullKeys(reader, found, 0, 1, validate=False)
+    tracemalloc.start()
+    _, deleted = column.join(IncomingKeys())
+    rowmap = RowMap.build(count, deleted=deleted)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert deleted.total == count
+    assert rowmap.rows == 0
+    assert peak < 4 << 20
 
 
 def test_a_column_cut_short_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

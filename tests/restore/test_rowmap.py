@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,18 +18,21 @@ from ckptctl.bundle.checksum import combine
 from ckptctl.errors import TensorChecksumError
 from ckptctl.restore import column as columns
 from ckptctl.restore.column import Column
-from ckptctl.restore.rowmap import RowMap
+from ckptctl.restore.rowmap import RowMap, Runs
 from ckptctl.restore.rows_brought import FileRows
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
-def edits(draw: st.DrawFn) -> dict[str, list[int]]:
+def edits(draw: st.DrawFn) -> dict[str, Any]:
     """What happens to a tensor of some rows; incoming rows are numbered from 0."""
     old = draw(st.integers(0, 12))
     rows = list(range(old))
     deleted = sorted(draw(st.sets(st.sampled_from(rows)))) if rows else []
+    gone = Runs.of(array(deleted))
+    if draw(st.booleans()):  # each by itself, as pieces may bring them
+        gone = Runs(array(deleted), array(deleted) + 1)
     kept = [row for row in rows if row not in deleted]
     replaced = sorted(draw(st.sets(st.sampled_from(kept)))) if kept else []
     at = sorted(draw(st.lists(st.integers(0, old), max_size=4)))
@@ -37,6 +41,7 @@ def edits(draw: st.DrawFn) -> dict[str, list[int]]:
     return {
         "old": [old],
         "deleted": deleted,
+        "gone": draw(st.sampled_from([array(deleted), gone])),
         "replaced": replaced,
         "at": at,
         "count": count,
@@ -49,11 +54,11 @@ def array(values: list[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def build(edit: dict[str, list[int]]) -> tuple[RowMap, np.ndarray]:
+def build(edit: dict[str, Any]) -> tuple[RowMap, np.ndarray]:
     """Return the map, and which incoming row each changed row takes."""
     rowmap = RowMap.build(
         edit["old"][0],
-        deleted=array(edit["deleted"]),
+        deleted=edit["gone"],
         insert_at=array(edit["at"]),
         insert_count=array(edit["count"]),
     )
@@ -67,7 +72,7 @@ def runs(rowmap: RowMap, start: int, stop: int) -> list[tuple[int, ...]]:
     return list(zip(*(each.tolist() for each in rowmap.runs(start, stop)), strict=True))
 
 
-def naive(edit: dict[str, list[int]]) -> list[tuple[str, int]]:
+def naive(edit: dict[str, Any]) -> list[tuple[str, int]]:
     """("old", row) or ("new", incoming row), in result order."""
     inserted = iter(edit["inserted"])
     done: list[tuple[str, int]] = []
@@ -85,7 +90,7 @@ def naive(edit: dict[str, list[int]]) -> list[tuple[str, int]]:
 
 @MANY
 @given(edit=edits(), data=st.data())
-def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: object) -> None:
+def test_a_map_says_where_each_row_comes_from(edit: dict[str, Any], data: object) -> None:
     rowmap, incoming_of = build(edit)
     expected = naive(edit)
     assert rowmap.rows == len(expected)
@@ -102,9 +107,34 @@ def test_a_map_says_where_each_row_comes_from(edit: dict[str, list[int]], data: 
 
 
 @MANY
+@given(
+    chosen=st.lists(st.booleans(), max_size=30),
+    pieces=st.integers(1, 9),
+    at=st.sampled_from([0, 5, (1 << 31) - 9]),
+    asked=st.lists(st.integers(0, 40), max_size=9),
+)
+def test_runs_are_rows(chosen: list[bool], pieces: int, at: int, asked: list[int]) -> None:
+    """Also where they were met piece by piece, and some touch."""
+    rows = [row + at for row, own in enumerate(chosen) if own]
+    parts = [chosen[first : first + pieces] for first in range(0, len(chosen), pieces)]
+    met = Runs.together(
+        [
+            Runs.where(np.array(part, bool), at + number * pieces)
+            for number, part in enumerate(parts)
+        ]
+    )
+    for found, by in ((met, 0), (Runs.of(array(rows)), 0), (met.moved(-at), at)):
+        pairs = zip(found.starts.tolist(), found.ends.tolist(), strict=True)
+        assert [row + by for start, end in pairs for row in range(start, end)] == rows
+        assert found.total == len(rows)
+        before = found.before(array(asked) + at - by).tolist()
+        assert before == [sum(row < at + each for row in rows) for each in asked]
+
+
+@MANY
 @given(edit=edits(), start=st.integers(0, 20), length=st.integers(0, 20))
 def test_runs_of_a_range_are_those_of_all_cut_off(
-    edit: dict[str, list[int]], start: int, length: int
+    edit: dict[str, Any], start: int, length: int
 ) -> None:
     rowmap, _ = build(edit)
     start = min(start, rowmap.rows)
@@ -150,7 +180,7 @@ def bundle(room: Path) -> BundleReader:
     many=st.sampled_from([0, 1, 64]),
 )
 def test_a_column_is_the_rows_of_its_map(
-    bundle: BundleReader, edit: dict[str, list[int]], size: int, start: int, many: int
+    bundle: BundleReader, edit: dict[str, Any], size: int, start: int, many: int
 ) -> None:
     rowmap, taken = build(edit)
     name = f"w{edit['old'][0]}"
@@ -190,7 +220,7 @@ def test_a_column_is_the_rows_of_its_map(
 @MANY
 @given(edit=edits(), size=st.sampled_from([1, 5, 1 << 20]), at=st.integers(0, 100))
 def test_a_column_checks_every_row_that_it_had(
-    bundle: BundleReader, edit: dict[str, list[int]], size: int, at: int
+    bundle: BundleReader, edit: dict[str, Any], size: int, at: int
 ) -> None:
     """Also those that are replaced or left out."""
     entry = bundle.entry(f"w{edit['old'][0]}")
