@@ -64,8 +64,9 @@ class FullKeys:
     They are read in pieces and checked: the column's crc32c, no key that no PS can save, no
     key twice. What does not fit in memory for that (a bucket of more than
     `4 * knobs.JOIN_KEYS` keys, the old form, more than a million rows behind the last
-    bucket) is read again, see `Unique`. Memory: some pieces; a million keys where there are
-    such rows, and up to 16 MiB of bits and as much of doubted keys where there are more.
+    bucket) is read again, see `Unique`. Memory: some pieces; up to 40 MB for a million rows
+    behind the last bucket; and at the end 8 MiB for a million keys that are looked at together,
+    up to 16 MiB of bits and as much of doubted keys where there are more.
 
     Parameters
     ----------

@@ -112,7 +112,8 @@ class Unique:
 
         Up to `_UNIQUE_KEYS` keys are sorted. More are read again two times for each slice of
         16 Mi of them: once to see whose hash was met before, once to see which of those few
-        keys stand twice.
+        keys stand twice. That takes 16 MiB of bits and as much of doubted keys. Where there are
+        more of these than room, those that were met until then are looked at first.
         """
         for first, last in self._ranges:
             few = last - first <= _UNIQUE_KEYS
@@ -124,48 +125,65 @@ class Unique:
         """Return a key that stands twice in a range, if one does."""
         met = _Met(last - first)
         for number in range(met.slices):
-            doubted, twice = self._doubted(met, number, first, last)
-            if twice is not None:
-                return twice
-            met.clear()
-            for begin in range(0, len(doubted), knobs.JOIN_KEYS):
-                met.mark(met.of_slice(doubted[begin : begin + knobs.JOIN_KEYS], number)[1])
-            seen = np.zeros(len(doubted), bool)
-            for piece in self._pieces(first, last) if len(doubted) else ():
-                keys, places = met.of_slice(piece, number)
-                keys = keys[met.has(places)]
-                at = np.minimum(np.searchsorted(doubted, keys), len(doubted) - 1)
-                at = np.sort(at[doubted[at] == keys])
-                more = at[1:][at[1:] == at[:-1]]
-                more = more if len(more) else at[seen[at]]
-                if len(more):
-                    return int(doubted[more[0]])
-                seen[at] = True
+            passed = 0
+            while True:
+                doubted, more = self._doubted(met, number, first, last, passed)
+                twice = self._again(doubted)
+                if twice is None and len(doubted):
+                    twice = self._really_twice(met, number, first, last, doubted)
+                if twice is not None:
+                    return twice
+                if not more:
+                    break
+                passed += len(doubted)
         return None
 
     def _doubted(
-        self, met: _Met, number: int, first: int, last: int
-    ) -> tuple[np.ndarray, int | None]:
-        """Return the keys of a slice whose hash was met before, ascending, or one met twice."""
+        self, met: _Met, number: int, first: int, last: int, passed: int
+    ) -> tuple[np.ndarray, bool]:
+        """Return keys of a slice whose hash was met before, ascending, and whether there are more.
+
+        The first `passed` are left out. There is room for twice as many as chance brings: where
+        it does not do, keys stand twice, and some of those are most likely among the first.
+        """
         met.clear()
-        doubted, held = met.doubted, 0
+        held, more = 0, False
         for keys in self._pieces(first, last):
             keys, places = met.of_slice(keys, number)
-            more = keys[met.add(places)]
-            if held + len(more) > len(doubted):
-                # Of so many with the same hash some are the same key.
-                doubted = np.sort(np.concatenate([doubted[:held], more]))
-                twice = self._again(doubted)
-                if twice is not None:
-                    return doubted, twice
-                held = len(doubted)
-                doubted = np.concatenate([doubted, met.doubted])
-            else:
-                doubted[held : held + len(more)] = more
-                held += len(more)
-        doubted = doubted[:held]
+            again = keys[met.add(places)]
+            skipped = min(passed, len(again))
+            passed -= skipped
+            again = again[skipped:]
+            room = len(met.doubted) - held
+            more = len(again) > room
+            again = again[:room]
+            met.doubted[held : held + len(again)] = again
+            held += len(again)
+            if more:
+                break
+        doubted = met.doubted[:held]
         doubted.sort()
-        return doubted, self._again(doubted)
+        return doubted, more
+
+    def _really_twice(
+        self, met: _Met, number: int, first: int, last: int, doubted: np.ndarray
+    ) -> int | None:
+        """Return one of the ascending keys of a slice that stands twice, if one does."""
+        met.clear()
+        for begin in range(0, len(doubted), knobs.JOIN_KEYS):
+            met.mark(met.of_slice(doubted[begin : begin + knobs.JOIN_KEYS], number)[1])
+        seen = np.zeros(len(doubted), bool)
+        for piece in self._pieces(first, last):
+            keys, places = met.of_slice(piece, number)
+            keys = keys[met.has(places)]
+            at = np.minimum(np.searchsorted(doubted, keys), len(doubted) - 1)
+            at = np.sort(at[doubted[at] == keys])
+            more = at[1:][at[1:] == at[:-1]]
+            more = more if len(more) else at[seen[at]]
+            if len(more):
+                return int(doubted[more[0]])
+            seen[at] = True
+        return None
 
     def _again(self, ascending: np.ndarray) -> int | None:
         twice = again(ascending)
@@ -213,7 +231,7 @@ class _Met:
         self._bits = _bits_for(count)
         room = (1 << self._bits) // _BITS_A_KEY
         self.slices = -(-count // room)
-        self.doubted = np.empty(room // 8, np.int64)
+        self.doubted = np.empty(max(1, room // 8), np.int64)
         self._table = KeyTable()
         self._bytes = np.zeros(1 << (self._bits - 3), np.uint8)
         self._factors = np.uint64(_random() | 1), np.uint64(_random() | 1)

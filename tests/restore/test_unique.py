@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -15,7 +17,7 @@ from ckptctl.errors import TableError
 from ckptctl.restore import join, unique
 from ckptctl.restore.incoming import IncomingKeys
 from tests.oracle.images import Ev, Row
-from tests.restore.test_join import MANY, MEMORY, written
+from tests.restore.test_join import MANY, MEMORY, large_bucket, written
 
 #: What undoes the multiplication with the factor that everyone knows.
 INVERSE = pow(0x9E3779B97F4A7C15, -1, 1 << 64)
@@ -58,6 +60,21 @@ def test_a_key_twice_is_found(
         look(every, together=together, bits=bits, piece=piece)
     number = int(str(caught.value.found).split()[1])
     assert every.count(number) > 1
+
+
+def test_memory_does_not_grow_with_the_keys_that_stand_twice(tmp_path: Path) -> None:
+    """Each of 1.5 Mi keys does, so half of all are doubted; there is room for a sixth."""
+    keys = np.arange(3 << 19, dtype=np.int64)
+    reader, found = large_bucket(tmp_path, np.concatenate([keys, keys]), 0)
+    column = join.FullKeys(reader, found, 0, 1)
+    column.join(IncomingKeys())
+    tracemalloc.start()
+    with pytest.raises(TableError):
+        column.finish()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reader.close()
+    assert peak < 16 << 20
 
 
 @pytest.mark.parametrize("bits", [4, 12])
