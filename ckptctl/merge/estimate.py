@@ -20,6 +20,9 @@ _PIECES, _PIECES_AHEAD = 12, 14
 _SOURCE_MEMORY = 48 << 10
 #: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
 _KEY_MEMORY = 96
+#: Bytes that an incoming key takes until its part was looked at, where the full has filtered keys
+#: that it may admit.
+_ADMITTED_MEMORY = 24
 
 
 def most_rows(state: State) -> dict[tuple[int, int], Survey]:
@@ -73,11 +76,15 @@ def _most_looked(state: State) -> int:
 
 def _part_memory(job: PartJob) -> int:
     held, looking = 0, 0
+    filtered = any(member.parts[job.part].filtered for member in job.table.members)
     for lead in set(job.leads()):
         rows = job.ev(lead).rows
         if rows > most_together():  # less is not worth a read
             more, at_the_end = most_memory(rows, job.offsets(lead))
             held, looking = held + more, max(looking, at_the_end)
+        if filtered:
+            brought = sum(item[1].rows for item in job.table.members[lead].incoming)
+            held += brought * _ADMITTED_MEMORY
     return max(job.most_together() * _KEY_MEMORY + held, looking)
 
 

@@ -160,3 +160,22 @@ def test_one_row_behind_the_last_bucket_makes_one_group(
     assert most == 80  # of that member, and of the two others
     assert estimate._most_looked(state) >= most * estimate._KEY_MEMORY
     state.close()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_keys_that_may_be_admitted_are_held(tmp_path: Path, parts: int) -> None:
+    """All that are incoming to a part of a full with filtered keys, until it was looked at."""
+    states = []
+    for filtered in ([], [5]):
+        room = tmp_path / f"{len(filtered)}"
+        room.mkdir()
+        chain = build_chain(
+            room,
+            full(10, table("emb", [7, 100], filtered=filtered, parts=parts)),
+            increment(20, changes("emb", range(40), parts=parts)),
+        )
+        states.append(opened(chain))
+    without, beside = (estimate._most_looked(state) for state in states)
+    for state in states:
+        state.close()
+    assert beside - without >= 40 // parts * 3 * 8
