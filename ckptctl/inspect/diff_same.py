@@ -18,7 +18,7 @@ from ckptctl.inspect.diff_rows import RowsDiff
 from ckptctl.inspect.parts import ColumnName, PartView, StatePart
 from ckptctl.inspect.walk import MOST_ROWS, Rows, typed
 from ckptctl.restore.column import view_bytes
-from ckptctl.restore.find import find_keys
+from ckptctl.restore.find import Wanted
 from ckptctl.restore.keys import is_in
 from ckptctl.restore.rowmap import compact
 from ckptctl.restore.rows_brought import records
@@ -306,10 +306,10 @@ def _filtered(part: StatePart, keys: np.ndarray, report: Report) -> int:
     column = part.column("keys_filtered")
     if column is None:
         return 0
-    stream = column.stream()
+    stream, wanted = column.stream(), Wanted(keys)
     for at in range(0, column.rows, MOST_ROWS):
         own = typed(column, stream.take(min(MOST_ROWS, column.rows - at)))
-        found[find_keys(own.astype(np.int64), keys)[0]] = True
+        found[wanted.find(own.astype(np.int64))[0]] = True
         report(own.nbytes)
     stream.finish()
     return int(np.count_nonzero(found))

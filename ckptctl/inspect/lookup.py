@@ -25,7 +25,7 @@ from ckptctl.inspect.view import TableView, View
 from ckptctl.restore import CopyJob, RowsState
 from ckptctl.restore.asked import Answer, AskTask, Places
 from ckptctl.restore.column import row_bytes
-from ckptctl.restore.find import find_keys
+from ckptctl.restore.find import Wanted
 from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
 from ckptctl.tables import EvSet, is_slot_name
@@ -367,6 +367,7 @@ class _Asking:
 
     def _raw(self, table: TableView, number: int, own: np.ndarray) -> None:
         """Look keys up in an increment as it is: all its keys are read, and checked."""
+        wanted = Wanted(self._wanted[own])
         for member in table.members if len(own) else ():
             part = member.parts[number]
             column = part.column("keys")
@@ -378,7 +379,7 @@ class _Asking:
             for first in range(0, column.rows, knobs.JOIN_KEYS):
                 keys = stream.take(min(knobs.JOIN_KEYS, column.rows - first))
                 keys = keys.view(column.entry.dtype.numpy).reshape(-1).astype(np.int64)
-                hits, found = find_keys(keys, self._wanted[own])
+                hits, found = wanted.find(keys)
                 at.append(own[hits])
                 rows.append(found + first)
             stream.finish()

@@ -9,7 +9,7 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.restore.find import find_keys
+from ckptctl.restore.find import Wanted
 from ckptctl.restore.incoming import IncomingKeys, key_twice
 from ckptctl.restore.keys import bucket_of, is_in, read_keys, read_offsets
 from ckptctl.restore.part import PartJob
@@ -100,8 +100,9 @@ class AskTask(NamedTuple):
         dropped = _NONE if self.dropped is None else self.dropped
         found = [self._places(member, incoming[member], dropped) for member in members]
         admitted = np.zeros(len(self.keys), bool)
+        wanted = Wanted(self.keys)
         for own in incoming[: 1 if same else None]:
-            admitted[find_keys(own.keys, self.keys)[0]] = True
+            admitted[wanted.find(own.keys)[0]] = True
         admitted &= ~is_in(self.keys, dropped)
         report(0)
         return Answer(found, self._filtered(~admitted & (found[0].source_of < 0)))
@@ -114,11 +115,12 @@ class AskTask(NamedTuple):
         if entry is None or not wanted.any():
             return found
         own = np.flatnonzero(wanted)
+        asked = Wanted(self.keys[own])
         name = ev.name + "-keys_filtered"
         for at in range(0, entry.rows, knobs.JOIN_KEYS):
             stop = min(at + knobs.JOIN_KEYS, entry.rows)
             piece = read_keys(self.job.full, name, entry, at, stop)
-            hits, rows = find_keys(piece, self.keys[own])
+            hits, rows = asked.find(piece)
             found[own[hits]] = rows + at
         return found
 
@@ -129,7 +131,7 @@ class AskTask(NamedTuple):
         ev = job.table.members[member].parts[job.part]
         row_of = find_rows(job.full, ev, job.part, job.table.num_parts, keys)
         source_of = np.where(row_of >= 0, np.int64(len(incoming.sources)), np.int64(-1))
-        brought, at = find_keys(incoming.keys, keys)
+        brought, at = Wanted(keys).find(incoming.keys)
         # A row that the full has is replaced, whatever the other members lack.
         kept = (row_of[brought] >= 0) | ~is_in(keys[brought], dropped)
         brought, at = brought[kept], at[kept]
@@ -181,6 +183,7 @@ class _Search:
         self, keys: np.ndarray, part: int, num_parts: int, offsets: np.ndarray | None
     ) -> None:
         self._keys, self._part, self._num_parts = keys, part, num_parts
+        self._wanted: Wanted | None = None
         self._offsets = offsets
         self._bound = 0 if offsets is None else int(offsets[-1])
         self._bucket = bucket_of(keys)
@@ -201,7 +204,8 @@ class _Search:
             # Few keys: each is compared with its bucket, which is faster than any hash.
             if last - first <= _FEW and int((end - begin).sum()) <= 8 * len(own):
                 return self._compare(at, own, self._order[first:last], begin, end)
-        hits, rows = find_keys(own, self._keys)
+        self._wanted = self._wanted or Wanted(self._keys)
+        hits, rows = self._wanted.find(own)
         rows = rows + at
         bucket = self._bucket[hits]
         legal = bucket % self._num_parts == self._part

@@ -6,7 +6,7 @@ import numpy as np
 
 from ckptctl.restore.keys import FACTOR, again, in_order
 
-__all__ = ["KeyTable", "Wanted", "find_keys"]
+__all__ = ["KeyTable", "Wanted"]
 
 _NONE = np.empty(0, np.int64)
 
@@ -49,14 +49,6 @@ class Wanted:
             return hits, rows
         kept = ~wrong[rows]
         return hits[kept], rows[kept]
-
-
-def find_keys(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of the `wanted` keys, each once, stand in `keys`, and at which rows.
-
-    For a single time: who has several pieces of `keys` makes `Wanted` once.
-    """
-    return Wanted(wanted).find(keys) if len(keys) else (_NONE, _NONE)
 
 
 class _Few:

@@ -19,7 +19,7 @@ from ckptctl.errors import EntryBoundsError, TableError
 from ckptctl.restore import find, join, unique
 from ckptctl.restore import keys as stored
 from ckptctl.restore.arrivals import _by_row
-from ckptctl.restore.find import KeyTable, Wanted, find_keys
+from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.restore.rowmap import RowMap, Runs
 from ckptctl.tables import find_tables
@@ -286,7 +286,7 @@ def test_keys_are_found_whatever_their_order_and_their_slots(
     monkeypatch.setattr("ckptctl.restore.find._MOST_OWNERS", most)
     numbers = np.random.default_rng(1).integers(0, 2**62, 9000)  # some share a slot
     keys, asked = numbers[:6000], np.ascontiguousarray(numbers[::-2][:wanted])
-    found = dict(zip(*(each.tolist() for each in find_keys(keys, asked)), strict=True))
+    found = dict(zip(*(each.tolist() for each in Wanted(asked).find(keys)), strict=True))
     row_of = {key: row for row, key in enumerate(keys.tolist())}
     assert found == {at: row_of[key] for at, key in enumerate(asked.tolist()) if key in row_of}
 
