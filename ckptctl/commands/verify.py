@@ -150,7 +150,13 @@ class VerifiedView(NamedTuple):
 
     def document(self) -> Mapping[str, object]:
         """Return it as JSON."""
-        return {"directory": self.plan.directory, **self.found.document()}
+        others = {"others": self._others}
+        return {"directory": self.plan.directory, **self.found.document(), **others}
+
+    @property
+    def _others(self) -> list[str]:
+        """Names of checkpoints that are not of this model: nobody looked at them."""
+        return [other.name for other in self.plan.chains.scan.others] if self.plan.whole else []
 
     def text(self, page: Page) -> None:
         """Write a row for each finding, what to do, and how much was looked at."""
@@ -184,7 +190,8 @@ class VerifiedView(NamedTuple):
                         styles={1: _STYLES[each.severity]},
                     )
             self._remedies(page)
-        for what, names in (("skipped", found.skipped), ("left", found.left)):
+        unseen = (("skipped", found.skipped), ("left", found.left), ("other", self._others))
+        for what, names in unseen:
             for name in names if not page.terminal else ():
                 page.line(what, name)
         self._summary(page)
@@ -212,6 +219,8 @@ class VerifiedView(NamedTuple):
             words.append(f"{len(found.skipped)} verified not long ago")
         if found.left:
             words.append(f"{len(found.left)} left for the next run")
+        if self._others:
+            words.append(f"{len(self._others)} of another base name not looked at")
         counts = [
             fmt.some(found.count(severity), word) + more
             for severity, word, more in (

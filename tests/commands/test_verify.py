@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from ckptctl.commands.verify import VerifiedView
 from ckptctl.inspect.verify import execute_verify, plan_verify
 from ckptctl.output.terminal import TerminalPage
+from tests.oracle.chain import flip
 
 
 def spoil(directory: Path) -> Path:
@@ -127,3 +129,13 @@ def test_a_person_sees_what_was_found(sharded: Path) -> None:
     page.flush()
     assert "(found" in text.getvalue()
     assert "CK050: restore the file from a copy" in text.getvalue()
+
+
+def test_checkpoints_of_another_name_are_told_and_not_looked_at(run, sharded: Path) -> None:
+    for path in sharded.glob("model.ckpt-160.*"):
+        shutil.copy(path, sharded / path.name.replace("model.ckpt-160", "best"))
+    flip(next(sharded.glob("best.data-*")), 8)
+    done = run("verify", sharded, "--data")
+    assert done.returncode == 0
+    assert "other\tbest\n" in done.stdout
+    assert json.loads(run("verify", sharded, "--json").stdout)["others"] == ["best"]
