@@ -71,7 +71,8 @@ def command(
 
     Looks at files, sizes, indexes, state files and the links between checkpoints; with --data
     at every byte. Goes on after what it finds, and says of each finding where it is, what was
-    expected, and what to do. docs/findings.md explains the codes.
+    expected, and what to do. docs/findings.md explains the codes. DIR may also be the prefix of
+    a bundle or one of its files: then it looks at that alone.
 
     Writes nothing to the directory. What was found clean is remembered in the user's cache, by
     inode, size and time, for --max-age and for `ckptctl prune`; what was longest unverified
@@ -83,11 +84,14 @@ def command(
       ckptctl verify /models/ctr
       ckptctl verify /models/ctr --data --max-age 7d --max-duration 2h
       ckptctl verify /models/ctr --data --subset 3/7 --json
+      ckptctl verify saved_model/variables/variables.index --data
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.inspect.verify import execute_verify, plan_verify
 
     if not data:
         _refuse_without_data()
+    if step is not None and not os.path.isdir(directory):
+        raise UsageError("--step is of a directory", remedy="leave it out, or give the directory")
     storage = options.storage_of(bwlimit)
     plan = plan_verify(
         directory, step=step, data=data, subset=subset, max_age_s=max_age, storage=storage

@@ -146,6 +146,13 @@ def find_target(
     )
 
 
+def bundle_at(path: str, storage: Storage = LOCAL) -> str | None:
+    """Return the prefix of the bundle that a path names, by it or by one of its files, or None."""
+    named = _FILE.fullmatch(path)
+    prefix = path if named is None else named[1]
+    return prefix if not _is_directory(path, storage) and _is_bundle(prefix, storage) else None
+
+
 def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
     from ckptctl.chain.listed import IndexMemory  # verify must not have it at hand
 

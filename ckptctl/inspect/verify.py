@@ -6,6 +6,7 @@ would stop. Nothing is written but, in the user's cache, what was found clean an
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import (
+    INCREMENT_DIRECTORY,
     Chains,
     Checkpoint,
     ProvenPairs,
@@ -24,6 +26,7 @@ from ckptctl.chain import (
 )
 from ckptctl.errors import AmbiguousError, CkptctlError, DamageError, UnprovenError
 from ckptctl.inspect.findings import Finding, of_error
+from ckptctl.inspect.target import bundle_at
 from ckptctl.inspect.verify_data import TensorsTask, Together, Told, spans
 from ckptctl.inspect.verify_keys import PartTask, RowNumbersTask, parts_of
 from ckptctl.inspect.verify_memory import VerifiedData
@@ -127,10 +130,13 @@ def plan_verify(
     max_age_s: float | None = None,
     storage: Storage = LOCAL,
 ) -> VerifyPlan:
-    """Plan to look at a directory.
+    """Plan to look at a directory, or at one bundle.
 
     Parameters
     ----------
+    directory
+        The directory; or the prefix of a bundle or one of its files, of a SavedModel's
+        `variables/` say: that bundle alone.
     step
         Only what the state at this step needs.
     data
@@ -147,10 +153,18 @@ def plan_verify(
     AmbiguousError
         Two checkpoints lie at the step.
     """
+    bundle = bundle_at(directory, storage)
+    if bundle is not None:
+        directory = os.path.dirname(bundle) or "."
+        if os.path.basename(os.path.abspath(directory)) == INCREMENT_DIRECTORY:
+            directory = os.path.dirname(os.path.abspath(directory))
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, proven_nested=ProvenPairs(scan))
     found = [*scan.fulls, *scan.increments]
-    if step is not None:
+    if bundle is not None:
+        same = os.path.abspath(bundle)
+        found = [c for c in (*found, *scan.others) if os.path.abspath(c.prefix) == same]
+    elif step is not None:
         needed = _needed(chains, step)
         found = [checkpoint for checkpoint in found if checkpoint.prefix in needed]
     memory = VerifiedData(subset)
@@ -162,7 +176,8 @@ def plan_verify(
         for checkpoint in found
         if max_age_s is not None and now - (when[checkpoint.prefix] or 0.0) < max_age_s
     )
-    return VerifyPlan(directory, chains, tuple(found), fresh, data, subset, step is None, storage)
+    whole = step is None and bundle is None
+    return VerifyPlan(directory, chains, tuple(found), fresh, data, subset, whole, storage)
 
 
 def _needed(chains: Chains, step: int) -> set[str]:

@@ -139,3 +139,30 @@ def test_checkpoints_of_another_name_are_told_and_not_looked_at(run, sharded: Pa
     assert done.returncode == 0
     assert "other\tbest\n" in done.stdout
     assert json.loads(run("verify", sharded, "--json").stdout)["others"] == ["best"]
+
+
+@pytest.mark.parametrize("name", ["variables", "variables.index", "variables.data-00000-of-00002"])
+def test_one_bundle_is_looked_at_alone(run, sharded: Path, tmp_path: Path, name: str) -> None:
+    """As a SavedModel's, which has no step and no state file."""
+    room = tmp_path / "saved_model" / "variables"
+    room.mkdir(parents=True)
+    for path in sharded.glob("model.ckpt-160.*"):
+        shutil.copy(path, room / path.name.replace("model.ckpt-160", "variables"))
+    done = run("verify", room / name, "--data")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("checked\t1\t")
+    flip(room / "variables.data-00001-of-00002", 8)
+    done = run("verify", room / name, "--data")
+    assert done.returncode == 4
+    assert "does not match its checksum" in done.stderr
+    assert run("verify", room / name, "--step", 1).returncode == 2
+
+
+def test_one_increment_is_looked_at_alone(run, sharded: Path) -> None:
+    """With the directory of its full, and not that of increments taken for fulls."""
+    done = run(
+        "verify", sharded / ".incremental_checkpoint" / "incremental_model.ckpt-180", "--data"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("checked\t1\t")
+    assert run("verify", sharded / "model.ckpt-7").returncode == 10
