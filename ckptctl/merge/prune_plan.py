@@ -248,12 +248,6 @@ class PrunePlan:
         """Bytes of what goes."""
         return sum(item.bytes for item in self.removed)
 
-    @property
-    def state_files(self) -> tuple[str, ...]:
-        """Kinds of checkpoints whose state file may have to be rewritten."""
-        kinds = {item.kind for item in self.removed}
-        return tuple(kind for kind in ("increment", "full") if kind in kinds)
-
     def to_json(self, *, files: bool = False) -> dict[str, Any]:
         """Return the plan as one JSON object, with the files' identities to save it."""
         return {
