@@ -100,15 +100,16 @@ def scan_directory(directory: str, storage: Storage = LOCAL) -> Scan:
     )
 
 
-def check_no_increments(directory: str) -> None:
+def check_no_increments(directory: str, base_names: Iterable[str | None]) -> None:
     """Raise `RefusedError` for a directory of increments, to which no command may write.
 
-    By itself its increments look like fulls, of which keep rules keep some.
+    By themselves its increments look like fulls, of which keep rules keep some. It is known by
+    its name, or where a link has another one by that of DeepRec's increments.
     """
     if INCREMENT_DIRECTORY in (
         os.path.basename(os.path.abspath(directory)),
         os.path.basename(os.path.realpath(directory)),
-    ):
+    ) or _DEFAULT_INCREMENT in (*base_names,):
         raise RefusedError(
             "these are the increments of a checkpoint directory, and no fulls",
             file=directory,

@@ -343,7 +343,7 @@ def run_compact(
     began = time.monotonic()
     options = options or CompactOptions()
     scan = scan_directory(directory, storage)
-    check_no_increments(directory)
+    check_no_increments(directory, (full.base_name for full in scan.fulls))
     if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
         raise _no_restore_point(directory, 0, len(scan.increments))
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:

@@ -11,10 +11,11 @@ from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import file_identity
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
-from ckptctl.chain.names import FileGroup, Grouped, group_files
+from ckptctl.chain.names import FileGroup, Grouped, group_files, split_step
+from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
-from ckptctl.storage import LOCAL, FileInfo, Storage
+from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
 __all__ = [
@@ -47,13 +48,15 @@ class Found(NamedTuple):
     replaces: tuple[FileInfo, ...] = ()
 
 
-def choose_destination(chosen: Selection, output: str | None, storage: Storage = LOCAL) -> str:
+def choose_destination(chosen: Selection, output: str | None, storage: Storage) -> str:
     """Return the prefix of the result: as given, or beside the base, padded like it.
 
     Raises
     ------
     UsageError
         What was given is no prefix, or a directory.
+    RefusedError
+        It lies among increments.
     """
     base = chosen.base
     if output is None:
@@ -67,6 +70,8 @@ def choose_destination(chosen: Selection, output: str | None, storage: Storage =
             f"-o {output!r} is no checkpoint prefix",
             remedy="write it like DIR/model.ckpt-120, without .index",
         )
+    parts = split_step(os.path.basename(output))
+    check_no_increments(os.path.dirname(output) or ".", (parts[0] if parts else None,))
     info = storage.stat(output)
     if info is not None and info.is_dir:  # files called after it would lie beside it
         inside = os.path.join(output, f"{base.base_name}-{chosen.step}")

@@ -305,7 +305,7 @@ def _plan(
     chains = find_chains(scan, options.assume_order, proven_nested=proven)
     chosen = select(chains, upto, options)
     in_place = output is None
-    destination = choose_destination(chosen, output)
+    destination = choose_destination(chosen, output, storage)
     update = in_place if update_state is None else update_state
     check_copied(chains, in_place or update, relocate)
     if update and not in_place:
@@ -374,7 +374,8 @@ def _plan(
 def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
     """Refuse to write among increments, or where a state file leads to another directory."""
     if writes:
-        check_no_increments(chains.scan.directory)
+        scan = chains.scan
+        check_no_increments(scan.directory, (full.base_name for full in scan.fulls))
     if writes and chains.scan.copied and not relocate:
         state, path = chains.scan.copied[0]
         raise RefusedError(

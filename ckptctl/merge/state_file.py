@@ -328,7 +328,7 @@ def _check_not_linked(directory: str, home: str, storage: Storage) -> None:
         raise RefusedError(
             "nothing is rewritten through a symbolic link",
             file=home,
-            remedy="run it where the link leads: ckptctl merge --relocate there",
+            remedy="make it a directory of its own (a bind mount will do), or edit the state file",
         )
 
 

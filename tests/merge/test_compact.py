@@ -143,15 +143,19 @@ def test_a_directory_with_more_slashes_is_the_same(tmp_path: Path) -> None:
     assert scan_directory("/").directory == "/"
 
 
-@pytest.mark.parametrize("linked", [False, True])
-def test_the_increments_are_no_directory_to_compact(tmp_path: Path, linked: bool) -> None:
+@pytest.mark.parametrize("how", ["by name", "through a link", "where a link leads"])
+def test_the_increments_are_no_directory_to_compact(tmp_path: Path, how: str) -> None:
     """Whoever finds directories by their state files gives them too."""
     chain = grown(tmp_path)
     within = chain.directory / INCREMENTS
-    if linked:
+    named = f"{within}/"
+    if how == "through a link":
         (tmp_path / "link").symlink_to(within)
+        named = str(tmp_path / "link")
+    elif how == "where a link leads":
+        named = str(within.rename(tmp_path / "elsewhere"))
+        within.symlink_to(named)
     before = listing(within)
-    named = str(tmp_path / "link") if linked else f"{within}/"
     options = CompactOptions(prune=PruneOptions(Policy((KeepLast(1),)), min_age_s=0.0))
     for refused in (
         lambda: run_compact(named, options),

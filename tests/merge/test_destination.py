@@ -26,6 +26,7 @@ from tests.merge.model import SIDE, names, small_chain
 from tests.merge.prunes import date
 from tests.merge.storages import Counting, Hooked
 from tests.oracle.chain import (
+    INCREMENTS,
     Chain,
     build_chain,
     changes,
@@ -94,6 +95,19 @@ def test_elsewhere_leaves_the_source_alone(tmp_path: Path) -> None:
         "any-name-emb-emb_files",
         "1.emb",
     }
+
+
+def test_nothing_is_written_among_increments(tmp_path: Path) -> None:
+    """It would be listed as one of them, and an idle one."""
+    chain = small_chain(tmp_path)
+    for where in (
+        chain.directory / INCREMENTS / "incremental_model.ckpt-55",
+        chain.directory / INCREMENTS / "model.ckpt-50",
+        chain.directory / "incremental_model.ckpt-50",
+    ):
+        for overwrite in (False, True):
+            error = refused(chain, RefusedError, 50, where, overwrite=overwrite)
+            assert "these are the increments" in error.message
 
 
 def test_the_only_restore_point_of_another_directory_stays(tmp_path: Path) -> None:
