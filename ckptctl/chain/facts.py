@@ -54,6 +54,24 @@ class Lineage(NamedTuple):
     previous_id: str | None = None
 
 
+class Ahead(NamedTuple):
+    """Of a merge whose sources were dated later than it was made: by a clock that is ahead.
+
+    Attributes
+    ----------
+    dated_ns
+        The mtime that its index was given, which is theirs.
+    made_ns
+        When it was made.
+    state_ns
+        mtime of the state file of then; 0 where there was none.
+    """
+
+    dated_ns: int
+    made_ns: int
+    state_ns: int
+
+
 class Merged(NamedTuple):
     """What a full that ckptctl merged says of its origin: `ckptctl/merged`.
 
@@ -65,11 +83,14 @@ class Merged(NamedTuple):
         Step of the last increment that is in it.
     mode
         Mode of those increments.
+    ahead
+        Where its date is not that of the merge.
     """
 
     base_step: int
     up_to: int
     mode: Mode = "cumulative"
+    ahead: Ahead | None = None
 
 
 class Facts(NamedTuple):
@@ -122,7 +143,12 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
             expected=f"up_to > {base}",
             found=up_to,
         )
-    return Merged(base, up_to, _mode(found, path, MERGED_TENSOR))
+    return Merged(base, up_to, _mode(found, path, MERGED_TENSOR), _ahead(found.get("ahead")))
+
+
+def _ahead(found: object) -> Ahead | None:
+    whole = isinstance(found, list) and len(found) == 3 and all(type(ns) is int for ns in found)
+    return Ahead(*found) if isinstance(found, list) and whole else None
 
 
 def _object(raw: bytes, path: str, tensor: str) -> dict[str, object]:

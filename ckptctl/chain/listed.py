@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptctl import __version__, knobs
-from ckptctl.chain.facts import Facts, Lineage, Merged, Mode
+from ckptctl.chain.facts import Ahead, Facts, Lineage, Merged, Mode
 from ckptctl.chain.memory import cache_path, recall, remember
 from ckptctl.chain.model import Checkpoint, Contents, Scan, Source, SparseRows
 from ckptctl.chain.vanished import find_changed
@@ -248,7 +248,13 @@ def _lineage(known: _Known) -> Lineage:
 
 
 def _merged(known: _Known) -> Merged:
-    return Merged(_number(known["base_step"]), _number(known["up_to"]), _mode(known))
+    ahead = known["ahead"]
+    return Merged(
+        _number(known["base_step"]),
+        _number(known["up_to"]),
+        _mode(known),
+        Ahead(*map(_number, ahead)) if isinstance(ahead, list) else None,
+    )
 
 
 def _rows(rows: object, shard: object, group: object, normal: object) -> SparseRows:

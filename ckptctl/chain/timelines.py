@@ -34,7 +34,15 @@ from typing import NamedTuple
 from ckptctl.chain.model import Checkpoint, Scan, StateFile
 from ckptctl.chain.names import split_step
 
-__all__ = ["OR_COPIED", "SAME_TIME_NS", "Timelines", "WriteOrder", "find_timelines", "names_below"]
+__all__ = [
+    "OR_COPIED",
+    "SAME_TIME_NS",
+    "Timelines",
+    "WriteOrder",
+    "find_timelines",
+    "names_below",
+    "set_back_since",
+]
 
 #: mtimes this close count as equal: file systems keep 1 or 2 s, and clocks differ.
 SAME_TIME_NS = 2_000_000_000
@@ -97,10 +105,10 @@ class WriteOrder(NamedTuple):
     def set_back_behind(self, merged: Checkpoint) -> bool:
         """Return whether the state file names a step below a merged full, and is newer."""
         state = self.scan.full_state
-        written = state.mtime_ns
-        if not names_below(state, merged) or written is None:
+        since, written = set_back_since(merged, state), state.mtime_ns
+        if not names_below(state, merged) or since is None or written is None:
             return False
-        return self.earlier(merged.mtime_ns, written) is True
+        return self.earlier(since, written) is True
 
 
 class Timelines:
@@ -308,6 +316,18 @@ def _other_lines(scan: Scan) -> dict[str, str]:
         and increment.lineage is not None
         and increment.lineage.base_step == newest.lineage.base_step
     }
+
+
+def set_back_since(merged: Checkpoint, state: StateFile) -> int | None:
+    """Return since when a state file that names a step below a merged full was set back.
+
+    None where it is the one that was there when the full was made. Where the trainer's clock is
+    ahead the full has its time, and whoever sets a run back may have the right one.
+    """
+    ahead = merged.merged.ahead if merged.merged is not None else None
+    if ahead is None or merged.mtime_ns != ahead.dated_ns:
+        return merged.mtime_ns
+    return None if state.mtime_ns == ahead.state_ns else ahead.made_ns
 
 
 def names_below(state: StateFile, checkpoint: Checkpoint) -> bool:

@@ -23,6 +23,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
+from ckptctl.chain.facts import Ahead
 from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.destination import own_files, own_temporaries
 from ckptctl.merge.plan import MergePlan, Source
@@ -182,7 +183,7 @@ def _write(
     outcome.count(surveyed)
     surveys = surveyed.parts
     layout = lay_out(state, surveys)
-    storage = plan.storage
+    storage, ahead = plan.storage, _ahead(plan)
     name = os.path.basename(plan.destination)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     trash = os.path.join(os.path.dirname(plan.destination), TRASH_DIRECTORY)
@@ -195,7 +196,7 @@ def _write(
         storage.stat(index_path(plan.base.prefix)),
         _provenance(plan),
         like_files={path[len(plan.base.prefix) :]: path for path, _ in plan.base.files},
-        not_before_ns=_newest(plan),
+        not_before_ns=ahead.dated_ns if ahead is not None else 0,
         replaces=plan.replaces,
         trash=os.path.join(trash, f"{name}.{stamp}.{os.getpid()}"),
     )
@@ -205,7 +206,7 @@ def _write(
             layout,
             surveys,
             pending,
-            _merged(plan, state),
+            _merged(plan, state, ahead),
             runner,
             outcome,
             verify=plan.verify,
@@ -218,23 +219,26 @@ def _write(
         raise
 
 
-def _newest(plan: MergePlan) -> int:
-    """Return the newest mtime of what the result is made from, and of the state file.
+def _ahead(plan: MergePlan) -> Ahead | None:
+    """Return how the result is to be dated where the trainer's clock is ahead of ours.
 
-    Where the trainer's clock is ahead of ours they would seem to be written after the merge, as
-    a run that was set back does, and the result would be abandoned.
+    What it is made from would seem to be written after it, as by a run that was set back, and it
+    would be abandoned.
     """
-    infos = [info for source in (plan.base, *plan.increments) for _, info in source.files]
-    state = plan.storage.stat(os.path.join(plan.directory, "checkpoint"))
-    return max(info.mtime_ns for info in (*infos, *([state] if state is not None else [])))
+    info = plan.storage.stat(os.path.join(plan.directory, "checkpoint"))
+    state_ns, now = info.mtime_ns if info is not None else 0, time.time_ns()
+    found = [info.mtime_ns for each in (plan.base, *plan.increments) for _, info in each.files]
+    newest = max(state_ns, *found)
+    return Ahead(newest, now, state_ns) if newest > now else None
 
 
-def _merged(plan: MergePlan, state: State) -> bytes | None:
+def _merged(plan: MergePlan, state: State, ahead: Ahead | None) -> bytes | None:
     """Return the content of `ckptctl/merged`: what the result stands in for."""
     if not plan.increments:  # a copy is what its source is
         merged = state.full.get(MERGED_TENSOR)
         return state.full.read_scalar_string(MERGED_TENSOR) if merged is not None else None
-    facts = {"version": 1, "base_step": plan.base_step, "up_to": plan.step, "mode": plan.mode}
+    facts: dict[str, Any] = {"version": 1, "base_step": plan.base_step, "up_to": plan.step}
+    facts |= {"mode": plan.mode, **({"ahead": list(ahead)} if ahead is not None else {})}
     return json.dumps(facts, sort_keys=True).encode()
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Scan
-from ckptctl.chain.timelines import names_below
+from ckptctl.chain.timelines import names_below, set_back_since
 from ckptctl.merge.destination import read_mark, saved_time
 from ckptctl.merge.state_file import unlist_checkpoints, update_state_file
 from ckptctl.storage import Storage
@@ -48,11 +48,12 @@ def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage) -> bool:
     hand: to list the full would name it, and so undo the rollback.
     """
     state = scan.full_state
+    since = set_back_since(full, state)
     return (
         full.merged is not None
         and state.state is not None
         and not scan.in_state_file(full)
-        and not (names_below(state, full) and full.mtime_ns < (state.mtime_ns or 0))
+        and not (names_below(state, full) and since is not None and since < (state.mtime_ns or 0))
         and read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True
     )
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ckptctl.chain import MAX_STEP, Lineage, Merged
-from ckptctl.chain.facts import parse_lineage, parse_merged
+from ckptctl.chain.facts import Ahead, parse_lineage, parse_merged
 from ckptctl.errors import DamageError
 
 
@@ -80,6 +80,9 @@ def merged(**changes):
     [
         (merged(), Merged(100, 140, "cumulative")),
         (merged(mode="delta"), Merged(100, 140, "delta")),
+        (merged(ahead=[3, 2, 1]), Merged(100, 140, "cumulative", Ahead(3, 2, 1))),
+        (merged(ahead=[3, 2, "1"]), Merged(100, 140)),
+        (merged(ahead=7), Merged(100, 140)),
         (merged(up_to=120), Merged(100, 120, "cumulative")),
         (merged(up_to=MAX_STEP), Merged(100, MAX_STEP, "cumulative")),
         (merged(up_to=..., previous_step=120), Merged(100, 140, "cumulative")),

@@ -131,6 +131,27 @@ def test_where_the_trainers_clock_is_ahead_a_merge_is_not_abandoned(
         assert find_chains(scan_directory(str(chain.directory))).notes == ()
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_that_was_set_back_by_the_right_clock_stays_so(tmp_path: Path, killed: bool) -> None:
+    """The merge has the date of the trainer, whose clock is ahead; the state file one before it."""
+    chain = grown(tmp_path)
+    for path in chain.directory.rglob("*"):
+        at = path.stat().st_mtime - THEN - 10**7 + time.time() + 3600
+        os.utime(path, (at, at))
+    before = (chain.directory / "checkpoint").read_bytes()
+    info = (chain.directory / "checkpoint").stat()
+    compact(chain)
+    assert listed(chain) == [10, 30]
+    state = chain.directory / "checkpoint"
+    state.write_bytes(before)
+    if killed:  # before it had entered the merge: the state file is the one of then
+        os.utime(state, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    else:
+        os.utime(state, (time.time() + 5, time.time() + 5))
+    compact(chain)
+    assert listed(chain) == ([10, 30] if killed else [10])
+
+
 def test_a_directory_with_more_slashes_is_the_same(tmp_path: Path) -> None:
     """`for d in /models/*/; do ckptctl compact $d/`: no file is taken for another's."""
     chain = grown(tmp_path)
