@@ -263,7 +263,6 @@ def _is_only_point(destination: str, chains: Chains | None) -> bool:
     if chains is None:
         return False
     here = os.path.realpath(destination)
-    points = {
-        os.path.realpath(full.prefix) for full in chains.scan.fulls if chains.is_restore_point(full)
-    }
-    return points == {here} and len(chains.restore_points) == 1
+    fulls = chains.scan.fulls
+    points = {os.path.realpath(full.prefix) for full in fulls if chains.is_restore_point(full)}
+    return points == {here}  # increments hang on a full

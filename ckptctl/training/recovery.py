@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckptctl.chain import ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import NO_STEP, ProvenPairs, check_read, find_chains, scan_directory
 from ckptctl.errors import CkptctlError
 from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
@@ -36,11 +36,17 @@ def restorable(directory: str) -> Iterator[RestorePoint]:
     A newer checkpoint that does not pass is logged with the reason: no training should
     stay down because one increment is damaged, nor fall back in silence. Checksums of the
     data are left to the restore, which reads it anyway.
+
+    Raises
+    ------
+    ckptctl.errors.UnreadableError
+        What is newer, or all of the increments, cannot be looked at: it may be as sound as any.
     """
     scan = scan_directory(directory or ".")
     proven = ProvenPairs(scan)
     chains = find_chains(scan, proven_nested=proven)
     points = list(chains.restore_points)
+    check_read(chains, points[-1] if points else NO_STEP)
     for told in chains.passed_over():
         _LOG.warning("%s: %s", directory or ".", told)
     for step in reversed(points):

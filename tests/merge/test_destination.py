@@ -114,7 +114,8 @@ def test_the_only_restore_point_of_another_directory_stays(tmp_path: Path) -> No
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     chain = small_chain(tmp_path / "ours")
-    other = build_chain(tmp_path / "theirs", full(10, table("emb", [1])))
+    changed = increment(15, changes("emb", [1]))
+    other = build_chain(tmp_path / "theirs", full(10, table("emb", [1])), changed)
     only = other.full_prefix(10)
     error = refused(chain, RefusedError, 50, only, overwrite=True, update_state=False)
     assert "only restore point" in error.message

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import find_chains, scan_directory
-from ckptctl.errors import IncompleteError, UsageError
+from ckptctl.errors import IncompleteError, UnreadableError, UsageError
 from tests.bundle.builders import corrupt
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
@@ -133,6 +133,19 @@ def test_damaged_data_is_passed_over_and_said(
     corrupt(damaged, 0, 1)
     assert train(Model(), tmp_path)["start"] == 1
     assert "step 2 is not restored: " in caplog.text
+
+
+def test_increments_that_cannot_be_looked_at_are_not_left_out(tmp_path: Path) -> None:
+    """Where they are not mounted just now, the training would go on from the full."""
+    train(Model(), tmp_path, [1], [2])
+    within = tmp_path / ".incremental_checkpoint"
+    away = within.rename(tmp_path / "away")
+    within.symlink_to("not mounted")
+    with pytest.raises(UnreadableError, match="which state is the newest"):
+        train(Model(), tmp_path)
+    within.unlink()
+    away.rename(within)
+    assert train(Model(), tmp_path)["start"] == 2
 
 
 def test_increments_rotate_after_a_restart_too(tmp_path: Path) -> None:
