@@ -412,7 +412,7 @@ def _execute(
     from ckptctl.merge.settle import find_unsettled, settle
 
     directory, options, storage = plan.directory, plan.options, plan.storage
-    merged = None
+    merged = early = None
     common: dict[str, Any] = {"jobs": jobs, "progress": progress, "bwlimit": bwlimit, "lock": lock}
     common["writer_wait_s"] = writer_wait_s
     if plan.merge is not None:
@@ -423,7 +423,13 @@ def _execute(
     if unsettled:
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
         lock.check()
-        settle(directory, unsettled, chains, storage, order)
+        try:
+            settle(directory, unsettled, chains, storage, order)
+        except OSError as error:
+            if not (is_no_room(error) and plan.prune.removed):
+                raise
+            early = execute_prune(plan.prune, **common)  # makes the room for a state file
+            settle(directory, unsettled, chains, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:
         prune = plan_prune(
@@ -432,4 +438,5 @@ def _execute(
     pruned = execute_prune(prune, **common)
     now = look_at_holdings(find_chains(scan_again(chains.scan, storage), order), storage)
     seconds = time.monotonic() - began
-    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, pruned)
+    removed = _joined(early, pruned)
+    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, removed)

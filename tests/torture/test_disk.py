@@ -19,7 +19,16 @@ from ckptctl.storage.lock import directory_lock
 from tests.merge.model import names, small_chain
 from tests.merge.prunes import THEN, age, here, listed, plan, points
 from tests.merge.storages import Hooked, Watched
-from tests.oracle.chain import INCREMENTS, Chain, build_chain, changes, increment, listing, table
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    increment,
+    listing,
+    table,
+    write_state,
+)
 from tests.oracle.chain import full as full_at
 from tests.torture.scenes import DISKS, Filled, ckptctl, mounted
 
@@ -277,3 +286,17 @@ def test_compact_makes_the_inodes_that_its_merge_needs(tmp_path: Path) -> None:
         assert (said.code, said.err) == (0, "")
         assert here(chain) == {"F50"}
         assert points(chain) == {50}
+
+
+def test_compact_makes_the_room_to_put_a_state_file_right(full: Filled) -> None:
+    """A Saver dropped the merge from it; each night it could not be rewritten, and nothing went."""
+    chain = age(small_chain(full.disk))
+    chain.merge(50)
+    chain.add(full_at(60, table("emb", [1, 2])))
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 40, 60)])
+    full.fill()
+    line = ["compact", chain.directory, "--yes", "--min-age", "0s"]
+    said = ckptctl(*line)
+    assert (said.code, said.err) == (0, "")
+    assert here(chain) == {"F10", "F40", "F50", "F60"}
+    assert listed(chain) == [10, 40, 50, 60]
