@@ -106,6 +106,7 @@ class _Judge:
         self._needs: dict[str, tuple[tuple[Checkpoint, str], ...]] = {}
         self._later = Later(chains, self.options.assume_order)
         self._codes: dict[str, str] = {}
+        self._containers: dict[str, str | None] = {}
         self._vouched: tuple[Checkpoint | None, Checkpoint | None] | None = None
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -359,14 +360,25 @@ class _Judge:
     def _cover(self, prefix: str, removed: Collection[str]) -> str | None:
         """Return the prefix of what stands in for it, a verified full if it can be."""
         if self._codes[prefix] == "superseded":
-            later = self.chains.superseding(self.all[prefix])
-            return next((each.prefix for each in later if each.prefix not in removed), None)
+            return self._container(prefix, removed)
         if self._codes[prefix] not in _COVERED:
             return None
         newest, verified = self._vouching(removed)
         if verified is not None and verified.step >= self.all[prefix].step:
             return verified.prefix
         return newest.prefix if newest is not None else None
+
+    def _container(self, prefix: str, removed: Collection[str]) -> str | None:
+        """Return the prefix of the increment that contains it and stays."""
+        passed: list[str] = []
+        at: str | None = prefix
+        while at is not None and at not in self._containers and (not passed or at in removed):
+            passed.append(at)
+            after = next(self.chains.superseding(self.all[at]), None)
+            at = after.prefix if after is not None else None
+        found = self._containers.get(at, at) if at is not None else None
+        self._containers.update(dict.fromkeys(passed, found))
+        return found
 
     def _vouching(self, removed: Collection[str]) -> tuple[Checkpoint | None, Checkpoint | None]:
         """Return the newest full that stays, and the newest of them that is verified."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ckptctl.bundle import BundleReader
-from ckptctl.chain import find_chains, scan_directory
+from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
 from ckptctl.merge import execute_prune
 from ckptctl.merge.policy import KeepLast
 from ckptctl.merge.prune_plan import load_plan, save_plan_to
@@ -92,6 +93,27 @@ def test_nothing_to_do_takes_no_lock(tmp_path: Path) -> None:
     chain = chain_of(tmp_path, "F10")
     assert prune(chain).outcomes == ()
     assert not (chain.directory / ".ckptctl").exists()
+
+
+def test_what_contains_a_thousand_increments_is_found_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each asks for the next one alone: not each for all that follow."""
+    asked = 0
+    superseding = Chains.superseding
+
+    def counted(self: Chains, increment: Checkpoint) -> Iterator[Checkpoint]:
+        nonlocal asked
+        for found in superseding(self, increment):
+            asked += 1
+            yield found
+
+    monkeypatch.setattr(Chains, "superseding", counted)
+    steps = [f"I{step}" for step in range(20, 220, 10)]
+    found = plan(chain_of(tmp_path, "F10", *steps))
+    assert {item.under for item in found.removed} == set(found.verify)
+    assert len(found.removed) == 19
+    assert asked <= 3 * 19
 
 
 def test_superseded_increments_stay_below_one_that_is_damaged(tmp_path: Path) -> None:
