@@ -140,7 +140,8 @@ class CkptctlError(Exception):
             name, found, value = line.strip().partition(": ")
             name = "remedy" if name == "next" else name
             if found and name in ("file", "tensor", "offset", "expected", "found", "remedy"):
-                setattr(error, name, int(value) if name == "offset" else value)
+                is_number = name == "offset" and value.isdecimal()
+                setattr(error, name, int(value) if is_number else value)
         return error
 
     def __str__(self) -> str:

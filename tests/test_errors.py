@@ -31,6 +31,11 @@ def drawn() -> dict[str, tuple[int, str | None, int | None]]:
     return found
 
 
+def test_an_offset_that_is_none_is_a_word() -> None:
+    """As a saved plan may have it, whoever wrote that."""
+    assert str(errors.CkptctlError.from_text("damage\n  offset: abc").offset) == "abc"
+
+
 def test_the_drawn_tree_holds_every_class_and_no_other() -> None:
     assert set(drawn()) == set(CLASSES) == set(errors.__all__)
 

@@ -17,6 +17,11 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   merged from, and when the trainer wrote a step below its `up_to` after it: the run was
   then rolled back to before what it holds, and it would carry dead rows into the new
   timeline.
+* Increments of our own recorder have ids, and each names the one before. Those of a full that
+  the newest, which the state file names, does not go on from are abandoned: a run that restored
+  the full alone began anew at its step. Where the line leads to what is gone nothing is said.
+* A merge whose sources were dated after it, by a clock that is ahead, has their date, and says
+  which state file was there (`set_back_since`).
 * A state file that was written after a merged full and names a lower step is no Saver's: that
   names what it has just saved, at or above all that was merged. It is one that was set back by
   hand, or one that never listed the full. Then the step that the full was merged up to counts

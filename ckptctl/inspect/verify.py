@@ -153,6 +153,7 @@ def plan_verify(
     AmbiguousError
         Two checkpoints lie at the step.
     """
+    directory = os.fspath(directory)
     bundle = bundle_at(directory, storage)
     if bundle is not None:
         directory = os.path.dirname(bundle) or "."

@@ -244,7 +244,7 @@ class _Judge:
     def _leftover(self, item: Leftover) -> Verdict:
         held = self._too_young(item.mtime_ns)
         if item.foreign:
-            held = ("other", "of another base name: never touched")
+            held = ("other", "not known to be of this model: never touched")
         if item.path in self.look.untouchable:
             held = ("untouchable", self.look.untouchable[item.path])
         if held is not None:
