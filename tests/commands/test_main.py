@@ -388,7 +388,7 @@ DIRECTORY_COMMANDS = ("ls", "verify", "prune", "merge", "compact", "unlock", "co
 
 @pytest.mark.parametrize("name", DIRECTORY_COMMANDS)
 def test_what_is_no_directory_is_ten_and_says_which_of_both(inside, tmp_path: Path, name) -> None:
-    file = tmp_path / "model.ckpt-100.index"
+    file = tmp_path / "model.ckpt-100.meta"
     file.write_bytes(b"")
     code, out, err = inside(name, file)
     assert (code, out) == (10, "")
