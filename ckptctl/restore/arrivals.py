@@ -15,10 +15,6 @@ from ckptctl.tables import BUCKETS
 __all__ = ["Arrivals", "ArrivalsBuilder"]
 
 
-#: Rows of a group of buckets among which those that are replaced are put in order by place.
-_MOST_PLACES = 1 << 22
-
-
 class Arrivals(NamedTuple):
     """Rows that come from increments, in the order of the result; picklable.
 
@@ -83,7 +79,8 @@ class ArrivalsBuilder:
         first: int,
         last: int,
         incoming: IncomingKeys,
-        found: np.ndarray,
+        hits: np.ndarray,
+        rows: np.ndarray,
         deleted: Runs,
         dropped: np.ndarray,
     ) -> None:
@@ -93,16 +90,17 @@ class ArrivalsBuilder:
         ----------
         incoming
             What the increments bring to them.
-        found, deleted
+        hits, rows, deleted
             Of `FullKeys.join`.
         dropped
             Ascending new keys to leave out.
         """
         offsets = self._column.offsets
-        new = found < 0
+        new = np.ones(len(incoming.keys), bool)
+        new[hits] = False
         if len(dropped):
             new &= ~is_in(incoming.keys, dropped)
-        came, old = np.flatnonzero(new), np.flatnonzero(found >= 0)
+        came = np.flatnonzero(new)
         counts = incoming.counts(new)
         self._counts += counts
         self._deleted.append(deleted)
@@ -121,13 +119,11 @@ class ArrivalsBuilder:
             insert_at=insert_at,
             insert_count=insert_count,
         )
-        old, replaced = _by_row(old, found[old] - begin, end - begin)
-        places = group.place_old(replaced)
-        rows = np.concatenate([places, group.fresh_rows()])
-        order = np.argsort(rows, kind="stable")  # two runs, each ascending: they are merged
-        chosen = np.concatenate([old, came])[order]
-        at, self._end = self._end, self._end + len(rows)
-        self._changed[at : self._end] = rows[order] + self._rows
+        places = np.concatenate([group.place_old(rows - begin), group.fresh_rows()])
+        order = np.argsort(places, kind="stable")  # two runs, each ascending: they are merged
+        chosen = np.concatenate([hits, came])[order]
+        at, self._end = self._end, self._end + len(places)
+        self._changed[at : self._end] = places[order] + self._rows
         self._row_of[at : self._end] = incoming.row_of[chosen]
         if self._tensor_of is not None:
             self._tensor_of[at : self._end] = incoming.tensor_of[chosen]
@@ -156,15 +152,3 @@ class ArrivalsBuilder:
             self.new,
             end - self.new,
         )
-
-
-def _by_row(numbers: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers, and their rows below `most`, all different, by row."""
-    if most > min(16 * len(rows), _MOST_PLACES):
-        order = np.argsort(rows)
-        return numbers[order], rows[order].astype(np.int64)
-    # Each to its place, and those that are not empty: sorting takes ten times as long.
-    number_of = np.full(most, -1, np.int32)
-    number_of[rows] = numbers
-    ordered = np.flatnonzero(number_of >= 0)
-    return number_of[ordered], ordered

@@ -129,7 +129,7 @@ class FullKeys:
         first: int = 0,
         last: int = BUCKETS,
         twins: Sequence[Twin] = (),
-    ) -> tuple[np.ndarray, Runs]:
+    ) -> tuple[np.ndarray, np.ndarray, Runs]:
         """Look for incoming keys of buckets [first, last), which come next.
 
         Parameters
@@ -141,12 +141,12 @@ class FullKeys:
 
         Returns
         -------
-        found
-            int32[incoming]: row of the full that holds each key, or -1.
+        hits, rows
+            int64[found]: which of the incoming keys the full has, and in which rows, ascending.
         deleted
             Rows that lie outside their part or bucket.
         """
-        found = np.full(len(incoming.keys), -1, np.int32 if self.rows < 1 << 31 else np.int64)
+        found, places = [_NONE], [_NONE]
         deleted: list[Runs] = []
         wanted, wanted_of = Wanted(_NONE), -1
         for stop, bucket_first, bucket_last, whole in _spans(self.offsets, self.rows, first, last):
@@ -169,19 +169,23 @@ class FullKeys:
                     wanted = Wanted(_NONE)  # before there is another
                     wanted, wanted_of = Wanted(own), bucket_first
                 hits, rows = wanted.find(keys, wrong)
-            hits = hits + low
+            hits, rows = _by_row(hits, rows, len(keys))
             try:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
                     self._unique.check(keys, at, wrong, twice)
-                taken = found[hits] >= 0
-                if taken.any():
-                    key = int(incoming.keys[hits[taken]][0])
-                    raise key_twice(self._data, self._ev, key)
             except TableError as error:  # told as flipped bits, at the end, if that is what it is
                 self._problem = self._problem or error
-            found[hits] = rows + at
-        return found, Runs.together(deleted)
+            found.append(hits + low)
+            places.append(rows + at)
+        hits, rows = np.concatenate(found), np.concatenate(places)
+        taken = np.zeros(len(incoming.keys), bool)
+        taken[hits] = True
+        if np.count_nonzero(taken) < len(hits):
+            key = int(incoming.keys[again(np.sort(hits))[0]])
+            self._problem = self._problem or key_twice(self._data, self._ev, key)
+            hits = rows = _NONE
+        return hits, rows, Runs.together(deleted)
 
     def finish(self) -> None:
         """Check the column, once all of it was read.
@@ -211,6 +215,18 @@ def _match_once(
     twice = table.fill(keys[legal])
     hits, rows = table.find(wanted)
     return hits, legal[rows], twice
+
+
+def _by_row(numbers: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers, and their rows below `most`, all different, by row."""
+    if (rows[1:] > rows[:-1]).all():
+        return numbers, rows
+    # By 16 bits at a time: a quarter of the time of sorting.
+    digits = rows.astype(np.uint32).view(np.uint16).reshape(-1, 2)
+    order = np.argsort(digits[:, 0], kind="stable")
+    if most > 1 << 16:
+        order = order[np.argsort(digits[:, 1][order], kind="stable")]
+    return numbers[order], rows[order]
 
 
 def _spans(

@@ -360,7 +360,7 @@ class _Look:
             joined[lead] = column.join(incoming[lead], first, last, twins)
             if not all(twin.same for twin in twins):
                 raise _Differ
-        fresh = [keys.keys[joined[lead][0] < 0] for lead, keys in incoming.items()]
+        fresh = [_without(keys.keys, joined[lead][0]) for lead, keys in incoming.items()]
         dropped, new_keys = self._unpaired(list(incoming.values()), fresh)
         self._dropped.append(dropped)
         self._new_keys += new_keys
@@ -404,6 +404,13 @@ class _Look:
             found.append(np.flatnonzero(is_in(keys, admitted)) + at)
         reader.finish()
         return np.concatenate(found)
+
+
+def _without(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the keys at all other places."""
+    others = np.ones(len(keys), bool)
+    others[places] = False
+    return keys[others]
 
 
 def _filtered_rows(ev: EvSet) -> int:

@@ -18,7 +18,6 @@ from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.errors import EntryBoundsError, TableError
 from ckptctl.restore import find, join, unique
 from ckptctl.restore import keys as stored
-from ckptctl.restore.arrivals import _by_row
 from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import IncomingKeys, read_incoming
 from ckptctl.restore.rowmap import RowMap, Runs
@@ -96,7 +95,7 @@ def test_joining_is_looking_up(
     ):
         reader, found = written(ev, room)
         column = join.FullKeys(reader, found, part, parts)
-        places, deleted = column.join(incoming)
+        hits, places, deleted = column.join(incoming)
         column.finish()
         reader.close()
     legal = {
@@ -104,7 +103,8 @@ def test_joining_is_looking_up(
         for at, row in enumerate(ev.rows)
         if bucket_of(row.key) % parts == part and row.place in (None, bucket_of(row.key))
     }
-    assert places.tolist() == [legal.get(key, -1) for key in asked]
+    assert places.tolist() == sorted(legal[key] for key in asked if key in legal)
+    assert [legal[asked[hit]] for hit in hits.tolist()] == places.tolist()
     assert rows_of(deleted) == [at for at in range(len(ev.rows)) if at not in legal.values()]
     assert column.rows == len(ev.rows)
 
@@ -201,6 +201,22 @@ def look_at_all(reader: BundleReader, found: object) -> None:
     column.finish()
 
 
+@pytest.mark.parametrize("piece", [2, 100], ids=["in two pieces", "in one"])
+@pytest.mark.parametrize("bound", [0, 9], ids=["behind", "in a bucket"])
+def test_an_incoming_key_that_stands_twice_is_told_unvalidated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, bound: int
+) -> None:
+    monkeypatch.setattr(knobs, "JOIN_KEYS", piece)
+    keys = np.array([5, 4, 1, 2, 3, 0, 4, 7, 8]) * 1000 + 7
+    reader, found = large_bucket(tmp_path, keys, bound)
+    asked = np.array([3, 4, 6]) * 1000 + 7
+    column = join.FullKeys(reader, found, 0, 1, validate=False)
+    column.join(IncomingKeys(asked, np.where(np.arange(1001) > 7, 3, 0), asked, asked))
+    with pytest.raises(TableError, match="key 4007 twice"):
+        column.finish()
+    reader.close()
+
+
 def large_bucket(room: Path, keys: np.ndarray, bound: int) -> tuple[BundleReader, object]:
     """Write a table whose bucket 7 holds the first `bound` keys; the rest lie behind."""
     offsets = np.full(1001, bound, np.int32)
@@ -257,7 +273,7 @@ def test_memory_does_not_grow_with_rows_in_a_wrong_bucket(tmp_path: Path) -> Non
     reader, found = large_bucket(tmp_path, np.arange(count, dtype=np.int64) * 1000 + 8, count)
     column = join.FullKeys(reader, found, 0, 1, validate=False)
     tracemalloc.start()
-    _, deleted = column.join(IncomingKeys())
+    *_, deleted = column.join(IncomingKeys())
     rowmap = RowMap.build(count, deleted=deleted)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -361,11 +377,11 @@ def test_each_key_is_hashed_once(
     asked = np.arange(brought) * 1000 + 7
     starts = np.where(np.arange(1001) > 7, brought, 0)
     column = join.FullKeys(reader, found, 0, 1)
-    rows, _ = column.join(IncomingKeys(asked, starts, asked, asked))
+    hits, rows, _ = column.join(IncomingKeys(asked, starts, asked, asked))
     column.finish()
     reader.close()
-    row_of = {key: row for row, key in enumerate(keys.tolist())}
-    assert rows.tolist() == [row_of.get(key, -1) for key in asked.tolist()]
+    row_of = {key: row for row, key in enumerate(keys.tolist()) if key < brought * 1000}
+    assert dict(zip(asked[hits].tolist(), rows.tolist(), strict=True)) == row_of
     # Those wanted in a bucket and behind it, and those behind that none before may be.
     assert counting.keys <= 2 * len(keys) + 2 * brought + (len(keys) - bound)
 
@@ -419,7 +435,7 @@ def test_a_table_of_more_keys_than_16_bits_number() -> None:
 @pytest.mark.parametrize("most", [100, 100_000])
 def test_numbers_go_by_row(most: int) -> None:
     rows = np.random.default_rng(3).choice(most, 90, replace=False)
-    numbers, ordered = _by_row(np.arange(5, 95), rows, most)
+    numbers, ordered = join._by_row(np.arange(5, 95), rows, most)
     assert ordered.tolist() == sorted(rows.tolist())
     assert rows[numbers - 5].tolist() == ordered.tolist()
 
