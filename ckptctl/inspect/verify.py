@@ -246,8 +246,8 @@ def execute_verify(
                 if plan.subset[1] == 1 and checkpoint.kind == "full":
                     fulls.add(checkpoint)
         found.findings += own
-    if plan.data and not out_of_time():
-        found.findings += _nested(plan, progress)
+    if plan.data:
+        found.findings += _nested(plan, found, out_of_time, progress)
     found.findings = sorted(set(found.findings), key=lambda finding: finding.order)
     found.seconds = time.monotonic() - began
     return found
@@ -277,7 +277,9 @@ def _quick(plan: VerifyPlan, checkpoint: Checkpoint) -> Iterator[Finding]:
         yield of_error(error, index)
 
 
-def _nested(plan: VerifyPlan, progress: Progress) -> Iterator[Finding]:
+def _nested(
+    plan: VerifyPlan, found: Verified, out_of_time: Callable[[], bool], progress: Progress
+) -> Iterator[Finding]:
     """Run the nested check of every chain; what is proven is remembered."""
     proven = ProvenPairs(plan.chains.scan)
     wanted = {checkpoint.prefix for checkpoint in plan.checkpoints}
@@ -286,7 +288,11 @@ def _nested(plan: VerifyPlan, progress: Progress) -> Iterator[Finding]:
         if not chain.base.complete:
             continue
         for before, after in pairwise(series):
-            if before.prefix in wanted and after.prefix in wanted:
+            if before.prefix not in wanted or after.prefix not in wanted:
+                continue
+            if out_of_time():
+                found.left += [after.name] if after.name not in found.left else []
+            else:
                 yield from _pair(chain.base, before, after, proven, plan.storage, progress)
 
 

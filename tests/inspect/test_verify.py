@@ -13,9 +13,11 @@ from types import ModuleType
 import pytest
 
 from ckptctl.bundle.proto import BundleEntryProto
+from ckptctl.chain.model import Checkpoint
 from ckptctl.inspect import findings
 from ckptctl.inspect.findings import CATALOGUE, Finding
 from ckptctl.inspect.verify import execute_verify, plan_verify
+from ckptctl.inspect.verify_memory import VerifiedData
 from tests.bundle import builders
 from tests.inspect.spoils import (
     FULL,
@@ -171,6 +173,21 @@ def test_without_time_all_is_left_and_named(tmp_path: Path) -> None:
     found = look(chain.directory, max_duration_s=-1)
     assert (len(found.left), found.tensors) == (3, 0)
     assert len(look(chain.directory, max_duration_s=60).left) == 0
+
+
+def test_an_increment_whose_keys_there_was_no_time_to_compare_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That an increment holds the keys of the one before is looked at last."""
+    chain = whole(tmp_path)
+    SPOILS["CK024"](chain)
+    read: list[Checkpoint] = []
+    add = VerifiedData.add
+    monkeypatch.setattr(VerifiedData, "add", lambda self, own: (add(self, own), read.append(own)))
+    monkeypatch.setattr("time.monotonic", lambda: len(read))  # a second each
+    found = look(chain.directory, max_duration_s=2.5)
+    assert (found.checkpoints, found.left, codes(found)) == (3, [chain.prefix(140).name], [])
+    assert codes(look(chain.directory, max_duration_s=60)) == ["CK024"]
 
 
 def test_only_what_a_step_needs(tmp_path: Path) -> None:
