@@ -140,7 +140,10 @@ def _look(directory: str, storage: Storage) -> dict[str, _Sign]:
     """Return path to sign of what a save that is under way may have written."""
     scan = scan_directory(directory, storage)
     found: dict[str, _Sign] = {}
+    bases = {checkpoint.base_name for checkpoint in (*scan.fulls, *scan.increments)}
     for item in scan.leftovers:
+        if item.foreign and bases and item.name not in bases:
+            continue  # another program's `eval_temp`, which may be written to all day
         temporary = item.reason in ("temporary", "tempstate")
         age = (scan.taken_ns - item.mtime_ns) / 1e9
         if item.reason == "atomic" or age > (_DEAD_S if temporary else _IDLE_S):

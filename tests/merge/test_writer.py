@@ -106,6 +106,21 @@ def test_a_fresh_temporary_is_a_save(tmp_path: Path, what: str) -> None:
     assert found(chain) is None
 
 
+@pytest.mark.parametrize("name", ["eval_temp/report.txt", "best.index.tempstate7"])
+def test_what_another_program_writes_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    chain = small_chain(tmp_path)
+    storage = Looked(chain.directory)
+    put(chain.directory / name)
+    assert find_writer(str(chain.directory), storage) is None
+    assert storage.looks == 1
+
+
+def test_a_save_without_a_step_is_waited_for(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    put(chain.directory / f"model.ckpt_temp_{HEX}" / "part-00000-of-00001.index")
+    assert found(chain) == f"model.ckpt_temp_{HEX}"
+
+
 @pytest.mark.parametrize("ago_s", [30, 3000, -30, -10_000])
 @pytest.mark.parametrize("what", [*TEMPORARIES, *UNFINISHED])
 def test_what_changes_between_two_looks_is_a_save_whatever_the_clock(
