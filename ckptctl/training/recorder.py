@@ -416,17 +416,17 @@ class Recorder:
             with self._place(track.clock.device):
                 if key not in self._befores:
                     rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
-                    read = track.clock.epoch.read_value()
-                    rows = tf.reshape(rows, [-1])
+                    if rows.shape.rank != 1:
+                        rows = tf.reshape(rows, [-1])
+                    read = _read(track.clock.epoch)
                     before = _write(track, rows, tf.shape(rows), read)
                     self._befores[key] = tf.reshape(read, [1]), rows, before
                 then, rows, before = self._befores[key]
                 with tf.control_dependencies([op]):
-                    now = track.clock.epoch.read_value()
+                    now = _read(track.clock.epoch)
                 # All that waits for `op` waits for these, so they are few, and without control
-                # flow: the rows no times, most often, or once.
-                moved = tf.tile(rows, tf.cast(tf.not_equal(now, then), tf.int32))
-                afters.append(_scatter(track, moved, now))
+                # flow: the rows as many times as the clock moved, most often none.
+                afters.append(_scatter(track, tf.tile(rows, now - then), now))
             op._add_control_input(before)
         self._follow(op, following, afters)
 
@@ -462,6 +462,11 @@ class Recorder:
     def _place(self, device: str) -> Iterator[None]:
         with room(self.graph, device), tf.compat.v1.name_scope(f"{RECORDS}/"):
             yield
+
+
+def _read(variable: Any) -> Any:
+    """Return what a variable holds: one op, where `read_value` makes two."""
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
 def _write(track: Track, rows: Any, shape: Any, now: Any) -> Any:
