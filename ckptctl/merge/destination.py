@@ -93,7 +93,8 @@ def look_at_destination(
     ExistsError
         There is a bundle and no `overwrite`, or files that are not known to be ours.
     RefusedError
-        What would be replaced is a source, or the only restore point.
+        What would be replaced is a source, the only restore point, or a full that increments
+        were recorded against; or it would be taken for another step than it is.
     """
     directory, name = os.path.split(destination)
     try:
@@ -102,6 +103,8 @@ def look_at_destination(
         raise NotFoundError(
             "the output's directory does not exist", file=directory, remedy="make it first"
         ) from None
+    there = _chains_at(directory or ".", chains, storage)
+    _check_step(destination, there, chosen)
     own = grouped.names.get(name) or FileGroup(name)
     mark = read_mark(destination + MARK_SUFFIX, storage) if own.mark else {}
     inner = _own_temporaries(directory, name, grouped, mark, storage)
@@ -120,8 +123,8 @@ def look_at_destination(
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
             raise RefusedError("would overwrite what it is made from", file=destination)
-        if _is_only_point(destination, _chains_at(directory or ".", chains, storage)):
-            raise RefusedError("would overwrite the only restore point", file=destination)
+        if there is not None:
+            _check_expendable(destination, there)
         older = (own.index, *files, *([own.mark] if own.mark else []))
         return Found(tuple(inner), older)
     ours = _identities(mark.get("files"))
@@ -259,10 +262,39 @@ def _chains_at(directory: str, known: Chains, storage: Storage) -> Chains | None
     return find_chains(scan, "step" if known.timelines.order.by_step else None)
 
 
-def _is_only_point(destination: str, chains: Chains | None) -> bool:
-    if chains is None:
-        return False
+def _check_step(destination: str, there: Chains | None, chosen: Selection) -> None:
+    """Refuse a name by which a full would be taken for that of another step."""
+    parts = split_step(os.path.basename(destination))
+    if there is None or parts is None or parts[1] == chosen.step:
+        return
+    if parts[0] in {chosen.base.base_name, *(full.base_name for full in there.scan.fulls)}:
+        raise RefusedError(
+            "the result would be taken for a full of another step",
+            file=destination,
+            expected=f"{parts[0]}-{chosen.step}",
+            found=os.path.basename(destination),
+            remedy="name it by its step, or write it to a directory where no trainer saves",
+        )
+
+
+def _check_expendable(destination: str, there: Chains) -> None:
+    """Refuse to overwrite a restore point that nothing can stand in for."""
     here = os.path.realpath(destination)
-    fulls = chains.scan.fulls
-    points = {os.path.realpath(full.prefix) for full in fulls if chains.is_restore_point(full)}
-    return points == {here}  # increments hang on a full
+    points = {full for full in there.scan.fulls if there.is_restore_point(full)}
+    found = next((full for full in points if os.path.realpath(full.prefix) == here), None)
+    if found is None:
+        return
+    if len(points) == 1:  # increments hang on a full
+        raise RefusedError("would overwrite the only restore point", file=destination)
+    above = [
+        increment.name
+        for increment in there.scan.increments
+        if there.base_of(increment).base == found and not there.timelines.why_abandoned(increment)
+    ]
+    if above:
+        raise RefusedError(
+            "would overwrite a full that increments were recorded against",
+            file=destination,
+            found=", ".join(above[:3]),
+            remedy="give another -o PREFIX, or remove these first: ckptctl prune",
+        )

@@ -356,7 +356,7 @@ def test_help_tells_the_deviations_an_example_and_the_exit_codes(run) -> None:
     [
         (("--upto", 130), 10, "NotFoundError"),
         (("-o", "none/model.ckpt-1"), 10, "NotFoundError"),
-        (("--upto", 120, "-o", "{sharded}/model.ckpt-160"), 12, "ExistsError"),
+        (("--upto", 120, "-o", "{sharded}/model.ckpt-160"), 12, "RefusedError"),
     ],
 )
 def test_errors_have_their_code_in_both_forms(

@@ -37,6 +37,7 @@ from tests.oracle.chain import (
     mark_of,
     read,
     table,
+    write_state,
 )
 
 
@@ -114,14 +115,43 @@ def test_the_only_restore_point_of_another_directory_stays(tmp_path: Path) -> No
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     chain = small_chain(tmp_path / "ours")
-    changed = increment(15, changes("emb", [1]))
-    other = build_chain(tmp_path / "theirs", full(10, table("emb", [1])), changed)
-    only = other.full_prefix(10)
+    changed = increment(55, changes("emb", [1]))
+    other = build_chain(tmp_path / "theirs", full(50, table("emb", [1])), changed)
+    only = other.full_prefix(50)
     error = refused(chain, RefusedError, 50, only, overwrite=True, update_state=False)
     assert "only restore point" in error.message
-    other.add(full(20, table("emb", [1])))
+    other.add(full(60, table("emb", [1])))
     other.list_all()
+    error = refused(chain, RefusedError, 50, only, overwrite=True, update_state=False)
+    assert (error.message, error.found) == (
+        "would overwrite a full that increments were recorded against",
+        "incremental_model.ckpt-55",
+    )
+    for file in other.increment_prefix(55).parent.glob("incremental_model*"):
+        file.unlink()
     assert chain.plan(50, only, overwrite=True, update_state=False).replaces
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_result_is_called_by_the_step_of_another(tmp_path: Path, overwrite: bool) -> None:
+    """A trainer would go on from it, and prune would keep it in place of what it is not."""
+    (tmp_path / "theirs").mkdir()
+    chain = small_chain(tmp_path)
+    other = build_chain(tmp_path / "theirs", full(10, table("emb", [1])))
+    for file in other.directory.glob("model.ckpt-10.*"):
+        file.rename(file.with_name(file.name.replace("model.ckpt", "best")))
+    write_state(other.directory, ["best-10"])
+    for where in (
+        chain.full_prefix(70),
+        chain.full_prefix(40),
+        chain.directory / "model.ckpt-10",
+        other.directory / "model.ckpt-70",
+        other.directory / "best-70",
+    ):
+        error = refused(chain, RefusedError, 50, where, overwrite=overwrite, update_state=False)
+        assert "another step" in error.message
+    for where in (tmp_path / "model.ckpt-70", chain.directory / "serving-1"):
+        assert chain.plan(50, where, overwrite=overwrite, update_state=False)
 
 
 def test_side_files_are_not_written_through_a_link(tmp_path: Path) -> None:
