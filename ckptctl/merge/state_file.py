@@ -52,8 +52,7 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
     The list stays in step order, timestamps stay one a path, and relative paths stay
     relative.
     """
-    head = os.path.dirname(state.latest)
-    path = os.path.join(head, name) if os.path.isabs(state.latest) else name
+    path = _path_in(state, name)
     if name in map(os.path.basename, state.all_paths):
         path = next(p for p in state.all_paths if os.path.basename(p) == name)
         return state._replace(latest=path) if newest else state
@@ -223,7 +222,6 @@ def drop_checkpoints(
     dropped = len(places) < len(state.all_paths) or os.path.basename(state.latest) in gone
     if not dropped and not fresh:
         return state
-    head = os.path.dirname(state.latest)
     paths = [state.all_paths[i] for i in places]
     times = [state.timestamps[i] for i in places] if state.timestamps else []
     latest = state.latest
@@ -234,7 +232,7 @@ def drop_checkpoints(
             return None
         latest = left[-1] if left else ""
     for name, when in sorted((fresh or {}).items(), key=lambda item: _step(item[0])):
-        latest = os.path.join(head, name)
+        latest = _path_in(state, name)
         paths.append(latest)
         if state.timestamps:
             times.append(max([when, *times[-1:]]))
@@ -351,6 +349,17 @@ def _replace(
 
 def _room(scan: Scan, kind: Literal["full", "increment"]) -> StateFile:
     return scan.full_state if kind == "full" else scan.increment_state
+
+
+def _path_in(state: CheckpointState, name: str) -> str:
+    """Return how a state file names what is new beside it.
+
+    Absolute where it names the others so. Where their directory is not this one, which was moved
+    or is mounted elsewhere, a name alone is right in every place.
+    """
+    head = os.path.dirname(state.latest)
+    here = os.path.realpath(head) == os.path.realpath(os.path.dirname(state.path))
+    return os.path.join(head, name) if os.path.isabs(head) and here else name
 
 
 def _step(path: str) -> int:

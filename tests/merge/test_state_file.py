@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.merge import execute_merge, plan_merge
 from ckptctl.merge.state_file import insert_full, relocate_paths
 from tests.merge.model import small_chain
 from tests.merge.storages import Hooked
@@ -51,7 +53,7 @@ CASES = {
     "by number": (["m-5", "m-10"], "m-10", "m-7", ["m-5", "m-7", "m-10"], "m-10"),
     "padded": (["m-0005", "m-0010"], "m-0010", "m-0007", ["m-0005", "m-0007", "m-0010"], "m-0010"),
     "absolute": (["/d/m-1"], "/d/m-1", "m-5", ["/d/m-1", "/d/m-5"], "/d/m-5"),
-    "moved": (["/gone/m-1"], "/gone/m-1", "m-5", ["/gone/m-1", "/gone/m-5"], "/gone/m-5"),
+    "moved": (["/gone/m-1"], "/gone/m-1", "m-5", ["/gone/m-1", "m-5"], "m-5"),
     "latest is not listed last": (["m-1", "m-9"], "m-1", "m-5", ["m-1", "m-5", "m-9"], "m-1"),
     "one": (["m-1"], "m-1", "m-5", ["m-1", "m-5"], "m-5"),
 }
@@ -83,6 +85,16 @@ def test_timestamps_stay_one_a_path_and_ascending(when: float, new: str, expecte
     after = insert_full(state, new, when, newest=new == "m-10")
     assert list(after.timestamps) == expected
     assert after.last_preserved == 7.0
+
+
+def test_tensorflow_finds_the_result_in_a_directory_that_was_moved(
+    tmp_path: Path, tf: ModuleType
+) -> None:
+    chain = small_chain(tmp_path)
+    write_state(chain.directory, [f"{chain.directory}/model.ckpt-{step}" for step in (10, 40)])
+    moved = chain.directory.rename(tmp_path / "moved")
+    execute_merge(plan_merge(str(moved)))
+    assert tf.train.latest_checkpoint(str(moved)) == str(moved / "model.ckpt-50")
 
 
 @pytest.mark.parametrize("absolute", [False, True])
