@@ -7,9 +7,10 @@ says that a run was rolled back. Whoever restored what is left would go back in 
 from __future__ import annotations
 
 from ckptctl.chain.chains import Chains
+from ckptctl.chain.model import Scan
 from ckptctl.errors import UnreadableError
 
-__all__ = ["check_read"]
+__all__ = ["check_listed", "check_read"]
 
 
 def check_read(chains: Chains, above: int, upto: int | None = None) -> None:
@@ -29,9 +30,8 @@ def check_read(chains: Chains, above: int, upto: int | None = None) -> None:
         read.
     """
     scan = chains.scan
-    for problem in scan.problems if upto is None or upto > above else ():
-        if problem.code == "increment-directory":
-            raise _unread(problem.message, scan.increment_directory, "which state is the newest")
+    if upto is None or upto > above:
+        check_listed(scan)
     for state_file in (scan.full_state, scan.increment_state):
         error = state_file.error
         if error is not None and error.__cause__ is not None:  # not one that does not parse
@@ -41,6 +41,13 @@ def check_read(chains: Chains, above: int, upto: int | None = None) -> None:
         if inside and item.unread is not None and chains.is_live(item):
             message = f"{item.name}: {item.unread.message}"
             raise _unread(message, item.prefix, "which state is the newest")
+
+
+def check_listed(scan: Scan) -> None:
+    """Raise `UnreadableError` where the directory of the increments could not be looked at."""
+    for problem in scan.problems:
+        if problem.code == "increment-directory":
+            raise _unread(problem.message, scan.increment_directory, "which state is the newest")
 
 
 def _unread(message: str, file: str, unknown: str) -> UnreadableError:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.chain.scan import check_no_increments, scan_again, scan_directory
+from ckptctl.chain.unread import check_listed
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
 from ckptctl.errors import NoSpaceError, NotFoundError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
@@ -346,6 +347,7 @@ def run_compact(
     check_no_increments(directory, (full.base_name for full in scan.fulls))
     if not scan.fulls:  # before `.ckptctl` is made in it: it may be no checkpoint directory
         raise _no_restore_point(directory, 0, len(scan.increments))
+    check_listed(scan)
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())

@@ -108,6 +108,8 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
                 found=full.name,
                 remedy="leave --base out",
             )
+        if options.base is None:
+            check_read(chains, NO_STEP, step)  # it may be among what cannot be looked at
         raise NotFoundError(
             f"no checkpoint at step {step}",
             file=chains.scan.directory,

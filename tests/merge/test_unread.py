@@ -12,9 +12,11 @@ import pytest
 from ckptctl.errors import UnprovenError, UnreadableError
 from ckptctl.inspect.target import find_target
 from ckptctl.merge import plan_compact, plan_merge
+from ckptctl.merge.compact import run_compact
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL, LocalStorage
 from ckptctl.storage.local import LocalFile
+from tests.inspect.spoils import as_nobody
 from tests.merge.model import small_chain
 from tests.oracle.chain import INCREMENTS, Chain
 
@@ -79,6 +81,20 @@ def test_increments_that_are_not_there_to_look_at(
     assert "mount" in caught.value.remedy
     # Who names a full needs no increments.
     assert plan_merge(str(chain.directory), 40).nothing_to_do is not None
+
+
+def test_a_step_may_be_among_increments_that_cannot_be_looked_at(chain: Chain) -> None:
+    increments = chain.directory / INCREMENTS
+    increments.chmod(0o700)
+    with as_nobody(chain.directory):
+        for look in (
+            lambda: plan_merge(str(chain.directory), 50),
+            lambda: find_target("50", str(chain.directory)),
+            lambda: run_compact(str(chain.directory)),
+        ):
+            with pytest.raises(UnreadableError, match="may not read the directory") as caught:
+                look()
+            assert (caught.value.exit_code, caught.value.file) == (4, str(increments))
 
 
 def test_a_step_that_does_not_need_it_is_as_good_as_ever(chain: Chain) -> None:
