@@ -327,10 +327,15 @@ def _plan(
         "storage": storage,
     }
     if not chosen.increments and in_place:
-        todo, leftovers = _unfinished(chains, chosen.base, relocate, update, storage)
+        todo, leftovers = _unfinished(chains, chosen.base, relocate, storage)
+        done = f"{chosen.base.name} is already a full"
+        if update and is_unlisted(chosen.base, scan, storage, asked=update_state is True):
+            todo = (*todo, f"{chosen.base.name} is entered into the state file")
+        elif update and is_unlisted(chosen.base, scan, storage, asked=True):
+            done += ", and not in the state file: --update-state enters it"
         return MergePlan(
             **common,
-            nothing_to_do=f"{chosen.base.name} is already a full",
+            nothing_to_do=done,
             warnings=chosen.notes,
             leftovers=leftovers,
             unfinished=todo,
@@ -411,7 +416,7 @@ def _check_listable(destination: str, chosen: Selection, relocate: bool, storage
 
 
 def _unfinished(
-    chains: Chains, full: Checkpoint, relocate: bool, update: bool, storage: Storage
+    chains: Chains, full: Checkpoint, relocate: bool, storage: Storage
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a merge that was killed after its commit left to do, and to remove."""
     todo = []
@@ -420,8 +425,6 @@ def _unfinished(
     leftovers = own_temporaries(full.prefix, storage)
     swept = [name for name in to_sweep(chains.scan) if name not in leftovers]
     todo += [f"{name}, left behind by a killed run, is removed" for name in (*leftovers, *swept)]
-    if update and is_unlisted(full, chains.scan, storage):
-        todo.append(f"{full.name} is entered into the state file")
     return tuple(todo), leftovers
 
 

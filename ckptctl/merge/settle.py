@@ -40,12 +40,12 @@ class Unsettled(NamedTuple):
         return {"list": list(self.unlisted), "unlist": [name for _, name in self.gone]}
 
 
-def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage) -> bool:
+def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage, *, asked: bool = False) -> bool:
     """Return whether a merged full is to be in the state file, and is not in it.
 
-    Its merge has listed it, or was killed before: the mark says so. A Saver that drops it
-    names a step of its own above. A newer state file that names a lower step was set back by
-    hand: to list the full would name it, and so undo the rollback.
+    It was `asked` for, or its merge has listed it, or was killed before: the mark says so. A
+    Saver that drops it names a step of its own above. A newer state file that names a lower
+    step was set back by hand: to list the full would name it, and so undo the rollback.
     """
     state = scan.full_state
     since = set_back_since(full, state)
@@ -54,7 +54,7 @@ def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage) -> bool:
         and state.state is not None
         and not scan.in_state_file(full)
         and not (names_below(state, full) and since is not None and since < (state.mtime_ns or 0))
-        and read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True
+        and (asked or read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True)
     )
 
 

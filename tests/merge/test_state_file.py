@@ -142,6 +142,19 @@ def test_it_is_left_alone_when_asked_to(tmp_path: Path) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_full_that_was_left_out_is_entered_when_that_is_asked_for(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    chain.merge(update_state=False)
+    plan = plan_merge(str(chain.directory))
+    assert "--update-state enters it" in str(plan.nothing_to_do)
+    assert not execute_merge(plan).state_file_updated
+    plan = plan_merge(str(chain.directory), update_state=True)
+    assert plan.unfinished == ("model.ckpt-50 is entered into the state file",)
+    assert execute_merge(plan).state_file_updated
+    assert names(state_of(chain.directory))[-1] == "model.ckpt-50"
+    assert not plan_merge(str(chain.directory), update_state=True).unfinished
+
+
 def test_elsewhere_it_is_updated_when_asked_to(tmp_path: Path) -> None:
     chain = small_chain(tmp_path)
     (tmp_path / "other").mkdir()
