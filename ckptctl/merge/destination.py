@@ -16,7 +16,7 @@ from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
-from ckptctl.storage.own import check_no_link
+from ckptctl.storage.own import OWN_DIRECTORY, TRASH_DIRECTORY, check_no_link
 
 __all__ = [
     "Found",
@@ -56,7 +56,7 @@ def choose_destination(chosen: Selection, output: str | None, storage: Storage) 
     UsageError
         What was given is no prefix, or a directory.
     RefusedError
-        It lies among increments.
+        It lies among increments, or where ckptctl keeps things of its own.
     """
     base = chosen.base
     if output is None:
@@ -72,6 +72,12 @@ def choose_destination(chosen: Selection, output: str | None, storage: Storage) 
         )
     parts = split_step(os.path.basename(output))
     check_no_increments(os.path.dirname(output) or ".", (parts[0] if parts else None,))
+    if not {OWN_DIRECTORY, TRASH_DIRECTORY}.isdisjoint(os.path.realpath(output).split(os.sep)):
+        raise RefusedError(
+            "ckptctl keeps things of its own there, and removes them",
+            file=output,
+            remedy="give a directory of yours",
+        )
     info = storage.stat(output)
     if info is not None and info.is_dir:  # files called after it would lie beside it
         inside = os.path.join(output, f"{base.base_name}-{chosen.step}")

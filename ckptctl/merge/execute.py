@@ -36,11 +36,9 @@ from ckptctl.restore import State, open_state
 from ckptctl.restore.survey import CheckTask, survey_state
 from ckptctl.running import Runner
 from ckptctl.storage.lock import DirectoryLock, HeldLocks, lock_directories
-from ckptctl.storage.own import check_no_link
+from ckptctl.storage.own import TRASH_DIRECTORY, check_no_link
 
-__all__ = ["TRASH_DIRECTORY", "MergeResult", "execute_merge"]
-
-TRASH_DIRECTORY = ".ckptctl-trash"
+__all__ = ["MergeResult", "execute_merge"]
 
 
 class MergeResult(NamedTuple):

@@ -18,11 +18,11 @@ from typing import Literal
 
 from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.errors import NoSpaceError, RefusedError
-from ckptctl.merge.execute import TRASH_DIRECTORY
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan
 from ckptctl.merge.removed_log import Logged, log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
 from ckptctl.storage import Storage, is_no_room
+from ckptctl.storage.own import TRASH_DIRECTORY
 
 __all__ = ["Remover", "is_gone"]
 

@@ -13,10 +13,12 @@ from ckptctl.errors import RefusedError
 from ckptctl.storage.attributes import make_shared
 from ckptctl.storage.base import Storage
 
-__all__ = ["OWN_DIRECTORY", "check_no_link", "open_directory", "open_own"]
+__all__ = ["OWN_DIRECTORY", "TRASH_DIRECTORY", "check_no_link", "open_directory", "open_own"]
 
 #: What ckptctl keeps of its own in a checkpoint directory.
 OWN_DIRECTORY = ".ckptctl"
+#: Where what is replaced or removed waits.
+TRASH_DIRECTORY = ".ckptctl-trash"
 
 
 def check_no_link(path: str, storage: Storage) -> None:

@@ -111,6 +111,15 @@ def test_nothing_is_written_among_increments(tmp_path: Path) -> None:
             assert "these are the increments" in error.message
 
 
+@pytest.mark.parametrize("room", [".ckptctl", ".ckptctl-trash/20261127"])
+def test_nothing_is_written_into_our_own_rooms(tmp_path: Path, room: str) -> None:
+    """`prune --trash` says to remove them."""
+    chain = small_chain(tmp_path)
+    (chain.directory / room).mkdir(parents=True)
+    error = refused(chain, RefusedError, 50, chain.directory / room / "x-50")
+    assert "of its own" in error.message
+
+
 def test_the_only_restore_point_of_another_directory_stays(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
