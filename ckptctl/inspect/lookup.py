@@ -482,4 +482,4 @@ def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
 def _number(x: object) -> object:
     if isinstance(x, float) and not np.isfinite(x):
         return str(x)
-    return [x.real, x.imag] if isinstance(x, complex) else x
+    return [_number(x.real), _number(x.imag)] if isinstance(x, complex) else x

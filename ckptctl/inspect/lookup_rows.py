@@ -120,6 +120,8 @@ class Reading:
         """Return rows of a tensor as [rows, elements], decoded, unchecked."""
         self.use(data, name, entry)
         width = row_bytes(entry)
+        if not width:
+            return np.empty((len(rows), 0), np.float32)
         out = np.empty((len(rows), width), np.uint8)
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
@@ -127,7 +129,7 @@ class Reading:
         begin = 0
         gaps = np.flatnonzero(np.diff(ordered) * width > _GAP) + 1
         ends = iter([*gaps.tolist(), len(ordered)])
-        window = max(1, knobs.PIECE_BYTES // max(width, 1))
+        window = max(1, knobs.PIECE_BYTES // width)
         for group in ends:
             while begin < group:
                 first = int(ordered[begin])
@@ -139,7 +141,7 @@ class Reading:
                 piece = np.frombuffer(raw, np.uint8).reshape(-1, width)
                 out[order[begin:end]] = piece[ordered[begin:end] - first]
                 begin = end
-        value = out.view(entry.dtype.numpy) if width else np.empty((len(rows), 0), "f4")
+        value = out.view(entry.dtype.numpy)
         decoded = decode(entry.dtype, value)
         return value if decoded is None else decoded
 

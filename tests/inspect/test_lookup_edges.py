@@ -191,3 +191,20 @@ def test_only_the_buckets_of_the_keys_are_read(
         for key in (5, 1005, 2003, 8, 999, tail):
             assert look_up(view, "emb", [key]).rows[0].cells[""].value[0] == key
         assert look_up(view, "emb", [2005, 4, 1999]).unknown == [2005, 4, 1999]
+
+
+def test_rows_of_no_elements_and_complex_numbers_that_are_none(tmp_path: Path) -> None:
+    nan = np.array([complex(np.nan, -np.inf), 1 + 2j], "<c8")
+    rows = table("d0", [1, 7], dim=0)
+    thin = Tensor("float32", (4, 0), b"")
+    wide = {"c": Tensor("complex64", (2,), nan.tobytes()), "thin": thin}
+    chain = build_chain(tmp_path, full(100, rows, wide))
+    with look(100, chain.directory) as view:
+        for name, keys in (("d0", [1, 7]), ("thin", [0, 3])):
+            found = look_up(view, name, keys, check=True)
+            assert found.unknown == []
+            assert [row["value"] for row in found.document()["rows"]] == [[], []]
+            write_lookup(found, io.BytesIO(), "csv")
+        found = look_up(view, "c", [0, 1])
+    document = json.loads(json.dumps(found.document(), allow_nan=False))
+    assert [row["value"] for row in document["rows"]] == [[["nan", "-inf"]], [[1.0, 2.0]]]
