@@ -12,7 +12,7 @@ from ckptctl.commands.get_views import HistoryView, RowsView
 from ckptctl.commands.keys import read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.commands.replacing import check_replaceable
-from ckptctl.errors import NotFoundError, PartialFailure, UsageError
+from ckptctl.errors import DamageError, NotFoundError, PartialFailure, UsageError
 from ckptctl.output import Output, is_terminal, open_output
 from ckptctl.output import format as fmt
 
@@ -175,10 +175,13 @@ def _show_history(out: Output, table: str, found: History) -> None:
         out.warn(note)
     out.close()
     if found.failed:
-        first = found.failed[0]
+        damaged = [missed for missed in found.failed if missed.damage]
+        first = (damaged or found.failed)[0]
         steps = fmt.some(len(found.failed), "step")
-        raise PartialFailure(
-            f"{steps} could not be read, {first.step}: {first.reason}",
+        words = f"{steps} could not be read, {first.step}: {first.reason}"
+        kind = DamageError if damaged else PartialFailure
+        raise kind(
+            words if first.step is not None else f"increments could not be read: {first.reason}",
             file=first.prefix or None,
             remedy="ckptctl verify says what is wrong",
         )

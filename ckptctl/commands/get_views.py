@@ -93,7 +93,8 @@ class HistoryView(NamedTuple):
                     moved = (each.kind, each.change, each.l2, each.max)
                     rows.add(key, each.step, *moved, each.row.freq, each.row.version, values)
         for missed in self.found.failed:
-            page.line("failed", str(missed.step), missed.kind, missed.reason)
+            step = "-" if missed.step is None else str(missed.step)
+            page.line("failed", step, missed.kind, missed.reason)
 
 
 def _values(row: np.ndarray[Any, Any], page: Page) -> str:

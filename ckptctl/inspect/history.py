@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ckptctl.chain import Chains, ProvenPairs, find_chains, scan_directory
-from ckptctl.errors import CkptctlError, NotFoundError
+from ckptctl.chain import NO_STEP, Chains, ProvenPairs, find_chains, scan_directory
+from ckptctl.errors import CkptctlError, DamageError, NotFoundError
 from ckptctl.inspect.lookup import Found, Lookup, look_up, not_there, tables_of
 from ckptctl.inspect.target import Target, state_at
 from ckptctl.inspect.view import open_view
@@ -58,12 +58,21 @@ class Moment:
 
 @dataclass(frozen=True)
 class Missed:
-    """A checkpoint or a state that could not be looked at, and why."""
+    """A checkpoint or a state that could not be looked at, and why.
 
-    step: int
+    Attributes
+    ----------
+    step, kind
+        None and `increments` for the directory of all increments, which `prefix` names.
+    damage
+        Whether bytes contradict themselves or could not be read; else it is no restore point.
+    """
+
+    step: int | None
     kind: str
     prefix: str
     reason: str
+    damage: bool
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -123,7 +132,7 @@ def history(
     Raises
     ------
     NotFoundError
-        No such directory, or no step has the table.
+        No such directory, no restore point in it, or no step has the table.
     """
     options, runner = options or RestoreOptions(), runner or Runner()
     scan = scan_directory(directory, storage)
@@ -133,7 +142,10 @@ def history(
     seen = False
     missing: NotFoundError | None = None
     before: dict[int, Found] = {}
-    for moment in _moments(chains, upto, found):
+    moments = _moments(chains, upto, found)
+    if not moments and not found.failed:
+        state_at(chains, upto, options)  # says why there is none
+    for moment in moments:
         try:
             target = moment
             if isinstance(target, int):
@@ -149,7 +161,7 @@ def history(
         seen = True
         found.notes += [note for note in looked.notes if note not in found.notes]
         _note(found, target, looked, before)
-    found.failed.sort(key=lambda missed: missed.step)
+    found.failed.sort(key=lambda missed: NO_STEP if missed.step is None else missed.step)
     if not seen and missing is not None and not found.failed:
         raise missing
     return found
@@ -159,13 +171,16 @@ def _moments(chains: Chains, upto: int | None, found: History) -> list[int | Tar
     """Return restore points by their steps, and increments as they are, ascending."""
     points = set(chains.restore_points)
     moments: list[tuple[int, int, int | Target]] = [(step, 1, step) for step in points]
-    directory = chains.scan.directory
+    directory, room = chains.scan.directory, chains.scan.increment_directory
+    for problem in chains.scan.problems:
+        if problem.code == "increment-directory":
+            found.failed.append(Missed(None, "increments", room, problem.message, True))
     for each in (*chains.scan.fulls, *chains.scan.increments):
         if not chains.is_live(each) or (upto is not None and each.step > upto):
             continue
         if each.step not in points:
             why = chains.why_not(each) or "it cannot be restored"
-            found.failed.append(Missed(each.step, "state", each.prefix, why))
+            found.failed.append(Missed(each.step, "state", each.prefix, why, not each.complete))
         if each.kind == "increment" and each.complete:
             target = Target(each.prefix, "increment", directory, each.prefix, each.step)
             moments.append((each.step, 0, target))
@@ -174,10 +189,10 @@ def _moments(chains: Chains, upto: int | None, found: History) -> list[int | Tar
 
 
 def _missed(moment: int | Target, error: CkptctlError) -> Missed:
-    where = str(error.details().get("file") or "")
+    damage = isinstance(error, DamageError)
     if isinstance(moment, Target):
-        return Missed(moment.step or 0, moment.kind, moment.prefix, error.message)
-    return Missed(moment, "state", where, error.message)
+        return Missed(moment.step, moment.kind, moment.prefix, error.message, damage)
+    return Missed(moment, "state", error.file or "", error.message, damage)
 
 
 def _note(found: History, target: Target, looked: Lookup, before: dict[int, Found]) -> None:

@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.oracle.chain import Tensor, build_chain, full
+from ckptctl.bundle import BundleReader
+from tests.oracle.chain import (
+    INCREMENTS,
+    Tensor,
+    build_chain,
+    changes,
+    flip,
+    full,
+    increment,
+    table,
+)
 from tests.oracle.images import floats
 
 
@@ -155,8 +165,37 @@ def test_a_key_below_zero_that_is_taken_for_an_option(inside) -> None:
     assert "next: ckptctl get --help" in err
 
 
-def test_one_step_that_could_not_be_read_is_one(run, sharded: Path) -> None:
+def test_one_step_that_could_not_be_read_is_one(inside, tmp_path: Path) -> None:
+    idle = increment(140, changes("emb"))
+    chain = build_chain(tmp_path, full(100, table("emb", [7])), idle)
+    code, out, err = inside("get", "emb", 7, "-C", chain.directory, "--history")
+    assert code == 3
+    assert "failed\t140\tstate\tincremental_model.ckpt-140 is idle: " in out
+    assert "error: 1 step could not be read, 140: " in err
+
+
+def test_damage_outranks_what_could_not_be_restored(inside, sharded: Path, tmp_path: Path) -> None:
+    idle = increment(140, changes("emb"))
+    chain = build_chain(tmp_path, full(100, table("emb", [7])), idle, full(200, table("emb", [7])))
+    asked = ("get", "emb", 7, "-C", chain.directory, "--history", "--check")
+    assert inside(*asked)[0] == 3
+    with BundleReader(str(chain.full_prefix(200))) as reader:
+        entry = reader.tensors["emb-values"]
+        flip(Path(reader.shard_path(entry.shard)), entry.offset)
+    code, out, err = inside(*asked)
+    assert code == 4
+    assert "failed\t200\tstate\ttensor does not match its checksum" in out
+    assert "error: 2 steps could not be read, 200: tensor does not match its checksum" in err
     next(sharded.glob(".incremental_checkpoint/*-140.data-00000*")).unlink()
-    done = run("get", "flt", "30317", "-C", sharded, "--history")
-    assert done.returncode == 3
-    assert "error: 1 step could not be read, 140: " in done.stderr
+    assert inside("get", "flt", 30317, "-C", sharded, "--history")[0] == 4
+
+
+def test_increments_that_cannot_be_read_are_no_answer(inside, tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(100, table("emb", [7])))
+    room = chain.directory / INCREMENTS
+    room.write_text("no directory")
+    code, out, err = inside("get", "emb", 7, "-C", chain.directory, "--history")
+    assert code == 4
+    assert "7\t100\tstate\tappeared" in out
+    assert "failed\t-\tincrements\t" in out
+    assert f"error: increments could not be read: {room}: " in err

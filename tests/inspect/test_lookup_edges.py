@@ -11,14 +11,15 @@ import pyarrow.parquet
 import pytest
 
 from ckptctl.commands.get_views import RowsView
-from ckptctl.errors import TensorChecksumError, UsageError
+from ckptctl.errors import NotFoundError, TensorChecksumError, UsageError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import STATES, look_up
 from ckptctl.inspect.lookup_files import write_lookup
 from ckptctl.output import open_output
 from ckptctl.restore import asked
 from tests.inspect.model import filtered_of, look, tables_of
-from tests.oracle.chain import build_chain, changes, flip, full, increment, table
+from tests.inspect.spoils import as_nobody
+from tests.oracle.chain import INCREMENTS, build_chain, changes, flip, full, increment, table
 from tests.oracle.images import Tensor
 
 
@@ -116,6 +117,32 @@ def test_history_names_what_cannot_be_restored(tmp_path: Path) -> None:
     missed = {(each.step, each.kind) for each in found.failed}
     assert {(200, "state"), (220, "state")} <= missed
     assert (100, "state") in {(m.step, m.kind) for m in found.keys[7]}
+
+
+def test_history_names_increments_that_it_may_not_read(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path, full(100, table("emb", [7])), increment(120, changes("emb", [7]))
+    )  # fmt: skip
+    room = chain.directory / INCREMENTS
+    room.chmod(0)
+    with as_nobody(chain.directory):
+        found = history(str(chain.directory), "emb", [7], upto=100)
+    room.chmod(0o755)
+    assert [m.step for m in found.keys[7]] == [100]
+    assert [(m.step, m.kind, m.prefix, m.damage) for m in found.failed] == [
+        (None, "increments", str(room), True)
+    ]
+    assert "may not read the directory" in found.failed[0].reason
+    json.dumps(found.document())
+
+
+def test_history_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no restore point"):
+        history(str(tmp_path), "emb", [7])
+    chain = build_chain(tmp_path, full(100, table("emb", [7])))
+    with pytest.raises(NotFoundError, match="no checkpoint at step 5") as caught:
+        history(str(chain.directory), "emb", [7], upto=5)
+    assert "100 can be restored" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["emb", "flt", "user_f", "i32"])
