@@ -46,9 +46,9 @@ class RowsView(NamedTuple):
         )
         files: dict[str, int] = {}
         with page.table(columns) as rows:
+            place = [None] * len(_PLACE[page.terminal])
             for row in self.found.rows:
                 if not row.cells:
-                    place = [None] * len(_PLACE[page.terminal])
                     rows.add(row.key, row.state, None, row.freq, row.version, None, *place)
                 for slot, cell in row.cells.items():
                     facts = (row.freq, row.version) if not slot else (None, None)
@@ -56,6 +56,8 @@ class RowsView(NamedTuple):
                     number = files.setdefault(cell.file, len(files) + 1)
                     at = [f"{number}:{cell.offset}"] if page.terminal else [cell.file, cell.offset]
                     rows.add(row.key, row.state, slot or None, *facts, values, *at)
+                for slot in row.lacks:
+                    rows.add(row.key, row.state, slot, None, None, None, *place)
         if page.terminal:
             for file, number in files.items():
                 page.line(f"file {number}: {one_line(file)}", style="dim")

@@ -8,7 +8,8 @@ import numpy as np
 
 from ckptctl.chain import NO_STEP, Chains, ProvenPairs, find_chains, scan_directory
 from ckptctl.errors import CkptctlError, DamageError, NotFoundError
-from ckptctl.inspect.lookup import Found, Lookup, look_up, not_there, tables_of
+from ckptctl.inspect.lookup import Found, Lookup, look_up
+from ckptctl.inspect.lookup_names import not_there, tables_of
 from ckptctl.inspect.target import Target, state_at
 from ckptctl.inspect.view import open_view
 from ckptctl.restore.options import RestoreOptions

@@ -7,8 +7,7 @@ shown is unchecked, unless `check` asks for those tensors to be read as a whole.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -17,7 +16,8 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.errors import RefusedError, UsageError
+from ckptctl.inspect.lookup_names import has_rows, not_there, slots_of
 from ckptctl.inspect.lookup_rows import Cells, Numbers, Reading
 from ckptctl.inspect.parts import RawPart, StatePart
 from ckptctl.inspect.tensors import TensorView
@@ -28,9 +28,9 @@ from ckptctl.restore.column import row_bytes
 from ckptctl.restore.find import Wanted
 from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
-from ckptctl.tables import EvSet, is_slot_name
+from ckptctl.tables import EvSet
 
-__all__ = ["STATES", "Cell", "Found", "Lookup", "look_up", "not_there", "tables_of"]
+__all__ = ["STATES", "Cell", "Found", "Lookup", "look_up"]
 
 #: What a key can be, by the number in `Lookup.state`.
 STATES = ("unknown", "filtered", "admitted")
@@ -67,7 +67,9 @@ class Found(NamedTuple):
     freq, version
         None where the table does not keep them.
     cells
-        Member by its slot ("" the primary) to its row; a slot may lack one (DeepRec #1023).
+        Member by its slot ("" the primary) to its row.
+    lacks
+        Slots of the table without a row for a key that is admitted (DeepRec #1023).
     """
 
     key: int
@@ -75,6 +77,7 @@ class Found(NamedTuple):
     freq: int | None
     version: int | None
     cells: dict[str, Cell]
+    lacks: list[str]
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -86,7 +89,10 @@ class Found(NamedTuple):
             "freq": self.freq,
             "version": self.version,
             **(primary.document() if primary is not None else {"value": None}),
-            "slots": {slot: cell.document() for slot, cell in self.cells.items() if slot},
+            "slots": {
+                **{slot: cell.document() for slot, cell in self.cells.items() if slot},
+                **dict.fromkeys(self.lacks),
+            },
         }
 
 
@@ -105,13 +111,15 @@ class Lookup:
     freqs, versions
         Of admitted and of filtered keys, where the table keeps them.
     cells
-        The rows of each member by its slot, "" the primary's.
+        The rows of each member by its slot, "" the primary's; one without any is left out.
     places
         (data shard, prefix of its bundle) that `cells` speak of.
     checked
         Whether all tensors that the answer rests on were compared with their checksums.
     notes
         What a user should know.
+    slots
+        Of the table, also one that has no row here.
     """
 
     target: dict[str, object]
@@ -125,12 +133,13 @@ class Lookup:
     places: Sequence[tuple[str, str]]
     checked: bool
     notes: list[str] = field(default_factory=list)
+    slots: Sequence[str] = ()
 
     @cached_property
     def rows(self) -> list[Found]:
         """The same as one object for each key."""
         found = [
-            Found(key, STATES[state], freq, version, {})
+            Found(key, STATES[state], freq, version, {}, [])
             for key, state, freq, version in zip(
                 self.keys.tolist(),
                 self.state.tolist(),
@@ -144,6 +153,9 @@ class Lookup:
                 file, checkpoint = self.places[int(cells.place[at])]
                 cell = Cell(cells.values[at], file, int(cells.offset[at]), checkpoint)
                 found[at].cells[slot] = cell
+        for row in found if self.slots else ():
+            if row.state == "admitted":
+                row.lacks.extend(slot for slot in self.slots if slot not in row.cells)
         return found
 
     @property
@@ -161,12 +173,6 @@ class Lookup:
             "rows": [row.document() for row in self.rows],
             "notes": self.notes,
         }
-
-
-def tables_of(view: View) -> list[str]:
-    """Return the names that `look_up` takes: tables, and variables that have rows."""
-    names = [table.name for table in view.tables]
-    return sorted([*names, *(each.name for each in view.tensors if _has_rows(each))])
 
 
 def look_up(
@@ -189,7 +195,8 @@ def look_up(
         Read each tensor that the answer rests on as a whole, and compare its checksum.
     survey
         Read all keys of the table, and what increments bring to it, and compare their
-        checksums, but not those of the other rows. Part of `check`.
+        checksums, but not those of the other rows. Part of `check`, and done where a key or
+        the row of a slot is not found: rows that a PS skips are then told of in the notes.
 
     Raises
     ------
@@ -222,6 +229,7 @@ def look_up(
         asking.reading.places,
         check,
         list(dict.fromkeys(view.notes)),
+        own.slots if own is not None else (),
     )
 
 
@@ -271,6 +279,10 @@ class _Asking:
             answers = self._ask(state, number, part_of, dropped)
         for part, answer in sorted((answers or {}).items()):
             self._answered(table, state, number, part, np.flatnonzero(part_of == part), answer)
+        admitted, none = self.state == 2, Cells.none(len(wanted))
+        slots = [self.cells.get(slot, none).there for slot in table.slots]
+        if (self.state == 0).any() or any((admitted & ~there).any() for there in slots):
+            _ = table.members  # a survey notes rows that a PS skips, and members that differ
 
     def _ask(
         self, state: State, number: int, part_of: np.ndarray, dropped: list[np.ndarray] | None
@@ -395,10 +407,10 @@ class _Asking:
     def variables(self, name: str, tensors: dict[str, TensorView]) -> None:
         """Look rows up in a normal variable and its slots; a key is a global row number."""
         variable = tensors.get(name)
-        if variable is None or not _has_rows(variable):
+        if variable is None or not has_rows(variable):
             raise not_there(self._view, name)
         self._variable(variable, "")
-        for other, slot in _slots(name, tensors):
+        for other, slot in slots_of(name, tensors):
             if tensors[other].shape[:1] == variable.shape[:1]:
                 self._variable(tensors[other], slot)
 
@@ -428,55 +440,6 @@ class _Asking:
                     tensor_name = f"{brought.name}-sparse_incr_values"
                     taken = (made.increments[number], tensor_name, brought.values)
                 self._slice(slot, own[here], taken, rows[here])
-
-
-def _slots(name: str, tensors: dict[str, TensorView]) -> Iterator[tuple[str, str]]:
-    for other in sorted(tensors):
-        variable, _, last = other.rpartition("/")
-        if variable == name and is_slot_name(last) and _has_rows(tensors[other]):
-            yield other, last
-
-
-def _has_rows(tensor: TensorView) -> bool:
-    return tensor.numeric and len(tensor.shape) >= 1 and bool(tensor.pieces)
-
-
-def not_there(view: View, name: str) -> NotFoundError:
-    """Return the error of a table that is not there, with what may have been meant."""
-    from difflib import get_close_matches
-
-    tensor = next((each for each in view.tensors if each.name == name), None)
-    if tensor is not None:
-        return _no_rows(view, tensor)
-    owner = next(
-        (t.name for t in view.tables for member, slot, _ in t.shapes if slot and member == name),
-        None,
-    )
-    near = get_close_matches(name, tables_of(view), n=3)
-    remedy = f"did you mean {' or '.join(near)}?" if near else "ckptctl show lists them"
-    if owner is not None:
-        remedy = f"it is a slot of {owner}, which shows it with its own rows"
-    return NotFoundError(f"no table {name!r}", file=view.target.prefix, remedy=remedy)
-
-
-def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
-    """Return the error of a tensor without rows of numbers, with what shows its values."""
-    own, shape = shlex.quote(tensor.name), list(tensor.shape)
-    at = view.target
-    where = shlex.quote(f"{at.directory}@{at.step}" if at.kind == "state" else at.prefix)
-    if tensor.is_hash_table:
-        what, remedy = "is a hash table of DeepRec", f"ckptctl show {where} --tensors lists it"
-    elif not tensor.numeric:
-        what = f"holds {tensor.dtype.name}s in the shape {shape}"
-        remedy = f"ckptctl export {where} --table {own} -o FILE.npz writes them"
-    elif not shape:
-        what = f"is one {tensor.dtype.name}, and has no rows"
-        remedy = f"ckptctl show {where} --stats --filter {own} shows it: min, mean and max are it"
-    else:
-        what, remedy = "has no rows", "ckptctl show lists what has"
-    return NotFoundError(
-        f"{tensor.name!r} {what}", file=view.target.prefix, tensor=tensor.name, remedy=remedy
-    )
 
 
 def _number(x: object) -> object:

@@ -203,6 +203,41 @@ def test_a_key_that_only_a_slot_brings_is_filtered_no_more(tmp_path: Path) -> No
     assert list(found[0].cells) == ["Adagrad"]
 
 
+def test_a_key_that_is_not_found_is_told_of_with_the_rows_that_a_ps_skips(tmp_path: Path) -> None:
+    even, odd = evs = table("emb", range(20), parts=2, slots=())
+    pairs = list(zip(even.rows, odd.rows, strict=True))
+    even.rows = [row._replace(key=other.key) for row, other in pairs]
+    odd.rows = [row._replace(key=other.key) for other, row in pairs]
+    chain = build_chain(tmp_path, full(100, evs, table("other", [1])))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1, 19])
+        assert found.unknown == [1, 19]
+        assert found.notes == ["emb: 20 rows of the full outside their part or bucket were skipped"]
+        assert look_up(view, "other", [1]).unknown == []
+
+
+def test_a_slot_without_a_row_is_named(tmp_path: Path) -> None:
+    evs = table("emb", [1, 7, 8], slots=("Adam", "Adam_1"), lacking={"Adam": [7]})
+    chain = build_chain(tmp_path, full(100, evs))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1])
+        assert found.rows[0].document()["slots"].keys() == {"Adam", "Adam_1"}
+        assert found.notes == []  # nothing is missing, so no more than the row was read
+        found = look_up(view, "emb", [7, 9])
+    row, unknown = found.rows
+    assert row.document()["slots"]["Adam"] is None
+    assert row.document()["slots"]["Adam_1"]["value"] == [7.5, 7.5]
+    assert unknown.document()["slots"] == {}
+    assert [note for note in found.notes if "#1023" in note]
+    text = io.StringIO()
+    with open_output("get", stdout=text) as out:
+        out.show(RowsView(found))
+    lines = [line.split("\t")[:7] for line in text.getvalue().splitlines()]
+    assert ["7", "admitted", "Adam", "-", "-", "-", "-"] in lines
+    moments = history(str(chain.directory), "emb", [7]).document()["history"]
+    assert json.loads(json.dumps(moments))[0]["moments"][0]["row"]["slots"]["Adam"] is None
+
+
 @pytest.mark.parametrize("few", [0, 64])
 def test_only_the_buckets_of_the_keys_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
