@@ -183,7 +183,7 @@ def _moments(chains: Chains, upto: int | None, found: History) -> list[int | Tar
             why = chains.why_not(each) or "it cannot be restored"
             found.failed.append(Missed(each.step, "state", each.prefix, why, not each.complete))
         if each.kind == "increment" and each.complete:
-            target = Target(each.prefix, "increment", directory, each.prefix, each.step)
+            target = Target(each.prefix, "increment", directory, each.prefix, each.step, chains)
             moments.append((each.step, 0, target))
     moments.sort(key=lambda moment: moment[:2])
     return [what for step, _, what in moments if upto is None or step <= upto]

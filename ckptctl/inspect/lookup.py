@@ -8,6 +8,7 @@ shown is unchecked, unless `check` asks for those tensors to be read as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -16,8 +17,8 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
-from ckptctl.errors import RefusedError, UsageError
-from ckptctl.inspect.lookup_names import has_rows, not_there, slots_of
+from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.inspect.lookup_names import cut_inside, has_rows, in_slices, not_there, slots_of
 from ckptctl.inspect.lookup_rows import Cells, Numbers, Reading
 from ckptctl.inspect.parts import RawPart, StatePart
 from ckptctl.inspect.tensors import TensorView
@@ -211,12 +212,15 @@ def look_up(
     wanted, of = np.unique(asked, return_inverse=True)
     asking = _Asking(view, wanted, check or survey)
     own = view.table(table)
-    if own is not None:
-        asking.table(own)
-    else:
-        asking.variables(table, {each.name: each for each in view.tensors})
-    if check:
-        asking.reading.check(view.runner)
+    with ExitStack() as stack:
+        if own is not None:
+            asking.table(own)
+        elif table in in_slices(view):
+            asking.variables(table, stack.enter_context(_applied(view, table)), brought=True)
+        else:
+            asking.variables(table, view)
+        if check:
+            asking.reading.check(view.runner)
     return Lookup(
         view.target.document(),
         view.target.words,
@@ -231,6 +235,18 @@ def look_up(
         list(dict.fromkeys(view.notes)),
         own.slots if own is not None else (),
     )
+
+
+def _applied(view: View, table: str) -> View:
+    try:
+        return view.applied()
+    except NotFoundError as error:
+        raise RefusedError(
+            f"{error.message}, which says where each slice of the variable begins",
+            file=error.file,
+            tensor=table,
+            remedy=f"{table}/part_0 and the like are the rows of one slice, in its own numbers",
+        ) from error
 
 
 def _int64(keys: Iterable[int] | np.ndarray) -> np.ndarray:
@@ -404,19 +420,23 @@ class _Asking:
                 self._numbers(self.freqs, "freqs", here, source, places)
                 self._numbers(self.versions, "versions", here, source, places)
 
-    def variables(self, name: str, tensors: dict[str, TensorView]) -> None:
-        """Look rows up in a normal variable and its slots; a key is a global row number."""
+    def variables(self, name: str, view: View, *, brought: bool = False) -> None:
+        """Look rows up in a normal variable and its slots; a key is a global row number.
+
+        Of those that were `brought` by an increment, or of all.
+        """
+        tensors = {each.name: each for each in view.tensors}
         variable = tensors.get(name)
         if variable is None or not has_rows(variable):
             raise not_there(self._view, name)
-        self._variable(variable, "")
+        self._variable(variable, "", brought)
         for other, slot in slots_of(name, tensors):
             if tensors[other].shape[:1] == variable.shape[:1]:
-                self._variable(tensors[other], slot)
+                self._variable(tensors[other], slot, brought)
 
-    def _variable(self, tensor: TensorView, slot: str) -> None:
+    def _variable(self, tensor: TensorView, slot: str, only_brought: bool) -> None:
         if len(tensor.pieces) > 1 and not tensor.cut_in_rows:
-            raise RefusedError("a variable that is cut inside its rows", tensor=tensor.name)
+            raise cut_inside(self._view, tensor)
         for piece in tensor.pieces:
             first, length = 0, tensor.shape[0]
             if piece.slice is not None:
@@ -428,10 +448,13 @@ class _Asking:
             rows = self._wanted[begin:end] - first
             made = piece.made
             if isinstance(made, CopyJob):
-                self._slice(slot, own, (made.data, made.name, piece.entry), rows)
+                if not only_brought:
+                    self._slice(slot, own, (made.data, made.name, piece.entry), rows)
                 continue
             which, rows = RowsState(made).locate(rows)
             for at in np.unique(which).tolist():
+                if at < 0 and only_brought:
+                    continue
                 here = np.flatnonzero(which == at)
                 if at < 0:
                     taken = (made.base, made.plan.name, piece.entry)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.inspect.tensors import TensorView
 from ckptctl.inspect.view import View
-from ckptctl.tables import is_slot_name
+from ckptctl.tables import is_slot_name, part_components
 
-__all__ = ["has_rows", "not_there", "slots_of", "tables_of"]
+__all__ = ["cut_inside", "has_rows", "in_slices", "not_there", "slots_of", "tables_of"]
 
 
 def tables_of(view: View) -> list[str]:
     """Return the names that `look_up` takes: tables, and variables that have rows."""
-    names = [table.name for table in view.tables]
-    return sorted([*names, *(each.name for each in view.tensors if has_rows(each))])
+    names = {table.name for table in view.tables}
+    return sorted(names.union((t.name for t in view.tensors if has_rows(t)), in_slices(view)))
+
+
+def in_slices(view: View) -> set[str]:
+    """Return the variables of which an increment as it is brings rows slice by slice."""
+    return {
+        component.whole
+        for table in view.tables
+        if table.kind == "rows"
+        for component in part_components(table.name)
+    }
 
 
 def slots_of(name: str, tensors: dict[str, TensorView]) -> Iterator[tuple[str, str]]:
@@ -52,9 +62,7 @@ def not_there(view: View, name: str) -> NotFoundError:
 
 def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
     """Return the error of a tensor without rows of numbers, with what shows its values."""
-    own, shape = shlex.quote(tensor.name), list(tensor.shape)
-    at = view.target
-    where = shlex.quote(f"{at.directory}@{at.step}" if at.kind == "state" else at.prefix)
+    own, shape, where = shlex.quote(tensor.name), list(tensor.shape), _where(view)
     if tensor.is_hash_table:
         what, remedy = "is a hash table of DeepRec", f"ckptctl show {where} --tensors lists it"
     elif not tensor.numeric:
@@ -68,3 +76,20 @@ def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
     return NotFoundError(
         f"{tensor.name!r} {what}", file=view.target.prefix, tensor=tensor.name, remedy=remedy
     )
+
+
+def cut_inside(view: View, tensor: TensorView) -> RefusedError:
+    """Return the error of a variable whose rows are cut, with what shows its values."""
+    own, where = shlex.quote(tensor.name), _where(view)
+    return RefusedError(
+        "a variable that is cut inside its rows",
+        file=view.target.prefix,
+        tensor=tensor.name,
+        remedy=f"ckptctl export {where} --table {own} -o FILE.npz writes it, "
+        f"ckptctl show {where} --stats --filter {own} sums it up",
+    )
+
+
+def _where(view: View) -> str:
+    at = view.target
+    return shlex.quote(f"{at.directory}@{at.step}" if at.kind == "state" else at.prefix)

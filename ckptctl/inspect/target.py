@@ -46,7 +46,9 @@ class Target(NamedTuple):
         Of the bundle; of a state, that of its newest member.
     step
         None for a bundle whose name has none.
-    chains, selection
+    chains
+        Those of the directory, where they are known.
+    selection
         Of a state.
     """
 

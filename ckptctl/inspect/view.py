@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ckptctl.bundle import BundleReader, DType, Entry
-from ckptctl.chain import ProvenPairs, find_changed
+from ckptctl.chain import ProvenPairs, find_chains, find_changed, scan_directory
 from ckptctl.chain.vanished import Meant
 from ckptctl.errors import CkptctlError, NotFoundError
 from ckptctl.inspect.parts import ColumnName, PartView, RawPart, StatePart
@@ -26,6 +27,7 @@ from ckptctl.restore import MemberState, RestoreOptions, State, open_state
 from ckptctl.restore.column import Column
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.opening import open_bundle
+from ckptctl.restore.select import Selection
 from ckptctl.restore.survey import Surveyed, judge, survey_state
 from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, FileInfo, Storage
@@ -346,6 +348,33 @@ class View:
         surveyed = survey_state(self.state, self.runner, self.options, {table}, validate=False)
         self.notes += surveyed.warnings
         return surveyed
+
+    def applied(self) -> View:
+        """Return the state that an increment makes of its base, proven or not.
+
+        The base says where each slice of a variable begins, and its increment's rows do not.
+
+        Raises
+        ------
+        NotFoundError
+            No full is known to be its base.
+        """
+        target, options = self.target, self.options
+        chains = target.chains
+        if chains is None:
+            home = os.path.normpath(os.path.join(os.path.dirname(target.prefix), os.pardir))
+            chains = find_chains(scan_directory(home, self._storage), options.assume_order)
+        name = os.path.basename(target.prefix)
+        own = next((each for each in chains.scan.increments if each.name == name), None)
+        base = None if own is None else chains.base_of(own).base
+        if options.base is not None:
+            base = chains.full_at(options.base)
+        if own is None or base is None:
+            raise NotFoundError("no full is known to be the base of it", file=target.prefix)
+        chosen = Selection(own.step, base, (own,), (), "to know its slices")
+        state = Target(name, "state", chains.scan.directory, own.prefix, own.step, chains, chosen)
+        lenient = replace(options, keep_missing=True, add_new=True)
+        return View(state, lenient, self.runner, self._storage)
 
     def close(self) -> None:
         """Close all files, and forget the tables: with them goes what was found of their keys.

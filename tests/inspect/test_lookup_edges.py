@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from ckptctl.commands.get_views import RowsView
-from ckptctl.errors import NotFoundError, TensorChecksumError, UsageError
+from ckptctl.errors import NotFoundError, RefusedError, TensorChecksumError, UsageError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import STATES, look_up
 from ckptctl.inspect.lookup_files import write_lookup
@@ -19,8 +19,17 @@ from ckptctl.output import open_output
 from ckptctl.restore import asked
 from tests.inspect.model import filtered_of, look, tables_of
 from tests.inspect.spoils import as_nobody
-from tests.oracle.chain import INCREMENTS, build_chain, changes, flip, full, increment, table
-from tests.oracle.images import Tensor
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    flip,
+    full,
+    increment,
+    table,
+)
+from tests.oracle.images import Piece, Rows, Sliced, Tensor
 
 
 def test_a_dropped_key_is_what_the_state_holds(tmp_path: Path) -> None:
@@ -236,6 +245,92 @@ def test_a_slot_without_a_row_is_named(tmp_path: Path) -> None:
     assert ["7", "admitted", "Adam", "-", "-", "-", "-"] in lines
     moments = history(str(chain.directory), "emb", [7]).document()["history"]
     assert json.loads(json.dumps(moments))[0]["moments"][0]["row"]["slots"]["Adam"] is None
+
+
+def sliced(scale: float = 1.0) -> Sliced:
+    """Twenty-three rows of one number in twelve slices, listed as names sort: 0, 1, 10, 11, 2."""
+    pieces = [
+        Piece(((2 * at, min(2, 23 - 2 * at)), (0, 1)), b"".join(
+            np.float32(scale * row).tobytes() for row in range(2 * at, min(2 * at + 2, 23))))
+        for at in range(12)
+    ]  # fmt: skip
+    return Sliced("float32", (23, 1), sorted(pieces, key=lambda piece: str(piece.extents)))
+
+
+def brought(step: int, slot: str, rows: dict[int, list[int]]) -> list[Rows]:
+    """Rows of all slices; each number is the step."""
+    one = np.float32(step).tobytes()
+    return [
+        Rows(f"W/part_{at}{slot}", "float32", 1, dict.fromkeys(rows.get(at, ()), one))
+        for at in range(12)
+    ]
+
+
+def sliced_chain(home: Path) -> Chain:
+    rows = {2: [0], 10: [1], 11: [0, 9]}  # rows 4, 21 and 22, and one that a PS skips
+    own = brought(120, "", {2: [0]}), brought(120, "/Adagrad", {2: [0]})
+    later = brought(140, "", rows), brought(140, "/Adagrad", rows)
+    return build_chain(
+        home,
+        full(100, {"W": sliced(), "W/Adagrad": sliced(10.0)}),
+        increment(120, *own),
+        increment(140, *later),
+    )
+
+
+def test_the_history_of_a_variable_in_slices(tmp_path: Path) -> None:
+    chain = sliced_chain(tmp_path)
+    found = history(str(chain.directory), "W", [4, 21, 22, 5])
+    assert not found.failed
+    told = {
+        key: [(m.step, m.row.cells[""].value.tolist()) for m in own if m.kind == "increment"]
+        for key, own in found.keys.items()
+    }
+    assert told == {4: [(120, [120.0]), (140, [140.0])], 21: [(140, [140.0])],
+                    22: [(140, [140.0])], 5: []}  # fmt: skip
+    assert list(found.keys[4][1].row.cells) == ["", "Adagrad"]
+    assert [m.change for m in found.keys[4]] == ["appeared", *["changed"] * 2, *["changed"] * 2]
+    with pytest.raises(NotFoundError):
+        history(str(chain.directory), "X", [4])
+
+
+def test_rows_of_a_slice_in_an_increment_as_it_is(tmp_path: Path) -> None:
+    chain = sliced_chain(tmp_path)
+    with look(chain.increment_prefix(140)) as view:
+        found = look_up(view, "W", [22, 4, 5, 23], check=True)
+        assert look_up(view, "W/part_11", [9]).unknown == []
+        with pytest.raises(NotFoundError, match="no table 'V'"):
+            look_up(view, "V", [1])
+    assert found.unknown == [5, 23]
+    cell = found.rows[0].cells["Adagrad"]
+    assert cell.checkpoint == str(chain.increment_prefix(140))
+    with open(cell.file, "rb") as file:
+        file.seek(cell.offset)
+        assert file.read(4) == np.float32(140).tobytes()
+
+
+def test_slices_that_no_full_places(tmp_path: Path) -> None:
+    chain = sliced_chain(tmp_path)
+    for path in chain.directory.glob("model.ckpt-100.*"):
+        path.unlink()
+    (chain.directory / "checkpoint").unlink()
+    with look(chain.increment_prefix(140)) as view:
+        with pytest.raises(RefusedError, match="no full") as caught:
+            look_up(view, "W", [4])
+        assert "W/part_0" in str(caught.value.remedy)
+
+
+def test_a_variable_that_is_cut_along_columns_is_told_with_what_shows_it(tmp_path: Path) -> None:
+    pieces = [Piece(((0, 2), (at, 1)), bytes(8)) for at in range(2)]
+    chain = build_chain(tmp_path, full(10, {"cut": Sliced("float32", (2, 2), pieces)}))
+    cut = pytest.raises(RefusedError, match="cut inside its rows")
+    with look(10, chain.directory) as view, cut as caught:
+        look_up(view, "cut", [0])
+    assert caught.value.file == str(chain.full_prefix(10))
+    assert caught.value.remedy == (
+        f"ckptctl export {chain.directory}@10 --table cut -o FILE.npz writes it, "
+        f"ckptctl show {chain.directory}@10 --stats --filter cut sums it up"
+    )
 
 
 @pytest.mark.parametrize("few", [0, 64])
