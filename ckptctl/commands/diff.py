@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ckptctl.commands import cells, options
+from ckptctl.commands.pages import write_page
 from ckptctl.commands.params import AMOUNT, TABLE, TARGET
 from ckptctl.errors import DifferencesFound, UsageError
 from ckptctl.output import Column, Output, Page
-from ckptctl.storage import LOCAL
 
 if TYPE_CHECKING:
     from ckptctl.inspect.diff import Diff
@@ -110,13 +110,6 @@ def command(
                 norms=as_json or json_lines or html is not None,  # the text tells nothing of them
                 each=_print_line if json_lines else None,
             )
-        if html is not None:
-            from ckptctl.inspect.growth import growth_around
-            from ckptctl.report.diff import draw
-
-            growth = growth_around(views[1].target.prefix, runner)
-            page = draw(found.document(), growth.document() if growth else None)
-            LOCAL.write_atomic(html, page.encode())
     finally:
         progress.finish()
     if json_lines:
@@ -125,6 +118,10 @@ def command(
         out.show(_DiffView(found))
     for note in found.notes:
         out.warn(note)
+    if html is not None:
+        from ckptctl.report.diff import draw
+
+        write_page(out, html, draw, found.document(), views[1].target.prefix)
     if exit_code and not found.identical:
         out.close()  # that they differ is an answer
         if given["quiet"]:

@@ -1,4 +1,4 @@
-"""What a document of ours may be written over: nothing of a checkpoint, and nobody else's."""
+"""Where a document of ours may be written: over nothing of a checkpoint, and nobody else's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import re
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.errors import ExistsError
+from ckptctl.errors import ExistsError, NotFoundError, RefusedError
+from ckptctl.storage import LOCAL
 
 __all__ = ["PAGE", "PLAN", "check_replaceable"]
 
@@ -20,7 +21,9 @@ _OF_CHECKPOINT = re.compile(
 
 
 def check_replaceable(option: str, path: str, head: bytes = b"") -> None:
-    """Refuse a path at which a file lies that is no older document of the same kind.
+    """Refuse a path at which nothing can be written, or what lies there may not go.
+
+    That is said before hours of reading, not behind them.
 
     Parameters
     ----------
@@ -31,15 +34,21 @@ def check_replaceable(option: str, path: str, head: bytes = b"") -> None:
 
     Raises
     ------
+    NotFoundError
+        Its directory does not exist.
+    RefusedError
+        The directory may not be written to.
     ExistsError
-        It is a file of a checkpoint, or begins otherwise.
+        It is no regular file, or one of a checkpoint, or begins otherwise.
     """
-    if not os.path.isfile(path):
-        return
     found = None
-    if _OF_CHECKPOINT.fullmatch(os.path.basename(path)):
+    if os.path.isdir(path):
+        found = "a directory"
+    elif os.path.exists(path) and not os.path.isfile(path):
+        found = "no regular file"
+    elif _OF_CHECKPOINT.fullmatch(os.path.basename(path)) and os.path.isfile(path):
         found = "a file of a checkpoint"
-    elif head:
+    elif head and os.path.isfile(path):
         with open(path, "rb") as file:
             begins = file.read(len(head))
         if begins not in (b"", head):
@@ -50,4 +59,21 @@ def check_replaceable(option: str, path: str, head: bytes = b"") -> None:
             file=path,
             found=found,
             remedy="name another file, or remove that one first",
+        )
+    _check_directory(os.path.dirname(path) or ".")
+
+
+def _check_directory(directory: str) -> None:
+    info = LOCAL.stat(directory)
+    if info is None or not info.is_dir:
+        raise NotFoundError(
+            "the output's directory does not exist", file=directory, remedy="make it first"
+        )
+    # Who runs us with the rights of another is asked as that other.
+    effective = os.access in os.supports_effective_ids
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=effective):
+        raise RefusedError(
+            "may not write into the output's directory",
+            file=directory,
+            remedy="name another, or see to its permissions",
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ckptctl.commands import cells, options
+from ckptctl.commands.pages import write_page
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
@@ -98,13 +99,6 @@ def command(
     try:
         with open_view(found, restore, Runner(progress=progress)) as view:
             shown = show(view, tensors=tensors, stats=stats, pattern=pattern, sort=sort, top=top)
-        if html is not None:
-            from ckptctl.inspect.growth import growth_around
-            from ckptctl.report.show import draw
-
-            growth = growth_around(found.prefix, Runner(progress=progress))
-            page = draw(shown.document(), growth.document() if growth else None)
-            LOCAL.write_atomic(html, page.encode())
     finally:
         progress.finish()
     if answers is None:
@@ -115,6 +109,10 @@ def command(
         answers.remember(text, shown.notes)
     for note in shown.notes:
         out.warn(note)
+    if html is not None:
+        from ckptctl.report.show import draw
+
+        write_page(out, html, draw, shown.document(), found.prefix)
 
 
 class _ShownView(NamedTuple):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+
+from ckptctl.commands.replacing import check_replaceable
+from ckptctl.errors import RefusedError
+from tests.inspect.spoils import as_nobody
 
 WRITERS = {
     "plan": ("prune", ".", "--save-plan"),
@@ -52,3 +58,41 @@ def test_only_an_older_document_of_the_same_kind_is_replaced(
         done = run(*words, file, cwd=sharded)
         assert done.returncode == 0, done.stderr
         assert file.stat().st_size > 100
+
+
+@pytest.mark.parametrize("words", EACH)
+def test_a_path_that_nothing_can_be_written_to_is_said_before_anything_is_read(
+    run, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "inside").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, code, said in (
+        ("nowhere/x", 10, "the output's directory does not exist\n  file: nowhere\n"),
+        ("file/x", 10, "the output's directory does not exist\n  file: file\n"),
+        ("inside", 12, "would overwrite what is there\n  file: inside\n  found: a directory\n"),
+        ("pipe", 12, "would overwrite what is there\n  file: pipe\n  found: no regular"),
+    ):
+        done = run(*words, name, cwd=tmp_path)  # where no checkpoint lies
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert said in done.stderr
+
+
+def test_a_directory_that_is_not_ours_to_write_to() -> None:
+    with TemporaryDirectory(dir="/tmp") as home:
+        room = Path(home) / "room"
+        room.mkdir()
+        with as_nobody(room), pytest.raises(RefusedError, match="may not write") as caught:
+            check_replaceable("-o", str(room / "x"))
+        assert caught.value.file == str(room)
+
+
+@needs_plotly
+@pytest.mark.parametrize("words", [WRITERS["show"], WRITERS["diff"]], ids=["show", "diff"])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_answer_is_given_before_the_page_is_written(
+    run, sharded: Path, words: tuple[str, ...], form: list[str]
+) -> None:
+    done = run(*words, "x" * 250, *form, cwd=sharded)  # its temporary has too long a name
+    assert done.returncode == 12
+    assert done.stdout == run(*words[:-1], *form, cwd=sharded).stdout
