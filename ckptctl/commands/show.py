@@ -35,7 +35,8 @@ __all__ = ["command"]
     "pattern",
     metavar="GLOB",
     type=TABLE,
-    help="Only tables and tensors whose name matches, such as 'emb*'; totals are of all.",
+    help="Only tables, slots and tensors of this name, or that match it, such as 'emb*'; totals "
+    "are of all.",
 )
 @click.option(
     "--sort",

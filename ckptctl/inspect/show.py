@@ -97,7 +97,8 @@ def show(
     stats
         Read all values and say minimum, maximum, mean, deviation, norm and histogram.
     pattern
-        Only tables and tensors whose name matches this shell pattern; totals are of all.
+        Only tables and tensors of which a name, a slot's and a part's too, is this one or
+        matches it as a shell pattern; totals are of all.
     sort, top
         Order of tables and of tensors (by bytes and keys descending), and how many of each.
 
@@ -119,13 +120,22 @@ def show(
         own["bytes"] += size
         own["tensors"] += 1
 
-    chosen = [table for table in view.tables if _matches(table.name, pattern)]
+    chosen = [
+        table
+        for table in view.tables
+        if any(
+            _matches(name, pattern)
+            for member, _, sets in table.shapes
+            for name in (member, *(own.name for own in sets))
+        )
+    ]
     for table in view.tables:
         for tensor in table.tensors():
-            slot = table.shapes[tensor.member][1]
+            member, slot, sets = table.shapes[tensor.member]
+            own = (table.name, member, sets[tensor.part].name, tensor.name)
             values = tensor.suffix.endswith("values")
             count(("optimizer" if slot else "weights") if values else "bookkeeping", tensor.nbytes)
-            if tensors and (table in chosen or _matches(tensor.name, pattern)):
+            if tensors and any(_matches(name, pattern) for name in own):
                 raw.append(
                     _raw(tensor, tensor.entry.dtype, [tensor.entry.shard], tensor.entry.offset)
                 )
@@ -184,7 +194,7 @@ def kind_of(tensor: TensorView, names: Container[str]) -> str:
 
 
 def _matches(name: str, pattern: str | None) -> bool:
-    return pattern is None or fnmatchcase(name, pattern)
+    return pattern is None or name == pattern or fnmatchcase(name, pattern)
 
 
 def _first(items: Iterable[dict[str, Any]], sort: SortKey, top: int | None) -> list[dict[str, Any]]:

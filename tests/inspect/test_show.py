@@ -103,6 +103,31 @@ def test_names_and_order_are_chosen(directory: Path) -> None:
         shown(directory, pattern="nothing")
 
 
+def test_what_show_lists_is_found_by_its_name(tmp_path: Path) -> None:
+    slots = {"slots": ("Adam", "Adam_1")}
+    odd = "wide/[x]*?"
+    things = (table("emb", range(4), parts=2, **slots), table(odd, [1], **slots))
+    dense = {"dense[0]": floats(1.0), "dense0": floats(1.0)}
+    chain = build_chain(tmp_path, full(100, *things, dense))
+    for pattern, tables in (
+        ("emb/Adam", ["emb"]),
+        ("emb/*", ["emb"]),
+        ("emb/part_1", ["emb"]),
+        ("*/Adam_1", ["emb", odd]),
+        (odd, [odd]),
+        (f"{odd}/Adam", [odd]),
+    ):
+        found = shown(chain.directory, pattern=pattern)
+        assert [each["name"] for each in found["tables"]] == tables
+        assert found["tensors"] == []
+    raw = shown(chain.directory, pattern="emb/Adam", tensors=True)["raw"]
+    assert {each["name"].rpartition("-")[0] for each in raw} == {
+        "emb/part_0/Adam", "emb/part_1/Adam",
+    }  # fmt: skip
+    found = shown(chain.directory, pattern="dense[0]")
+    assert [each["name"] for each in found["tensors"]] == ["dense0", "dense[0]"]
+
+
 @pytest.mark.parametrize("scale", [1e-300, 1e-3, 1.0, 1e200])
 def test_numbers_hold_for_any_scale_and_piece(scale: float) -> None:
     values = np.random.default_rng(1).normal(3, 1, 1000) * scale
