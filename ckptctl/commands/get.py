@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from ckptctl.commands import options
-from ckptctl.commands.get_views import HistoryView, RowsView
-from ckptctl.commands.keys import read_keys
+from ckptctl.commands.get_views import HistoryView, RowsView, ScalarView
+from ckptctl.commands.keys import no_key, read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.commands.replacing import check_replaceable
 from ckptctl.errors import DamageError, NotFoundError, PartialFailure, UsageError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptctl.inspect.history import History
     from ckptctl.inspect.lookup import Lookup
     from ckptctl.inspect.lookup_files import FileFormat
+    from ckptctl.inspect.scalar import Scalar
     from ckptctl.restore import RestoreOptions
 
 __all__ = ["command"]
@@ -27,7 +28,7 @@ __all__ = ["command"]
 
 @click.command("get", epilog=options.epilog(3, 4, 10, 12))
 @click.argument("table", type=TABLE)
-@click.argument("keys", metavar="KEY...", nargs=-1)
+@click.argument("keys", metavar="[KEY...]", nargs=-1)
 @options.directory_option
 @click.option(
     "--upto",
@@ -78,7 +79,8 @@ def command(
     TABLE is a table or a variable; KEY is a key of the table, or a row number of the variable.
     Of each key: value, freq, version and slots, and the file and the offset in bytes of each.
     A key that is not there is filtered (seen, but not often enough to own a row) or unknown;
-    an unknown one makes the command exit with 10 after the others were shown.
+    an unknown one makes the command exit with 10 after the others were shown. A scalar, such as
+    global_step, is shown without a KEY.
 
     A checksum covers a whole tensor, so without --check rows are shown as they are read;
     --history checks keys, and what increments bring, all the same.
@@ -86,12 +88,14 @@ def command(
     \b
     Example:
       ckptctl get emb 17 42 -C /models/ctr --upto 1200
+      ckptctl get global_step -C /models/ctr
       ckptctl get emb -C /models/ctr --history -- -1000
       cut -f1 ids.tsv | ckptctl get emb --keys-from - --format parquet -o rows.parquet
     """  # noqa: D301 (click leaves lines after this mark as they are)
+    from ckptctl.inspect.lookup import Lookup
     from ckptctl.running import Runner
 
-    asked = read_keys(keys, keys_from)
+    asked = read_keys(keys, keys_from) if keys or keys_from or history else []
     if path is not None:
         check_replaceable("-o", path)
     if form not in ("csv", "npz", "parquet") and path is not None:
@@ -106,14 +110,16 @@ def command(
     progress = out.progress()
     runner = Runner(progress=progress)
     try:
-        if not history:
-            found = _look(table, asked, directory, restore, runner, upto, check)
-        else:
+        if history:
             moments = _history(table, asked, directory, restore, runner, upto, check)
+        else:
+            found = _look(table, asked, directory, restore, runner, upto, check)
     finally:
         progress.finish()
     if history:
         _show_history(out, table, moments)
+    elif not isinstance(found, Lookup):
+        _show_scalar(out, found, form)
     else:
         _show_rows(out, table, found, path, form)
 
@@ -133,6 +139,14 @@ def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: s
         )
 
 
+def _show_scalar(out: Output, found: Scalar, form: str) -> None:
+    if form not in ("text", "json"):
+        raise UsageError(f"a scalar has no form {form}", remedy="use --format json")
+    out.show(ScalarView(found))
+    for note in found.notes:
+        out.warn(note)
+
+
 def _look(
     table: str,
     keys: list[int],
@@ -141,13 +155,19 @@ def _look(
     runner: Any,
     upto: str,
     check: bool,
-) -> Lookup:
+) -> Lookup | Scalar:
     from ckptctl.inspect.lookup import look_up
+    from ckptctl.inspect.scalar import find_scalar
     from ckptctl.inspect.target import find_target
     from ckptctl.inspect.view import open_view
 
     with open_view(find_target(upto, directory, restore), restore, runner) as view:
-        return look_up(view, table, keys, check=check)
+        if keys:
+            return look_up(view, table, keys, check=check)
+        scalar = find_scalar(view, table, check=check)
+        if scalar is None:
+            raise no_key()
+        return scalar
 
 
 def _history(

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.output import Column, Page
-from ckptctl.output.format import one_line
+from ckptctl.output.format import escape, one_line
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ckptctl.inspect.history import History
     from ckptctl.inspect.lookup import Lookup
+    from ckptctl.inspect.scalar import Scalar
 
-__all__ = ["HistoryView", "RowsView"]
+__all__ = ["HistoryView", "RowsView", "ScalarView"]
 
 #: Where a row stands: people read paths once, below the table.
 _PLACE = {
@@ -35,17 +36,8 @@ class RowsView(NamedTuple):
     def text(self, page: Page) -> None:
         """Draw it."""
         page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
-        columns = (
-            Column("key", "number"),
-            Column("state"),
-            Column("slot", missing=""),
-            Column("freq", "count"),
-            Column("version", "count"),
-            Column("value", "text", missing=""),
-            *_PLACE[page.terminal],
-        )
         files: dict[str, int] = {}
-        with page.table(columns) as rows:
+        with page.table(_columns(page)) as rows:
             place = [None] * len(_PLACE[page.terminal])
             for row in self.found.rows:
                 if not row.cells:
@@ -58,11 +50,49 @@ class RowsView(NamedTuple):
                     rows.add(row.key, row.state, slot or None, *facts, values, *at)
                 for slot in row.lacks:
                     rows.add(row.key, row.state, slot, None, None, None, *place)
-        if page.terminal:
-            for file, number in files.items():
-                page.line(f"file {number}: {one_line(file)}", style="dim")
-            if not self.found.checked:
-                page.line("not checked against checksums; --check does", style="dim")
+        _footer(page, files, self.found.checked)
+
+
+class ScalarView(NamedTuple):
+    """The value of a scalar."""
+
+    found: Scalar
+
+    def document(self) -> Mapping[str, object]:
+        """Return the fields of the JSON document."""
+        return self.found.document()
+
+    def text(self, page: Page) -> None:
+        """Draw it, for people with all its digits too."""
+        from ckptctl.inspect.lookup_rows import in_words
+
+        cell = self.found.cell
+        page.line(*(() if page.terminal else ("target",)), self.found.words, style="bold")
+        at = [f"1:{cell.offset}"] if page.terminal else [cell.file, cell.offset]
+        with page.table(_columns(page)) as rows:
+            (word,) = in_words(cell.value)
+            rows.add(None, "scalar", None, None, None, escape(word), *at)
+        _footer(page, {cell.file: 1}, self.found.checked)
+
+
+def _columns(page: Page) -> tuple[Column, ...]:
+    return (
+        Column("key", "number"),
+        Column("state"),
+        Column("slot", missing=""),
+        Column("freq", "count"),
+        Column("version", "count"),
+        Column("value", "text", missing=""),
+        *_PLACE[page.terminal],
+    )
+
+
+def _footer(page: Page, files: Mapping[str, int], checked: bool) -> None:
+    if page.terminal:
+        for file, number in files.items():
+            page.line(f"file {number}: {one_line(file)}", style="dim")
+        if not checked:
+            page.line("not checked against checksums; --check does", style="dim")
 
 
 class HistoryView(NamedTuple):

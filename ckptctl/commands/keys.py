@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ckptctl.errors import UsageError
 
-__all__ = ["read_keys"]
+__all__ = ["no_key", "read_keys"]
 
 
 def read_keys(words: Iterable[str], path: str | None) -> list[int]:
@@ -20,8 +20,13 @@ def read_keys(words: Iterable[str], path: str | None) -> list[int]:
     """
     asked = [*_numbers(words, "argument"), *(_from_file(path) if path else [])]
     if not asked:
-        raise UsageError("no key is given", remedy="name keys, or a file of them by --keys-from")
+        raise no_key()
     return asked
+
+
+def no_key() -> UsageError:
+    """Return the error of a question that names no key."""
+    return UsageError("no key is given", remedy="name keys, or a file of them by --keys-from")
 
 
 def _numbers(words: Iterable[str], where: str) -> list[int]:

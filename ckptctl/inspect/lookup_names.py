@@ -65,12 +65,12 @@ def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
     own, shape, where = shlex.quote(tensor.name), list(tensor.shape), _where(view)
     if tensor.is_hash_table:
         what, remedy = "is a hash table of DeepRec", f"ckptctl show {where} --tensors lists it"
+    elif tensor.is_scalar:
+        what = f"is one {tensor.dtype.name}, and has no rows"
+        remedy = f"ckptctl get {own} --upto {where} shows it"
     elif not tensor.numeric:
         what = f"holds {tensor.dtype.name}s in the shape {shape}"
         remedy = f"ckptctl export {where} --table {own} -o FILE.npz writes them"
-    elif not shape:
-        what = f"is one {tensor.dtype.name}, and has no rows"
-        remedy = f"ckptctl show {where} --stats --filter {own} shows it: min, mean and max are it"
     else:
         what, remedy = "has no rows", "ckptctl show lists what has"
     return NotFoundError(

@@ -140,6 +140,12 @@ class TensorView:
         return not self.is_hash_table and self.dtype.size > 0
 
     @property
+    def is_scalar(self) -> bool:
+        """Whether it is one number or one string."""
+        readable = self.numeric or (self.dtype.name == "string" and not self.is_hash_table)
+        return readable and not self.shape
+
+    @property
     def too_large(self) -> bool:
         """Whether `flat` refuses it: it is cut along several axes, and above 1 GiB."""
         return not self.cut_in_rows and self.elements * self.dtype.size > _MOST_BYTES

@@ -22,7 +22,7 @@ from tests.oracle.chain import (
     increment,
     table,
 )
-from tests.oracle.images import floats
+from tests.oracle.images import floats, scalar
 
 
 def test_rows_for_programs(run, sharded: Path) -> None:
@@ -153,7 +153,60 @@ def test_what_has_no_rows_is_said_with_what_shows_it(inside, tmp_path: Path) -> 
         command = err.partition("next: ")[2].partition(" shows")[0]
         code, out, _ = inside(*shlex.split(command)[1:])
         assert code == 0
-        assert "\t1.5\t1.5\t1.5\t" in out
+        assert "\tscalar\t-\t-\t-\t1.5\t" in out
+
+
+SCALARS = {
+    "step": (scalar("int64", 2**53 + 1), [2**53 + 1], str(2**53 + 1)),
+    "big": (Tensor("uint64", (), np.uint64(2**64 - 1).tobytes()), [2**64 - 1], str(2**64 - 1)),
+    "rate": (Tensor("float32", (), np.float32(0.1).tobytes()), [float(np.float32(0.1))], "0.1"),
+    "none": (Tensor("float64", (), np.float64("nan").tobytes()), ["nan"], "nan"),
+    "c": (Tensor("complex64", (), np.complex64(1 + 2j).tobytes()), [[1.0, 2.0]], "(1+2j)"),
+    "flag": (Tensor("bool", (), b"\1"), [True], "True"),
+    "word": (Tensor("string", (), [b"a\tb\xff"]), ["a\tb\udcff"], "a\\tb\\xff"),
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_the_value_of_a_scalar(inside, tmp_path: Path, name: str) -> None:
+    tensor, value, word = SCALARS[name]
+    chain = build_chain(tmp_path, full(10, {name: tensor}))
+    for target in ("latest", chain.full_prefix(10)):
+        asked = ("get", name, "-C", chain.directory, "--upto", target)
+        code, out, err = inside(*asked)
+        assert (code, err) == (0, "")
+        line = out.splitlines()[-1].split("\t")
+        assert line[:6] == ["-", "scalar", "-", "-", "-", word]
+        code, out, _ = inside(*asked, "--json", "--check")
+        document = json.loads(out)
+        assert (document["schema"], document["table"]) == ("ckptctl.get/1", name)
+        assert document["dtype"] == tensor.dtype
+        assert document["checked"]
+        (row,) = document["rows"]
+        assert (row["key"], row["found"], row["value"]) == (None, True, value)
+        assert [row["file"], str(row["offset"])] == line[6:]
+        if isinstance(tensor.data, bytes):
+            raw = Path(row["file"]).read_bytes()
+            assert raw[row["offset"] : row["offset"] + len(tensor.data)] == tensor.data
+
+
+def test_what_is_no_scalar_needs_a_key(inside, tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(10, table("emb", [1]), {"var": floats(1.0, 2.0)}))
+    prefix, home = chain.full_prefix(10), ("-C", chain.directory)
+    for name in ("emb", "var"):
+        code, _, err = inside("get", name, *home)
+        assert code == 2
+        assert "error: no key is given\n" in err
+    assert inside("get", "global_stop", *home)[0] == 10
+    code, _, err = inside("get", "global_step", *home, "--history")
+    assert code == 2
+    code, out, err = inside("get", "global_step", *home, "--format", "csv")
+    assert (code, out) == (2, "")
+    with BundleReader(str(prefix)) as reader:
+        entry = reader.tensors["global_step"]
+        flip(Path(reader.shard_path(entry.shard)), entry.offset)
+    assert "\tscalar\t-\t-\t-\t11\t" in inside("get", "global_step", *home)[1]
+    assert inside("get", "global_step", *home, "--check")[0] == 4
 
 
 def test_a_key_below_zero_that_is_taken_for_an_option(inside) -> None:

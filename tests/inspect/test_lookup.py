@@ -154,9 +154,7 @@ def test_names_that_are_not_there(chain: Chain) -> None:
             look_up(view, "embb", [1])
         with pytest.raises(NotFoundError, match="'global_step' is one int64") as caught:
             look_up(view, "global_step", [1])
-    assert caught.value.remedy.startswith(
-        f"ckptctl show {chain.directory}@100 --stats --filter global_step shows"
-    )
+    assert caught.value.remedy == f"ckptctl get global_step --upto {chain.directory}@100 shows it"
 
 
 def test_files_hold_what_was_found(chain: Chain) -> None:
