@@ -28,7 +28,7 @@ __all__ = ["command"]
 
 @click.command("get", epilog=options.epilog(3, 4, 10, 12))
 @click.argument("table", type=TABLE)
-@click.argument("keys", metavar="[KEY...]", nargs=-1)
+@click.argument("keys", metavar="[KEY]...", nargs=-1)
 @options.directory_option
 @click.option(
     "--upto",

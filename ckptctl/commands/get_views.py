@@ -71,7 +71,7 @@ class ScalarView(NamedTuple):
         at = [f"1:{cell.offset}"] if page.terminal else [cell.file, cell.offset]
         with page.table(_columns(page)) as rows:
             (word,) = in_words(cell.value)
-            rows.add(None, "scalar", None, None, None, escape(word), *at)
+            rows.add(None, "scalar", None, None, None, escape(word) or None, *at)
         _footer(page, {cell.file: 1}, self.found.checked)
 
 
@@ -129,8 +129,10 @@ class HistoryView(NamedTuple):
             page.line("failed", step, missed.kind, missed.reason)
 
 
-def _values(row: np.ndarray[Any, Any], page: Page) -> str:
+def _values(row: np.ndarray[Any, Any], page: Page) -> str | None:
     """Return a row: all digits for programs, five and the first elements for people."""
+    if not row.size:
+        return None
     if not page.terminal:
         from ckptctl.inspect.lookup_rows import in_words
 

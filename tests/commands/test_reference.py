@@ -32,7 +32,7 @@ def test_the_page_names_the_variable_of_each_option() -> None:
 def test_the_page_names_the_arguments() -> None:
     page = reference.render()
     assert "`ckptctl diff [OPTIONS] A B`" in page
-    assert "`ckptctl get [OPTIONS] TABLE [KEY...]`" in page
+    assert "`ckptctl get [OPTIONS] TABLE [KEY]...`" in page
     assert "None" not in page
 
 

@@ -362,6 +362,10 @@ def test_rows_of_no_elements_and_complex_numbers_that_are_none(tmp_path: Path) -
             assert found.unknown == []
             assert [row["value"] for row in found.document()["rows"]] == [[], []]
             write_lookup(found, io.BytesIO(), "csv")
+            text = io.StringIO()
+            with open_output("get", stdout=text) as out:
+                out.show(RowsView(found))
+            assert "\t\t" not in text.getvalue()  # which a shell takes for one
         found = look_up(view, "c", [0, 1])
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert [row["value"] for row in document["rows"]] == [[["nan", "-inf"]], [[1.0, 2.0]]]
