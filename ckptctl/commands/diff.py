@@ -153,6 +153,8 @@ class _DiffView(NamedTuple):
         self._tensors(page)
 
     def _tables(self, page: Page) -> None:
+        from ckptctl.inspect.diff_words import remarks
+
         changed = [table for table in self.found.tables if table["changed"]]
         same = len(self.found.tables) - len(changed)
         columns = (
@@ -168,6 +170,7 @@ class _DiffView(NamedTuple):
             Column("cosine_p50", "real", spare=4),
             Column("freqs_moved", "count", spare=7),
             Column("versions_moved", "count", spare=8),
+            Column("newly_filtered", "count", spare=9),
         )
         if changed:
             page.gap()
@@ -185,13 +188,12 @@ class _DiffView(NamedTuple):
                         member["max"]["max"],
                         member["cosine"]["0.5"],
                         *(freqs["moved"], versions["moved"]) if first else (None, None),
+                        member["newly_filtered"] if first else None,
                     )
         for table in changed:
-            words = [f"only in {table['in']}"] if table["in"] != "both" else table["differs"]
-            words = [*words, *(f"slot {slot} only in b" for slot in table["slots_added"])]
-            words += [f"slot {slot} only in a" for slot in table["slots_removed"]]
-            for word in words:
-                page.line(table["name"], word)
+            for name, words in remarks(table).items():
+                for word in words:
+                    page.line(name, word)
         if same and page.terminal:
             page.line(cells.equal(same, "other table"), style="dim")
 

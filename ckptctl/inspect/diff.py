@@ -9,12 +9,15 @@ The document
 ``tables``
     A list by name; each: name, kind, `in` (`both`, `a`, `b`), keys [in a, in b], `differs`
     (words for another dim, dtype, key_dtype or other parts; empty where rows were compared),
-    `slots_added`, `slots_removed`, and members: name, slot, and
+    `slots_added`, `slots_removed`, `columns_added`, `columns_removed` (freqs and versions, of
+    admitted and of filtered keys, that only one side keeps), and members: name, slot, and
 
     new, gone, changed, unchanged
         Keys. A row changed if a bit of its value did, or with a tolerance an element by more.
     newly_admitted, newly_filtered
         Of the new, those that were filtered in a; of the gone, those filtered in b.
+    filtered
+        Of the filtered keys, beside those two: new, gone, and moved (another freq or version).
     l2, max, cosine
         min, quantiles and max, over the changed keys, of the norm of the change, of its
         largest element, and of the cosine between old and new row; `l2.total` of all.
@@ -52,6 +55,9 @@ from ckptctl.inspect.walk import walk_quad
 from ckptctl.running import Report, Task, ignore
 
 __all__ = ["Diff", "Differing", "diff"]
+
+_HOW = ("added", "removed")
+_COLUMNS: tuple[ColumnName, ...] = ("freqs", "versions", "freqs_filtered", "versions_filtered")
 
 #: Receives each line of `--json-lines` as it is found.
 Differing = Callable[[dict[str, object]], None]
@@ -180,6 +186,8 @@ class _Tables(NamedTuple):
             "differs": _unlike(a, b) if a and b else [],
             "slots_added": sorted({*_slots(b)} - {*_slots(a)}),
             "slots_removed": sorted({*_slots(a)} - {*_slots(b)}),
+            "columns_added": [],
+            "columns_removed": [],
             "members": members,
         }
         if a and b and not found["differs"]:
@@ -188,13 +196,14 @@ class _Tables(NamedTuple):
             for (member, _), rows in zip(pairs, self._members(name, pairs), strict=True):
                 document = {"name": member.name, "slot": member.slot, **rows.document()}
                 members.append(document | {"differs": rows.differs})
+            found["columns_added"] = _lacking(a.primary, b.primary)
+            found["columns_removed"] = _lacking(b.primary, a.primary)
         elif self.each is not None:
             self.each({"table": name, "change": found["differs"] or f"only in {found['in']}"})
         found["changed"] = bool(
             found["in"] != "both"
             or found["differs"]
-            or found["slots_added"]
-            or found["slots_removed"]
+            or any(found[f"{what}_{how}"] for what in ("slots", "columns") for how in _HOW)
             or any(member["differs"] for member in members)
         )
         return found
@@ -306,6 +315,18 @@ def _unlike(a: TableView, b: TableView) -> list[str]:
         ("key_dtype", a.key_dtype.name, b.key_dtype.name),
     ]
     return [f"{what}: {old} becomes {new}" for what, old, new in words if old != new]
+
+
+def _lacking(a: MemberView, b: MemberView) -> list[str]:
+    """Return the columns that the rows of b have, and those of a have not."""
+    return [name for name in _COLUMNS if _keeps(a, name) is False and _keeps(b, name)]
+
+
+def _keeps(member: MemberView, name: ColumnName) -> bool | None:
+    """Return whether the rows of a member have a column; None where there are no rows."""
+    away = name.endswith("_filtered")
+    filled = [part for part in member.parts if (part.filtered if away else part.rows)]
+    return any(part.column(name) is not None for part in filled) if filled else None
 
 
 def _keys(table: TableView | None) -> int | None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from ckptctl.bundle import DType
+from ckptctl.inspect.diff_lines import finite, lines_of_filtered, lines_of_rows
 from ckptctl.inspect.sketch import Sketch
 from ckptctl.inspect.stats import decode
 from ckptctl.inspect.walk import Rows
@@ -20,6 +21,10 @@ BUCKET_RANGES = 20
 _FREQS = 64
 _BARS = 40
 _QUANTILES = (0.5, 0.9, 0.99)
+_COUNTS = (
+    *("new", "gone", "changed", "unchanged", "admitted", "filtered"),
+    *("filtered_new", "filtered_gone", "filtered_moved", "squares"),
+)
 
 #: Bytes of numbers that are worked on together, of each side.
 _CACHED = 1 << 18
@@ -64,6 +69,9 @@ class RowsDiff:
         self.unchanged = 0
         self.admitted = 0
         self.filtered = 0
+        self.filtered_new = 0
+        self.filtered_gone = 0
+        self.filtered_moved = 0
         self.l2 = Sketch()
         self.most = Sketch()
         self.cosine = Sketch()
@@ -86,9 +94,9 @@ class RowsDiff:
         self._count(1, a.keys[lost])
         self.new += len(fresh)
         self.gone += len(lost)
+        admitted = np.zeros(len(fresh), bool)
         if away_a is not None and away_b is not None:
-            self.admitted += int(np.count_nonzero(is_in(b.keys[fresh], np.sort(away_a.keys))))
-            self.filtered += int(np.count_nonzero(is_in(a.keys[lost], np.sort(away_b.keys))))
+            admitted = self._add_filtered(away_a, away_b, b.keys[fresh], a.keys[lost])
         if self.norms:
             for sketch, rows in ((self.before, a), (self.after, b)):
                 values = rows.columns.get("values")
@@ -108,8 +116,31 @@ class RowsDiff:
                 power = np.ceil(np.log2(own + 1.0)).astype(np.intp)
                 self._freqs += np.bincount(power, minlength=_FREQS)[:_FREQS]
         if self.lines is not None:
-            away = np.sort(away_a.keys) if away_a is not None else np.empty(0, np.int64)
-            self.lines(_lines(a, b, (fresh, lost), keys, (which, measured), moved, away))
+            apart = fresh, admitted, lost
+            self.lines(lines_of_rows(a, b, apart, keys, (which, measured), moved))
+
+    def _add_filtered(self, a: Rows, b: Rows, fresh: np.ndarray, lost: np.ndarray) -> np.ndarray:
+        """Compare filtered keys; return which of the new keys were among those of a.
+
+        What was admitted meanwhile, or is filtered again, is told once: as that.
+        """
+        in_a, in_b, gone, new = _match(a, b)
+        gone = gone[~_among(a.keys[gone], fresh)]
+        new = new[~_among(b.keys[new], lost)]
+        moved = np.zeros(len(a.keys[in_a]), bool)
+        for name in a.columns.keys() & b.columns.keys():
+            moved |= a.columns[name][in_a] != b.columns[name][in_b]
+        which = np.flatnonzero(moved)
+        self.filtered_new += len(new)
+        self.filtered_gone += len(gone)
+        self.filtered_moved += len(which)
+        admitted = _among(fresh, a.keys)
+        self.admitted += int(np.count_nonzero(admitted))
+        self.filtered += int(np.count_nonzero(_among(lost, b.keys)))
+        if self.lines is not None:
+            at_a, at_b = (np.arange(len(rows))[own] for rows, own in ((a, in_a), (b, in_b)))
+            self.lines(lines_of_filtered(a, b, new, gone, (at_a[which], at_b[which])))
+        return admitted
 
     def _compare(
         self, a: Rows, b: Rows, in_a: slice | np.ndarray, in_b: slice | np.ndarray
@@ -198,7 +229,7 @@ class RowsDiff:
 
     def merge(self, other: RowsDiff) -> None:
         """Take over what was counted of another part."""
-        for name in ("new", "gone", "changed", "unchanged", "admitted", "filtered", "squares"):
+        for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("l2", "most", "cosine", "before", "after", "_both"):
             getattr(self, name).merge(getattr(other, name))
@@ -210,9 +241,10 @@ class RowsDiff:
 
     @property
     def differs(self) -> bool:
-        """Whether any row is new, gone or changed, or any freq or version moved."""
+        """Whether any row is new, gone or changed, any filtered key is, or any number moved."""
         moved = any(sketch.count for sketch in self.moved.values())
-        return bool(self.new or self.gone or self.changed or moved)
+        filtered = self.filtered_new or self.filtered_gone or self.filtered_moved
+        return bool(self.new or self.gone or self.changed or filtered or moved)
 
     def document(self) -> dict[str, object]:
         """Return it as JSON; see `ckptctl.inspect.diff`."""
@@ -225,7 +257,12 @@ class RowsDiff:
             "unchanged": self.unchanged,
             "newly_admitted": self.admitted,
             "newly_filtered": self.filtered,
-            "l2": _quantiles(self.l2) | {"total": _finite(float(np.sqrt(self.squares)))},
+            "filtered": {
+                "new": self.filtered_new,
+                "gone": self.filtered_gone,
+                "moved": self.filtered_moved,
+            },
+            "l2": _quantiles(self.l2) | {"total": finite(float(np.sqrt(self.squares)))},
             "max": _quantiles(self.most),
             "cosine": _quantiles(self.cosine),
             **{
@@ -236,7 +273,7 @@ class RowsDiff:
                 for name in ("freqs", "versions")
             },
             "top": [
-                {"key": int(key), "l2": _finite(fact[0]), "norm": [_finite(x) for x in fact[1:]]}
+                {"key": int(key), "l2": finite(fact[0]), "norm": [finite(x) for x in fact[1:]]}
                 for key, fact in zip(self._top_keys, self._top.tolist(), strict=True)
             ],
             "by_bucket": [
@@ -338,6 +375,11 @@ def _match(
     return in_a, in_b, np.flatnonzero(lost), rest_b[~common]
 
 
+def _among(keys: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which keys stand among others, in any order; these are sorted only for some."""
+    return is_in(keys, np.sort(others)) if len(keys) else np.zeros(0, bool)
+
+
 def _rest(rows: int, taken: np.ndarray) -> np.ndarray:
     free = np.ones(rows, bool)
     free[taken] = False
@@ -376,52 +418,3 @@ def rows_differ(old: np.ndarray, new: np.ndarray) -> np.ndarray:
 def _quantiles(sketch: Sketch) -> dict[str, object]:
     found: dict[str, object] = {str(q): sketch.quantile(q) for q in _QUANTILES}
     return {"min": sketch.min, **found, "max": sketch.max}
-
-
-def _finite(number: float) -> float | None:
-    return number if np.isfinite(number) else None
-
-
-def _lines(
-    a: Rows,
-    b: Rows,
-    apart: tuple[np.ndarray, np.ndarray],
-    keys: np.ndarray,
-    changed: tuple[np.ndarray, np.ndarray],
-    moved: dict[str, tuple[np.ndarray, np.ndarray]],
-    away: np.ndarray,
-) -> Iterator[dict[str, object]]:
-    """Return one line for each key that differs; Python objects only for these."""
-    names = (("freq", "freqs"), ("version", "versions"))
-
-    def pair(at: int, rows: Rows, *, first: bool) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for short, name in names:
-            column = rows.columns.get(name)  # type: ignore[call-overload]
-            if column is not None:
-                number = int(column[at])
-                found[short] = [number, None] if first else [None, number]
-        return found
-
-    fresh, lost = apart
-    admitted = is_in(b.keys[fresh], away)
-    for at, was in zip(fresh.tolist(), admitted.tolist(), strict=True):
-        change = "admitted" if was else "new"
-        yield {"key": int(b.keys[at]), "change": change, **pair(at, b, first=False)}
-    for at in lost.tolist():
-        yield {"key": int(a.keys[at]), "change": "gone", **pair(at, a, first=True)}
-    which, measured = changed
-    place = dict(zip(which.tolist(), range(len(which)), strict=True))
-    touched = set(place)
-    for old, new in moved.values():
-        touched |= set(np.flatnonzero(old != new).tolist())
-    for at in sorted(touched):
-        line: dict[str, object] = {"key": int(keys[at]), "change": "changed"}
-        if at in place:
-            line["l2"], line["max"] = (_finite(x) for x in measured[place[at], :2].tolist())
-        else:
-            line["change"] = "moved"
-        for short, name in names:
-            if name in moved:
-                line[short] = [int(moved[name][0][at]), int(moved[name][1][at])]
-        yield line

@@ -258,7 +258,7 @@ class SameTask(NamedTuple):
 
 
 class NewTask(NamedTuple):
-    """Compares the rows that the full lacks, and looks for those that it has filtered."""
+    """Compares the rows that the full lacks, and the keys that it has filtered."""
 
     same: SameFull
     counted: RowsDiff
@@ -287,8 +287,13 @@ class NewTask(NamedTuple):
         a, b = self.same.parts
         fresh = keys[1][~is_in(keys[1], keys[0])]
         lost = keys[0][~is_in(keys[0], keys[1])]
-        self.counted.admitted += _filtered(a, fresh, report)
-        self.counted.filtered += _filtered(b, lost, report)
+        admitted, filtered = _filtered(a, fresh, report), _filtered(b, lost, report)
+        self.counted.admitted += admitted
+        self.counted.filtered += filtered
+        # Of the full's filtered rows, those that increments take from the one and not the other.
+        ours, theirs = (part.state.kept.unfiltered for part in (a, b))
+        self.counted.filtered_gone += int(np.count_nonzero(~is_in(theirs, ours))) - admitted
+        self.counted.filtered_new += int(np.count_nonzero(~is_in(ours, theirs))) - filtered
         return self.counted, {}
 
 

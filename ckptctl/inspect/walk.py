@@ -33,6 +33,13 @@ __all__ = [
 #: Rows of one side that are held together.
 MOST_ROWS = 1 << 16
 
+#: Columns of admitted keys -> those of filtered ones.
+_FILTERED: dict[ColumnName, ColumnName] = {
+    "keys": "keys_filtered",
+    "freqs": "freqs_filtered",
+    "versions": "versions_filtered",
+}
+
 
 class Rows:
     """Some rows of a member.
@@ -106,11 +113,19 @@ def walk_quad(
 ) -> Iterator[tuple[Rows, Rows, Rows, Rows]]:
     """Return the rows of two members side by side, then the filtered keys of both.
 
-    They are valid until the next step: their memory is used again.
+    Those come with their own `freqs` and `versions`, as far as these are asked for. They are
+    valid until the next step: their memory is used again.
     """
-    sides = [_Side(a, columns), _Side(b, columns), _Side(a, (), filtered=True)]
-    sides.append(_Side(b, (), filtered=True))
+    away = [_FILTERED[name] for name in columns if name in _FILTERED]
+    sides = [_Side(a, columns), _Side(b, columns)]
+    sides += [_Side(member, away, filtered=True) for member in (a, b)]
     for found in _walk_together(sides):
+        for rows in found[2:]:
+            rows.columns = {
+                name: rows.columns[stored]
+                for name, stored in _FILTERED.items()
+                if stored in rows.columns
+            }
         yield found[0], found[1], found[2], found[3]
 
 
@@ -136,14 +151,9 @@ def _walk_together(sides: Sequence[_Side]) -> Iterator[tuple[Rows, ...]]:
 
 def walk_filtered(part: PartView) -> Iterator[Rows]:
     """Return the filtered keys of a part as they stand, with `freqs` and `versions`."""
-    found: list[tuple[ColumnName, ColumnName]] = [
-        ("keys", "keys_filtered"),
-        ("freqs", "freqs_filtered"),
-        ("versions", "versions_filtered"),
-    ]
     streams = {
         name: (column, column.stream())
-        for name, stored in found
+        for name, stored in _FILTERED.items()
         if (column := part.column(stored)) is not None
     }
     if "keys" not in streams:
@@ -299,6 +309,7 @@ def _together(buckets: tuple[int, int], pieces: Sequence[Rows]) -> Rows:
         {
             name: np.concatenate([rows.columns[name] for rows in filled])
             for name in filled[0].columns
+            if all(name in rows.columns for rows in filled)
         },
         counts,
     )

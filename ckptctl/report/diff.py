@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from ckptctl.inspect.diff_words import remarks
 from ckptctl.report import charts
 from ckptctl.report.page import Part, Section, Table, render
 from ckptctl.report.parts import chain, notes, target_words
@@ -59,19 +60,22 @@ def _overview(document: dict[str, Any], order: list[dict[str, Any]], drawn: int)
     keys = ("new", "gone", "changed", "unchanged", "newly_admitted", "newly_filtered")
     rows: list[tuple[object, ...]] = []
     for each in document["tables"]:
-        words = [] if each["in"] == "both" else [f"only in {each['in']}"]
-        words += each["differs"]
-        words += [f"slot {slot} only in b" for slot in each["slots_added"]]
-        words += [f"slot {slot} only in a" for slot in each["slots_removed"]]
+        words = {name: "; ".join(own) for name, own in remarks(each).items()}
         for member in each["members"]:
             l2 = member["l2"]
             spread = (l2["0.5"], l2["0.99"], l2["max"], member["max"]["max"])
             numbers = (member["cosine"]["0.5"], member["freqs"]["moved"])
             moved = (*numbers, member["versions"]["moved"])
-            rows.append((member["name"], *(member[k] for k in keys), *spread, *moved, ""))
-        if words:
-            nothing = [None] * 13
-            rows.append((each["name"], *nothing, "; ".join(words)))
+            rows.append(
+                (
+                    member["name"],
+                    *(member[k] for k in keys),
+                    *spread,
+                    *moved,
+                    words.pop(member["name"], ""),
+                )
+            )
+        rows += [(name, *[None] * 13, own) for name, own in words.items()]
     columns = ("table or slot", *(key.replace("_", " ") for key in keys))
     columns += ("L2 median", "L2 99%", "L2 max", "largest", "cosine median")
     columns += ("freqs moved", "versions moved", "differs in")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckptctl.commands import cells
+from tests.oracle.chain import build_chain, full, table
 
 
 def test_rows_for_programs(run, sharded: Path) -> None:
@@ -20,6 +21,24 @@ def test_rows_for_programs(run, sharded: Path) -> None:
     flt = next(row for row in rows if row[:2] == ["table", "flt"])
     assert flt[6] == "21", "newly admitted"
     assert any(row[:2] == ["changed", "dense/bias"] for row in rows)
+
+
+def test_what_differs_beside_the_rows(run, tmp_path: Path) -> None:
+    a = table("emb", [9, 10], freqs=1, versions=1, filtered={1: 1, 2: 1, 3: 1})
+    b = table("emb", [9], filtered={1: 1, 2: 8, 4: 1, 10: 1})
+    chain = build_chain(tmp_path, full(1, a), full(2, b))
+    done = run("diff", "1", "2", "-C", chain.directory, "--exit-code", "--table", "emb")
+    assert done.returncode == 5, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert rows[2][-1] == "newly_filtered"
+    assert rows[3][:2] + rows[3][-1:] == ["table", "emb", "1"]
+    assert [row[1] for row in rows if row[0] == "emb"] == [
+        "column freqs only in a",
+        "column versions only in a",
+        "column versions_filtered only in a",
+        "filtered keys: 1 new, 1 gone, 1 moved",
+    ]
+    assert not any(row[0] == "emb/Adagrad" for row in rows), "the same again"
 
 
 def test_one_document(run, sharded: Path) -> None:

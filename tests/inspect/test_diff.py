@@ -29,7 +29,7 @@ class Differing(Histories):
         with look(step, self.chain.directory, **options) as b:
             assert b.target.selection is not None
             with look(b.target.selection.base.prefix) as a:
-                old, away = tables_of(a), filtered_of(a)
+                old, away, now_away = tables_of(a), filtered_of(a), filtered_of(b)
                 found = diff(a, b, each=lines.append).document()
         json.dumps(found, allow_nan=False)
         new = tables_in(state)
@@ -48,6 +48,8 @@ class Differing(Histories):
             assert {line["key"] for line in own if line["change"] == "changed"} == changed
             if not member["slot"]:
                 assert member["newly_admitted"] == len(fresh & away[name].keys())
+            lost = away[name].keys() - now_away[name].keys() - fresh
+            assert member["filtered"] == {"new": 0, "gone": len(lost), "moved": 0}
             assert {item["key"] for item in member["top"]} <= changed
             assert len(member["top"]) == min(10, len(changed))
 
@@ -127,6 +129,51 @@ def test_the_size_of_changes(tmp_path: Path) -> None:
     assert (found["freqs"]["moved"], found["freqs"]["max"], found["versions"]["max"]) == (4, 3, 1)
     assert found["by_freq"][-1] == {"freq": [4, 7], "changed": 2}
     assert sum(found["norms"]["after"]) == 4
+
+
+@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("parts", [(2, 2), (2, 3)])
+def test_filtered_keys_that_differ(tmp_path: Path, parts: tuple[int, int], lines: bool) -> None:
+    kept = {"versions": 1, "freqs": 1}
+    a = table("emb", [10, 11, 12], parts=parts[0], filtered={1: 1, 2: 2, 3: 3, 5: 5}, **kept)
+    b = table("emb", [10, 12, 3], parts=parts[1], filtered={1: 1, 2: 7, 4: 1, 11: 1}, **kept)
+    told: list[dict[str, Any]] = []
+    each = {"each": told.append} if lines else {}
+    emb, slot = compare(tmp_path, [a], [b], **each)["tables"][0]["members"]
+    assert (emb["newly_admitted"], emb["newly_filtered"]) == (1, 1)
+    assert emb["filtered"] == {"new": 1, "gone": 1, "moved": 1}
+    assert slot["filtered"] == {"new": 1, "gone": 1, "moved": 0}
+    if lines:
+        own = [x for x in told if x.get("member") == "emb" and "filtered" in x["change"]]
+        assert sorted((x["key"], x["change"], x["freq"]) for x in own) == [
+            (2, "filtered_moved", [2, 7]),
+            (4, "filtered_new", [None, 1]),
+            (5, "filtered_gone", [5, None]),
+        ]
+
+
+@pytest.mark.parametrize("filtered", [{}, {1: 1, 2: 1, 5: 1}, {1: 1, 2: 8}])
+def test_filtered_keys_alone_are_a_difference(tmp_path: Path, filtered: dict[int, int]) -> None:
+    a, b = (table("emb", [9], freqs=1, filtered=own) for own in ({1: 1, 2: 1}, filtered))
+    assert compare(tmp_path, [a], [b])["tables"][0]["changed"]
+
+
+def test_a_column_of_filtered_keys_that_some_parts_lack(tmp_path: Path) -> None:
+    a = table("emb", range(9), parts=2, versions=1, filtered=[10, 11])
+    b = table("emb", range(9), parts=3, versions=1, filtered=[10, 11])
+    a[0].versions_filtered = False
+    (found,) = compare(tmp_path, [a], [b])["tables"]
+    assert not found["changed"]
+
+
+def test_columns_that_one_side_lacks(tmp_path: Path) -> None:
+    a = [table("emb", [9], freqs=1, versions=1, filtered=[1]), table("none", freqs=1)]
+    b = [table("emb", [9], filtered=[1]), table("none", [9], freqs=1)]
+    emb, none = compare(tmp_path, a, b)["tables"]
+    assert emb["columns_removed"] == ["freqs", "versions", "versions_filtered"]
+    assert (emb["columns_added"], emb["changed"]) == ([], True)
+    assert emb["members"][0]["unchanged"] == 1
+    assert none["columns_added"] == none["columns_removed"] == []
 
 
 def test_norms_of_all_rows_only_where_they_are_asked_for(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Sharing(Histories):
                 assert_same(a, b)
                 assert_same(b, a)
             assert_same(b, b)
+            assert diff(b, b).identical
             for other in b.target.chains.restore_points[-3:]:
                 try:
                     a = look(other, self.chain.directory, **options)
@@ -120,6 +121,7 @@ def test_the_full_is_read_once_beside_its_keys(chain: Chain) -> None:
     counts = [member[what] for what in ("new", "gone", "changed", "unchanged")]
     assert counts == [100, 0, 1000, 19_000]
     assert member["newly_admitted"] == 2
+    assert member["filtered"] == {"new": 0, "gone": 0, "moved": 0}
     with BundleReader(str(chain.full_prefix(100))) as reader:
         sizes = {name: entry.size for name, entry in reader.tensors.items()}
     offsets = sum(size for name, size in sizes.items() if name.endswith("_offset"))
@@ -127,6 +129,29 @@ def test_the_full_is_read_once_beside_its_keys(chain: Chain) -> None:
     slots = sum(s for n, s in sizes.items() if "Adagrad-versions" in n or "Adagrad-freqs" in n)
     most = sum(sizes.values()) - slots
     assert read <= most + 2 * offsets
+
+
+def test_a_filtered_key_that_had_a_row_leaves_with_an_increment(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(100, table("emb", [6, 7], freqs=1, filtered=[7, 8, 9])),
+        increment(120, changes("emb", [7, 8])),
+    )
+    with look(100, chain.directory) as a, look(120, chain.directory) as b:
+        assert_same(a, b)
+        assert_same(b, a)
+        there, back = (told(*pair)["tables"][0]["members"][0] for pair in ((a, b), (b, a)))
+    assert (there["newly_admitted"], back["newly_filtered"]) == (1, 1)
+    assert there["filtered"] == {"new": 0, "gone": 1, "moved": 0}
+    assert back["filtered"] == {"new": 1, "gone": 0, "moved": 0}
+
+
+def test_a_merged_full_is_the_state_that_it_was_made_of(chain: Chain, tmp_path: Path) -> None:
+    made = tmp_path / "made-1"
+    chain.merge(output=made)
+    with look(120, chain.directory) as a, look(made) as b:
+        found = diff(a, b)
+    assert not any(table["changed"] for table in found.tables)
 
 
 @pytest.mark.parametrize("suffix", ["-keys", "-values", "-freqs", "-versions", "-keys_filtered"])
