@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl.bundle import DType
 from ckptctl.inspect.diff_lines import finite, lines_of_filtered, lines_of_rows
 from ckptctl.inspect.sketch import Sketch
-from ckptctl.inspect.stats import decode
+from ckptctl.inspect.stats import decode, gaps
 from ckptctl.inspect.walk import Rows
 from ckptctl.restore.keys import is_in
 
@@ -25,6 +25,10 @@ _COUNTS = (
     *("new", "gone", "changed", "unchanged", "admitted", "filtered"),
     *("filtered_new", "filtered_gone", "filtered_moved", "squares"),
 )
+
+#: Complex types, and that of their parts; types of which float64 does not hold each number.
+_PARTS = {"complex64": np.float32, "complex128": np.float64}
+_EXACT = {"int64", "uint64", *_PARTS}
 
 #: Bytes of numbers that are worked on together, of each side.
 _CACHED = 1 << 18
@@ -164,10 +168,12 @@ class RowsDiff:
             old, new = (old, new) if most_did else (old[which], new[which])
         else:
             old, new = old[in_a[which]], new[in_b[which]]
-        first, second = decode(self.dtype, old), decode(self.dtype, new)
+        first, second = self._numbers(old), self._numbers(new)
         if first is None or second is None:
             return which, np.full((len(which), 5), np.nan)
-        measured = _measure(first.reshape(len(old), -1), second.reshape(len(old), -1))
+        measured = _measure(first, second)
+        if self.dtype.name in _EXACT:
+            _measure_again(old.reshape(len(old), -1), new.reshape(len(new), -1), measured)
         if most_did and len(which) < len(old):
             measured = measured.T.take(which, axis=1).T
         if self.tolerance:
@@ -209,14 +215,21 @@ class RowsDiff:
 
     def norms_of(self, values: np.ndarray) -> np.ndarray | None:
         """Return the norm of each row; None for what has no numbers."""
-        numbers = decode(self.dtype, values)
-        if numbers is None or not numbers.size:
+        flat = self._numbers(values)
+        if flat is None:
             return None
-        flat = numbers.reshape(len(values), -1)
         if flat.dtype.kind != "f" or flat.dtype.itemsize < 4:
             flat = flat.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
+
+    def _numbers(self, values: np.ndarray) -> np.ndarray | None:
+        """Return rows of real numbers, a complex one being two; None for what has none."""
+        if not values.size:
+            return None
+        real = _PARTS.get(self.dtype.name)
+        numbers = decode(self.dtype, values) if real is None else values.view(real)
+        return None if numbers is None else numbers.reshape(len(values), -1)
 
     def add_norms(self, norms: np.ndarray) -> None:
         """Count the norms of rows that both sides have, unchanged."""
@@ -249,6 +262,8 @@ class RowsDiff:
     def document(self) -> dict[str, object]:
         """Return it as JSON; see `ckptctl.inspect.diff`."""
         used = np.flatnonzero(self._freqs)
+        known = self.l2.count or not self.changed
+        total = float(np.sqrt(self.squares)) if known else np.nan
         powers = range(int(used[-1]) + 1 if len(used) else 0)
         return {
             "new": self.new,
@@ -262,7 +277,7 @@ class RowsDiff:
                 "gone": self.filtered_gone,
                 "moved": self.filtered_moved,
             },
-            "l2": _quantiles(self.l2) | {"total": finite(float(np.sqrt(self.squares)))},
+            "l2": _quantiles(self.l2) | {"total": finite(total)},
             "max": _quantiles(self.most),
             "cosine": _quantiles(self.cosine),
             **{
@@ -334,6 +349,14 @@ def _measure(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             np.sqrt(found, out=found)
         cosine /= before * after
     return np.asarray(measured.T)
+
+
+def _measure_again(old: np.ndarray, new: np.ndarray, measured: np.ndarray) -> None:
+    """Put in L2 and largest element of the change of what float64 does not hold."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        change = gaps(old, new)
+        measured[:, 0] = np.sqrt(np.einsum("ij,ij->i", change, change))
+    measured[:, 1] = change.max(axis=1)
 
 
 def _rank(l2: np.ndarray) -> np.ndarray:

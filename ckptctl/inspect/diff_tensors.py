@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from math import isfinite, sqrt
+from math import isfinite, nan, sqrt
 from typing import Any
 
 import numpy as np
 
 from ckptctl.bundle import DType
-from ckptctl.inspect.stats import decode
+from ckptctl.inspect.stats import decode, gaps
 from ckptctl.inspect.tensors import TensorView
 from ckptctl.restore import CopyJob
 
@@ -58,8 +58,9 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
     Returns
     -------
     dict or None
-        elements (that changed); of numbers also l2 and max of the difference, l2 of both,
-        and relative (l2 of the difference over that of `a`).
+        elements (that changed), l2 and max of the difference, norm (l2 of both), and relative
+        (l2 of the difference over that of `a`): null for what has no numbers. Strings have
+        none but elements.
     """
     if not a.numeric or not b.numeric:
         if a.dtype.name == "string" and not a.is_hash_table:
@@ -90,29 +91,32 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
 def _compare(
     dtype: DType, x: np.ndarray, y: np.ndarray, tolerance: float
 ) -> tuple[int, float, list[float]]:
-    """Return elements changed, largest change, and squares of the change and of both sides."""
+    """Return elements changed, largest change, and squares of the change and of both sides.
+
+    NaN stands for what has no numbers.
+    """
     differs = x.view(np.uint8) != y.view(np.uint8)
-    first, second = decode(dtype, x), decode(dtype, y)
-    if first is None or second is None:
-        rows = differs.reshape(len(x), -1).any(axis=1)
-        return int(np.count_nonzero(rows)), 0.0, [0.0, 0.0, 0.0]
+    if not dtype.name.startswith("complex"):
+        first, second = decode(dtype, x), decode(dtype, y)
+        if first is None or second is None:
+            rows = differs.reshape(len(x), -1).any(axis=1)
+            return int(np.count_nonzero(rows)), nan, [nan, nan, nan]
+        x, y = first, second
+    kind = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(over="ignore", invalid="ignore"):
-        wide = first.astype(np.float64)
-        old = float(wide @ wide)
+        wide = x.astype(kind)
+        old = float(np.vdot(wide, wide).real)
         if not differs.any():
             return 0, 0.0, [0.0, old, old]
-        other = second.astype(np.float64)
-        step = np.abs(other - wide)
+        other = y.astype(kind)
+        step = gaps(x, y) if x.dtype.kind in "iu" else np.abs(other - wide)
         elements = differs.reshape(len(x), -1).any(axis=1)
         if tolerance:
             elements &= ~(step <= tolerance)  # NaN is a change
         real = step[elements]
         largest = float(real.max()) if len(real) else 0.0
-        return (
-            int(np.count_nonzero(elements)),
-            largest,
-            [float(real @ real), old, float(other @ other)],
-        )
+        squares = [float(real @ real), old, float(np.vdot(other, other).real)]
+        return int(np.count_nonzero(elements)), largest, squares
 
 
 def _side_by_side(

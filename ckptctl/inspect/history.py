@@ -10,6 +10,7 @@ from ckptctl.chain import NO_STEP, Chains, ProvenPairs, find_chains, scan_direct
 from ckptctl.errors import CkptctlError, DamageError, NotFoundError
 from ckptctl.inspect.lookup import Found, Lookup, look_up
 from ckptctl.inspect.lookup_names import not_there, tables_of
+from ckptctl.inspect.stats import gaps
 from ckptctl.inspect.target import Target, state_at
 from ckptctl.inspect.view import open_view
 from ckptctl.restore.options import RestoreOptions
@@ -214,8 +215,7 @@ def _moment(step: int, target: Target, row: Found, old: Found | None) -> Moment:
     l2 = most = None
     if a is not None and b is not None and a.value.shape == b.value.shape:
         with np.errstate(all="ignore"):
-            wide = np.complex128 if b.value.dtype.kind == "c" else np.float64
-            gap = np.abs(b.value.astype(wide) - a.value.astype(wide))
+            gap = gaps(a.value, b.value)
             l2, most = float(np.sqrt(gap @ gap)), float(gap.max(initial=0.0))
     if row.state == was:
         same = old is None or _same(old, row)

@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl.bundle import DType
 from ckptctl.inspect.sketch import Sketch
 
-__all__ = ["Stats", "decode", "measure"]
+__all__ = ["Stats", "decode", "gaps", "measure"]
 
 #: Bars of the histogram of a tensor.
 BARS = 20
@@ -116,6 +116,18 @@ def decode(dtype: DType, chunk: np.ndarray) -> np.ndarray | None:
     if dtype.name.startswith(("float8", "float4", "complex", "int4", "uint4", "int2", "uint2")):
         return None
     return chunk
+
+
+def gaps(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return the distance between numbers of one type, element by element, as float64.
+
+    Integers are subtracted first: 2^60 and 2^60 + 100 are the same double.
+    """
+    if new.dtype.kind in "iu":
+        high, low = np.maximum(old, new), np.minimum(old, new)
+        return np.asarray(high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
+    wide = np.complex128 if new.dtype.kind == "c" else np.float64
+    return np.asarray(np.abs(new.astype(wide) - old.astype(wide)))
 
 
 def _or_none(value: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.inspect.model import filtered_of, look, tables_in, tables_of
 from tests.inspect.test_views import SOME
 from tests.oracle.chain import build_chain, changes, flip, full, increment, table
 from tests.oracle.histories import Histories
-from tests.oracle.images import Image, floats, string
+from tests.oracle.images import Image, Tensor, floats, string
 
 
 class Differing(Histories):
@@ -87,6 +88,62 @@ def test_what_a_row_differs_by(
         assert found.most.max == np.abs(change).max()
         cosine = (before * after).sum(axis=1)[differ] / (norms[1] * norms[2])[differ]
         assert (found.cosine.min, found.cosine.max) == pytest.approx((cosine.min(), cosine.max()))
+
+
+def image_of(dtype: str, *values: object) -> Tensor:
+    own = np.array(values, dtype_by_name(dtype).numpy)
+    return Tensor(dtype, own.shape, own.tobytes())
+
+
+def with_values(dtype: str, *values: object) -> Any:
+    """Return a table of one element a row."""
+    rows = image_of(dtype, *values).data
+    size = len(rows) // len(values)
+    (ev,) = table("emb", range(len(values)), dim=1, slots=())
+    own = [row._replace(value=rows[at * size :][:size]) for at, row in enumerate(ev.rows)]
+    return [replace(ev, rows=own, value_type=dtype)]
+
+
+NEAR = [
+    ("int64", 2**60, 2**60 + 100, 100.0),
+    ("int64", -(2**63), 2**63 - 1, 2.0**64),
+    ("uint64", 2**64 - 1, 2**64 - 2, 1.0),
+    ("complex64", 1 + 1j, 4 + 5j, 5.0),
+    ("complex128", 1j, -1j, 2.0),
+]
+
+
+@pytest.mark.parametrize(("dtype", "old", "new", "apart"), NEAR)
+def test_numbers_that_doubles_cannot_tell_apart(
+    tmp_path: Path, dtype: str, old: object, new: object, apart: float
+) -> None:
+    a = [with_values(dtype, old, 3), {"x": image_of(dtype, old, 3)}]
+    b = [with_values(dtype, new, 3), {"x": image_of(dtype, new, 3)}]
+    for tolerance, differ in ((0, 1), (apart * 0.99, 1), (apart, 0)):
+        (tmp_path / str(tolerance)).mkdir()
+        found = compare(tmp_path / str(tolerance), a, b, tolerance=tolerance)
+        member = found["tables"][0]["members"][0]
+        assert (member["changed"], member["unchanged"]) == (differ, 2 - differ)
+        assert len(found["tensors"]["changed"]) == differ
+    found = compare(tmp_path, a, b)
+    emb, (x,) = found["tables"][0]["members"][0], found["tensors"]["changed"]
+    norms = pytest.approx([abs(old), abs(new)])
+    assert (emb["l2"]["max"], emb["max"]["max"], emb["l2"]["total"]) == (apart,) * 3
+    assert emb["top"] == [{"key": 0, "l2": apart, "norm": norms}]
+    assert sum(emb["norms"]["after"]) == 2
+    assert (x["elements"], x["l2"], x["max"]) == (1, apart, apart)
+    norms = pytest.approx([np.hypot(abs(each), 3) for each in (old, new)])
+    assert x["norm"] == norms
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_has_no_numbers_has_no_distance(tmp_path: Path) -> None:
+    a, b = ([with_values("float8_e5m2", n), {"x": image_of("float8_e5m2", n)}] for n in (1, 2))
+    found = compare(tmp_path, a, b, tolerance=9)
+    emb, (x,) = found["tables"][0]["members"][0], found["tensors"]["changed"]
+    assert (emb["changed"], emb["l2"]["max"], emb["l2"]["total"]) == (1, None, None)
+    assert (x["elements"], x["l2"], x["max"], x["relative"]) == (1, None, None, None)
+    assert x["norm"] == [None, None]
 
 
 def compare(tmp_path: Path, a: Any, b: Any, **options: Any) -> dict[str, Any]:

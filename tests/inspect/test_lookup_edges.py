@@ -27,9 +27,10 @@ from tests.oracle.chain import (
     flip,
     full,
     increment,
+    put,
     table,
 )
-from tests.oracle.images import Piece, Rows, Sliced, Tensor
+from tests.oracle.images import Piece, Row, Rows, Sliced, Tensor
 
 
 def test_a_dropped_key_is_what_the_state_holds(tmp_path: Path) -> None:
@@ -114,6 +115,15 @@ def test_the_history_of_a_key_asked_twice_and_of_a_slot(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found.keys[7][2].l2 == 0  # it is the slot that changed
     assert found.unknown == [8]
+
+
+def test_the_history_of_numbers_that_doubles_cannot_tell_apart(tmp_path: Path) -> None:
+    emb = table("emb", dim=1, slots=())
+    rows = [Row(7, 7, np.array([x], "<i8").tobytes()) for x in (2**60, 2**60 + 100)]
+    a, b = (put(emb, value_type="int64", rows=[row]) for row in rows)
+    chain = build_chain(tmp_path, full(1, a), full(2, b))
+    moment = history(str(chain.directory), "emb", [7]).keys[7][1]
+    assert (moment.change, moment.l2, moment.max) == ("changed", 100, 100)
 
 
 def test_history_names_what_cannot_be_restored(tmp_path: Path) -> None:
