@@ -14,6 +14,7 @@ from ckptctl.commands import cells, options
 from ckptctl.commands.pages import write_page
 from ckptctl.commands.params import AMOUNT, TABLE, TARGET
 from ckptctl.errors import DifferencesFound, UsageError
+from ckptctl.inspect.diff_words import not_finite, remarks
 from ckptctl.output import Column, Output, Page
 
 if TYPE_CHECKING:
@@ -153,8 +154,6 @@ class _DiffView(NamedTuple):
         self._tensors(page)
 
     def _tables(self, page: Page) -> None:
-        from ckptctl.inspect.diff_words import remarks
-
         changed = [table for table in self.found.tables if table["changed"]]
         same = len(self.found.tables) - len(changed)
         columns = (
@@ -177,18 +176,16 @@ class _DiffView(NamedTuple):
         with page.table(columns) as rows:
             for table in changed:
                 for member in table["members"]:
-                    l2, freqs, versions = member["l2"], member["freqs"], member["versions"]
-                    first = not member["slot"]
+                    l2, first = member["l2"], not member["slot"]
+                    moved = (member[what]["moved"] for what in ("freqs", "versions"))
+                    last = [*moved, member["newly_filtered"]] if first else [None] * 3
                     rows.add(
                         "table" if first else "slot",
                         member["name"] if first or not page.terminal else f"  {member['slot']}",
                         *(member[what] for what in ("new", "gone", "changed", "unchanged")),
                         member["newly_admitted"] if first else None,
                         *(l2[q] for q in ("0.5", "0.99", "max")),
-                        member["max"]["max"],
-                        member["cosine"]["0.5"],
-                        *(freqs["moved"], versions["moved"]) if first else (None, None),
-                        member["newly_filtered"] if first else None,
+                        *(member["max"]["max"], member["cosine"]["0.5"], *last),
                     )
         for table in changed:
             for name, words in remarks(table).items():
@@ -242,5 +239,8 @@ class _DiffView(NamedTuple):
                     )
                     numbers = (each.get(name) for name in ("elements", "l2", "relative", "max"))
                     rows.add(what, each["name"], words, *numbers)
+        for each in tensors["changed"]:
+            for word in not_finite([each], "element"):
+                page.line(each["name"], word)
         if tensors["unchanged"]:
             page.line(cells.equal(tensors["unchanged"], "other tensor"), style="dim")

@@ -14,6 +14,9 @@ The document
 
     new, gone, changed, unchanged
         Keys. A row changed if a bit of its value did, or with a tolerance an element by more.
+    not_finite
+        Of the changed, those of finite numbers in a that have a NaN or an infinity in b; they
+        are left out of the numbers below.
     newly_admitted, newly_filtered
         Of the new, those that were filtered in a; of the gone, those filtered in b.
     filtered
@@ -31,7 +34,8 @@ The document
         Histograms of the norms of all rows: edges, before, after. Primaries only, and null
         where they were not asked for.
 ``tensors``
-    added, removed, retyped, reshaped, changed (lists), unchanged (a number).
+    added, removed, retyped, reshaped, changed (lists), unchanged (a number). Of what changed:
+    elements, not_finite, l2, max, norm [a, b] and relative (`compare_values`).
 ``notes``
     What a user should know.
 
@@ -49,6 +53,7 @@ from ckptctl.inspect.diff_aligned import aligned, compare_aligned
 from ckptctl.inspect.diff_rows import Lines, RowsDiff
 from ckptctl.inspect.diff_same import Compared, NewTask, SameFull, SameTask, same_full
 from ckptctl.inspect.diff_tensors import compare_tensors
+from ckptctl.inspect.diff_words import not_finite
 from ckptctl.inspect.parts import ColumnName
 from ckptctl.inspect.view import MemberView, TableView, View
 from ckptctl.inspect.walk import walk_quad
@@ -154,6 +159,9 @@ def diff(
         for what in ("added", "removed", "retyped", "reshaped", "changed"):
             for item in found.tensors[what]:
                 each({"tensor": item["name"], "change": what, **item})
+    members = [member for own in found.tables for member in own["members"]]
+    odd = not_finite(members, "row") + not_finite(found.tensors["changed"], "element")
+    found.notes += [f"b: {words}" for words in odd]
     for view, where in ((a, "a"), (b, "b")):
         found.notes += [f"{where}: {note}" for note in view.notes]
     return found

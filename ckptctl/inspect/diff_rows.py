@@ -22,7 +22,7 @@ _FREQS = 64
 _BARS = 40
 _QUANTILES = (0.5, 0.9, 0.99)
 _COUNTS = (
-    *("new", "gone", "changed", "unchanged", "admitted", "filtered"),
+    *("new", "gone", "changed", "unchanged", "not_finite", "admitted", "filtered"),
     *("filtered_new", "filtered_gone", "filtered_moved", "squares"),
 )
 
@@ -71,6 +71,7 @@ class RowsDiff:
         self.gone = 0
         self.changed = 0
         self.unchanged = 0
+        self.not_finite = 0
         self.admitted = 0
         self.filtered = 0
         self.filtered_new = 0
@@ -172,6 +173,10 @@ class RowsDiff:
         if first is None or second is None:
             return which, np.full((len(which), 5), np.nan)
         measured = _measure(first, second)
+        odd = np.flatnonzero(~np.isfinite(measured[:, 3]))  # norms: NaN, Inf, or a large one
+        if len(odd):
+            was, now = (np.isfinite(rows[odd]).all(axis=1) for rows in (first, second))
+            self.not_finite += int(np.count_nonzero(was & ~now))
         if self.dtype.name in _EXACT:
             _measure_again(old.reshape(len(old), -1), new.reshape(len(new), -1), measured)
         if most_did and len(which) < len(old):
@@ -270,6 +275,7 @@ class RowsDiff:
             "gone": self.gone,
             "changed": self.changed,
             "unchanged": self.unchanged,
+            "not_finite": self.not_finite,
             "newly_admitted": self.admitted,
             "newly_filtered": self.filtered,
             "filtered": {

@@ -58,9 +58,9 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
     Returns
     -------
     dict or None
-        elements (that changed), l2 and max of the difference, norm (l2 of both), and relative
-        (l2 of the difference over that of `a`): null for what has no numbers. Strings have
-        none but elements.
+        elements (that changed), not_finite (that were finite in `a` and are not in `b`), l2 and
+        max of the difference, norm (l2 of both), and relative (l2 of the difference over that
+        of `a`): these are null for what has no numbers. Strings have none but elements.
     """
     if not a.numeric or not b.numeric:
         if a.dtype.name == "string" and not a.is_hash_table:
@@ -68,7 +68,7 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
         else:
             count = int(_stored(a) != _stored(b))
         return {"elements": count} if count else None
-    changed = 0
+    changed = odd = 0
     squares = [0.0, 0.0, 0.0]
     most = 0.0
     for x, y in _side_by_side(a.flat(), b.flat()):
@@ -76,11 +76,13 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
         changed += own[0]
         most = max(most, own[1]) if own[1] == own[1] else own[1]
         squares = [before + now for before, now in zip(squares, own[2], strict=True)]
+        odd += own[3]
     if not changed:
         return None
     l2, old, new = (sqrt(each) if isfinite(each) else None for each in squares)
     return {
         "elements": changed,
+        "not_finite": odd,
         "l2": l2,
         "max": most if isfinite(most) else None,
         "norm": [old, new],
@@ -90,24 +92,24 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
 
 def _compare(
     dtype: DType, x: np.ndarray, y: np.ndarray, tolerance: float
-) -> tuple[int, float, list[float]]:
-    """Return elements changed, largest change, and squares of the change and of both sides.
+) -> tuple[int, float, list[float], int]:
+    """Return elements changed, largest change, squares, and elements not finite any more.
 
-    NaN stands for what has no numbers.
+    Squares are those of the change and of both sides. NaN stands for what has no numbers.
     """
     differs = x.view(np.uint8) != y.view(np.uint8)
     if not dtype.name.startswith("complex"):
         first, second = decode(dtype, x), decode(dtype, y)
         if first is None or second is None:
             rows = differs.reshape(len(x), -1).any(axis=1)
-            return int(np.count_nonzero(rows)), nan, [nan, nan, nan]
+            return int(np.count_nonzero(rows)), nan, [nan, nan, nan], 0
         x, y = first, second
     kind = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(over="ignore", invalid="ignore"):
         wide = x.astype(kind)
         old = float(np.vdot(wide, wide).real)
         if not differs.any():
-            return 0, 0.0, [0.0, old, old]
+            return 0, 0.0, [0.0, old, old], 0
         other = y.astype(kind)
         step = gaps(x, y) if x.dtype.kind in "iu" else np.abs(other - wide)
         elements = differs.reshape(len(x), -1).any(axis=1)
@@ -116,7 +118,10 @@ def _compare(
         real = step[elements]
         largest = float(real.max()) if len(real) else 0.0
         squares = [float(real @ real), old, float(np.vdot(other, other).real)]
-        return int(np.count_nonzero(elements)), largest, squares
+        odd = 0
+        if not isfinite(squares[2]):
+            odd = int(np.count_nonzero(np.isfinite(x) & ~np.isfinite(y)))
+        return int(np.count_nonzero(elements)), largest, squares, odd
 
 
 def _side_by_side(

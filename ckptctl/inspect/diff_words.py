@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["remarks"]
+__all__ = ["not_finite", "remarks"]
 
 
 def remarks(table: dict[str, Any]) -> dict[str, list[str]]:
@@ -29,4 +30,11 @@ def remarks(table: dict[str, Any]) -> dict[str, list[str]]:
             counts = ", ".join(f"{count} {what}" for what, count in filtered.items())
             own.append(f"filtered keys: {counts}")
         told = told or filtered
+        own += not_finite([member], "row")
     return {name: words for name, words in found.items() if words}
+
+
+def not_finite(found: Iterable[dict[str, Any]], what: str) -> list[str]:
+    """Return how many rows of members, or elements of tensors, became NaN or infinite, if any."""
+    count = sum(each.get("not_finite", 0) for each in found)  # strings have none
+    return [f"{count} {what}{'s' * (count != 1)} became NaN or infinite"] if count else []

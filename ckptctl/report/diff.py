@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from ckptctl.inspect.diff_words import remarks
+from ckptctl.inspect.diff_words import not_finite, remarks
 from ckptctl.report import charts
 from ckptctl.report.page import Part, Section, Table, render
 from ckptctl.report.parts import chain, notes, target_words
@@ -153,12 +153,18 @@ def _freqs(found: object) -> str:
     return str(found)
 
 
+def _what(tensor: dict[str, Any]) -> str:
+    if "a" in tensor:
+        return f"{tensor['a']} becomes {tensor['b']}"
+    return str(tensor.get("dtype"))
+
+
 def _tensors(found: dict[str, Any]) -> list[Section]:
     rows = [
         (
             each["name"],
             what,
-            f"{each['a']} becomes {each['b']}" if "a" in each else str(each.get("dtype")),
+            "; ".join([_what(each), *not_finite([each], "element")]),
             *(each.get(key) for key in ("elements", "l2", "relative", "max")),
         )
         for what in found

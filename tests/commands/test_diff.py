@@ -9,6 +9,7 @@ import pytest
 
 from ckptctl.commands import cells
 from tests.oracle.chain import build_chain, full, table
+from tests.oracle.images import floats
 
 
 def test_rows_for_programs(run, sharded: Path) -> None:
@@ -39,6 +40,19 @@ def test_what_differs_beside_the_rows(run, tmp_path: Path) -> None:
         "filtered keys: 1 new, 1 gone, 1 moved",
     ]
     assert not any(row[0] == "emb/Adagrad" for row in rows), "the same again"
+
+
+def test_what_became_not_finite_is_told(run, tmp_path: Path) -> None:
+    nan = float("nan")
+    a = [table("emb", {1: 1.0, 2: 2.0}), {"x": floats(1, 2)}]
+    b = [table("emb", {1: nan, 2: 2.0}), {"x": floats(nan, nan)}]
+    chain = build_chain(tmp_path, full(1, *a), full(2, *b))
+    done = run("diff", "1", "2", "-C", chain.directory)
+    lines = done.stdout.splitlines()
+    assert "emb\t1 row became NaN or infinite" in lines
+    assert "emb/Adagrad\t1 row became NaN or infinite" in lines
+    assert "x\t2 elements became NaN or infinite" in lines
+    assert "warning: b: 2 rows became NaN or infinite" in done.stderr
 
 
 def test_one_document(run, sharded: Path) -> None:

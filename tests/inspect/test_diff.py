@@ -254,6 +254,36 @@ def test_not_a_number_equals_itself_and_nothing_else(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "complex64"])
+@pytest.mark.parametrize("tolerance", [0, 9])
+def test_what_became_not_finite_is_counted(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    nan, inf = (0x7FC0, 0x7F80) if dtype == "bfloat16" else (float("nan"), float("inf"))
+    # Finite, but not its square.
+    large = 1e200 if dtype == "float64" else 2
+    old, new = (1, nan, inf, 3, 4, nan, 5), (nan, 1, nan, 3, inf, nan, large)
+    a, b = ([with_values(dtype, *own), {"x": image_of(dtype, *own)}] for own in (old, new))
+    found = compare(tmp_path, a, b, tolerance=tolerance)
+    assert found["tables"][0]["members"][0]["not_finite"] == 2
+    assert found["tensors"]["changed"][0]["not_finite"] == 2
+    words = [f"b: 2 {what} became NaN or infinite" for what in ("rows", "elements")]
+    assert found["notes"] == words
+
+
+def test_rows_that_became_not_finite_in_a_state(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(1, table("emb", range(9))),
+        increment(2, changes("emb", {1: float("nan"), 2: 5.0, 9: float("inf")})),
+    )
+    with look(1, chain.directory) as x, look(2, chain.directory) as y:
+        found = diff(x, y).document()
+        back = diff(y, x).document()
+    members = found["tables"][0]["members"]
+    assert [m["not_finite"] for m in members] == [1, 1], "the new one was nothing before"
+    assert [m["not_finite"] for m in back["tables"][0]["members"]] == [0, 0]
+    assert back["notes"] == []
+
+
 def test_tables_that_cannot_be_compared(tmp_path: Path) -> None:
     a = [table("emb", [1]), table("old", [1]), table("t", [1], slots=("Adam",))]
     b = [table("emb", [1], dim=3), table("new", [1]), table("t", [1], slots=("Ftrl",))]
