@@ -9,7 +9,8 @@ The rule is "idle" under "Words" of `shared/spec/restore.md`; why it happens is 
   cumulative sets never shrink, so the recorder of a PS that stays idle over two increments
   is still found. It says nothing in delta mode, where a set may well be empty.
 * A shard all of whose sets are 0 rows or missing is partly idle if one of them is missing.
-* An EV that is cut into other parts than the full's counts with the rows of all its parts.
+* An EV of which there are parts that the full does not have is cut otherwise: each part of the
+  full's then counts with the rows of all of them.
 * Where our own recorder wrote it, which has ids and records from the first step, 0 rows in every
   set say that only dense tensors were trained. A set that is missing says what it always does.
 * Without a `global_step` the steps of the names are compared.
@@ -74,10 +75,9 @@ class Earlier:
         self._members = iter(members)
         self._ahead: Checkpoint | None = None
         self._steps: list[int] = []
-        self._contents: list[Contents] = []
         self._normal: dict[str, int] = {}  # rows of a normal variable, and where they begin
         self._rows: dict[str, int] = {}  # a set that has rows, and where that begins
-        self._others: dict[str, list[int]] = {}  # a group that has rows in sets of other parts
+        self._cut: dict[str, int] = {}  # a group that has rows and is cut otherwise
 
     def below(self, step: int) -> int:
         """Return how many increments lie below a step; the first so many are then known."""
@@ -92,14 +92,14 @@ class Earlier:
     def _add(self, increment: Checkpoint) -> None:
         at, contents = len(self._steps), increment.contents
         self._steps.append(increment.step)
-        self._contents.append(contents)
         for name, rows in contents.sparse.items():
             if rows.normal:
                 self._normal.setdefault(name, at)
             if rows.rows:
                 self._rows.setdefault(name, at)
-                if not rows.normal and name not in self._full.sparse:
-                    self._others.setdefault(rows.group, []).append(at)
+        for group, count in _cut_otherwise(contents, self._full).items():
+            if count:
+                self._cut.setdefault(group, at)
 
     def normal(self, count: int) -> list[str]:
         """Return the normal variables of which one of the first `count` increments has rows."""
@@ -107,10 +107,8 @@ class Earlier:
 
     def had_rows(self, name: str, group: str | None, count: int) -> bool:
         """Return whether a sparse tensor had rows in one of the first `count` increments."""
-        if self._rows.get(name, count) < count:
-            return True
-        others = self._others.get(group, ()) if group is not None else ()
-        return any(at < count and name not in self._contents[at].sparse for at in others)
+        cut = self._cut.get(group, count) if group is not None else count
+        return min(cut, self._rows.get(name, count)) < count
 
 
 def judge_idle(base: Checkpoint, increment: Checkpoint, earlier: Earlier) -> Idleness:
@@ -175,27 +173,28 @@ def _sparse_tensors(
         shard = _shard_of_rows(name, full)
         if shard is not None:
             shards[name] = shard
+    cut = _cut_otherwise(increment, full)
     found = []
     for name, shard in shards.items():
         group = groups.get(name)
-        now = _rows(name, group, increment, full)
+        own = increment.sparse.get(name)
+        now = own.rows if own is not None else None
+        if group in cut:
+            now = cut[group]
         had_rows = not now and earlier.had_rows(name, group, count)
         found.append(_Sparse(name, shard, now, had_rows))
     return sorted(found, key=lambda tensor: (tensor.shard, tensor.name))
 
 
-def _rows(name: str, group: str | None, contents: Contents, full: Contents) -> int | None:
-    rows = contents.sparse.get(name)
-    if rows is not None:
-        return rows.rows
-    if group is None:
-        return None
-    others = [
-        rows
-        for other, rows in contents.sparse.items()
-        if rows.group == group and not rows.normal and other not in full.sparse
-    ]
-    return sum(rows.rows for rows in others) if others else None
+def _cut_otherwise(increment: Contents, full: Contents) -> dict[str, int]:
+    """Return the rows of each EV, by group, that has parts which the full's does not have."""
+    sets = increment.sparse
+    others = (sets[name] for name in sets.keys() - full.sparse.keys())
+    found = {rows.group: 0 for rows in others if not rows.normal}
+    for rows in sets.values() if found else ():
+        if rows.group in found and not rows.normal:
+            found[rows.group] += rows.rows
+    return found
 
 
 def _shard_of_rows(name: str, full: Contents) -> int | None:

@@ -223,6 +223,36 @@ CASES = [
         id="more parts than the full has",
     ),
     pytest.param(
+        chains_of(
+            full(100, sparse=rows(emb__part_0=4, emb__part_1=4)),
+            incr(120, sparse=rows(emb__part_0=0, emb__part_1=0, emb__part_2=1, emb__part_3=1)),
+        ),
+        120,
+        "no",
+        id="more parts than the full has, and rows in these alone",
+    ),
+    pytest.param(
+        two(incr(120, sparse=rows(emb__part_0=(3, 0), emb__part_1=(0, 1), emb__part_2=(0, 0)))),
+        120,
+        "no",
+        id="more parts than the full has, and rows in one alone",
+    ),
+    pytest.param(
+        two(incr(120, sparse=rows(emb__part_0=(0, 0), emb__part_1=(0, 1), emb__part_2=(0, 0)))),
+        120,
+        "all",
+        id="more parts than the full has, and no rows",
+    ),
+    pytest.param(
+        two(
+            incr(110, sparse=rows(emb__part_0=(0, 0), emb__part_1=(0, 1), emb__part_2=(2, 0))),
+            incr(120, sparse=both(3, 0)),
+        ),
+        120,
+        "part",
+        id="0 rows where an earlier one of more parts had some",
+    ),
+    pytest.param(
         two(incr(120, sparse=rows(emb=(3, 0)))), 120, "no", id="no parts where the full has two"
     ),
     pytest.param(two(incr(120, sparse=rows(emb=(0, 0)))), 120, "all", id="no parts and no rows"),

@@ -146,17 +146,13 @@ def is_idle(base: Image, image: Image, earlier: list[Image]) -> bool:
 
 
 def _count(base: Image, image: Image, name: str) -> int | None:
-    """Rows of one sparse tensor; of all its parts where it is cut otherwise."""
-    own = {ev.name: len(ev.rows) for ev in image.evs} | {r.name: len(r.rows) for r in image.rows}
-    if name in own:
-        return own[name]
+    """Rows of one sparse tensor; of all parts where some of them are none of the full's."""
     members = {ev.name: ev.member for ev in base.evs}
-    others = [
-        len(ev.rows)
-        for ev in image.evs
-        if ev.member == members.get(name) and ev.name not in members
-    ]
-    return sum(others) if others else None
+    parts = [ev for ev in image.evs if ev.member == members.get(name)]
+    if any(ev.name not in members for ev in parts):
+        return sum(len(ev.rows) for ev in parts)
+    own = {ev.name: len(ev.rows) for ev in image.evs} | {r.name: len(r.rows) for r in image.rows}
+    return own.get(name)
 
 
 def _shard_of(base: Image, name: str) -> int:

@@ -31,6 +31,14 @@ def test_rows_go_where_their_key_says(tmp_path: Path, parts, theirs) -> None:
     assert rows_of(chain.full_prefix(20), "emb") == KEYS | NEW
 
 
+def test_rows_may_all_lie_in_parts_that_the_full_lacks(tmp_path: Path) -> None:
+    """The sets that are called as the full's have none: it is not idle for that."""
+    ours = table("emb", range(8), parts=2)
+    chain = chain_of(tmp_path, ours, changes("emb", {2: 2.5, 3: 3.5}, parts=4))
+    assert chain.merge().step == 20
+    chain.check(10, 20)
+
+
 @pytest.mark.parametrize("name", ["part_0/emb", "part_7/emb", "a/part_0/b", "part_1/part_0/x"])
 @pytest.mark.parametrize("parts", [None, 2, 3])
 def test_a_scope_may_be_called_like_a_part(tmp_path: Path, name: str, parts) -> None:
