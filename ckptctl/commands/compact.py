@@ -42,10 +42,14 @@ __all__ = ["command"]
     metavar="N",
     type=click.IntRange(min=1),
     default=1,
-    help="Merge only once so many increments lie above the newest full; default: 1.",
+    help="Merge only once so many increments were saved above the newest full, those included "
+    "that were pruned since; default: 1.",
 )
 @click.option(
-    "--min-bytes", metavar="SIZE", type=SIZE, help="Merge only once these have so many bytes."
+    "--min-bytes",
+    metavar="SIZE",
+    type=SIZE,
+    help="Merge only once those that are there have so many bytes.",
 )
 @click.option(
     "--min-ratio",

@@ -23,6 +23,8 @@ class Holdings(NamedTuple):
     pending, pending_bytes
         Live increments above the newest live full: the length of the chain that a restore
         has to look at, and what a merge would take in.
+    pending_removed
+        Increments of steps in between that the log of removals names: a later one contains them.
     newest_full_step, newest_full_bytes
         The newest live full, None and 0 without one.
     latest, latest_time_s
@@ -43,6 +45,7 @@ class Holdings(NamedTuple):
     latest: int | None
     latest_time_s: float | None
     last_merge_s: float | None
+    pending_removed: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -51,20 +54,22 @@ class Holdings(NamedTuple):
 
 def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
     """Return what a directory holds; reads names, state files and indexes."""
+    from ckptctl.chain import NO_STEP
     from ckptctl.merge.prune_look import save_times
 
     scan, latest = chains.scan, chains.latest
     fulls = [full for full in scan.fulls if chains.is_restore_point(full)]
     newest = fulls[-1] if fulls else None
+    above = newest.step if newest is not None else NO_STEP
+    upto = latest if latest is not None else NO_STEP
     pending = [
         item
         for item in scan.increments
-        if latest is not None
-        and (newest is None or item.step > newest.step)
-        and item.step <= latest
-        and chains.is_live(item)
-        and item.complete
+        if above < item.step <= upto and chains.is_live(item) and item.complete
     ]
+    removed = {
+        item.name for item in scan.removed if item.kind == "increment" and above < item.step <= upto
+    }
     saved = save_times(chains, storage)
     times = [
         saved(item)
@@ -84,6 +89,7 @@ def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
         latest=latest,
         latest_time_s=min((time for time in times if time is not None), default=None),
         last_merge_s=max(merged, default=None),
+        pending_removed=len(removed.difference(item.name for item in scan.increments)),
     )
 
 
@@ -93,11 +99,12 @@ class Gate(NamedTuple):
     Attributes
     ----------
     min_increments
-        Increments above the newest full.
+        Increments that were saved above the newest full. Those that were removed since count,
+        as far as the log of removals knows them: a prune leaves only the last.
     min_bytes
-        Bytes of these.
+        Bytes of those that are there.
     min_ratio
-        Their bytes to those of the newest full.
+        These bytes to those of the newest full.
     min_interval_s
         Seconds since the last merge whose result is still there.
     """
@@ -111,8 +118,9 @@ class Gate(NamedTuple):
         """Return why a merge is not worth it yet, or None if it is."""
         if found.pending == 0:
             return "nothing to merge: the newest restore point is a full"
-        if found.pending < self.min_increments:
-            return _below("increments", found.pending, "min-increments", self.min_increments)
+        saved = found.pending + found.pending_removed
+        if saved < self.min_increments:
+            return _below("increments", saved, "min-increments", self.min_increments)
         if found.pending_bytes < self.min_bytes:
             return _below("bytes of increments", found.pending_bytes, "min-bytes", self.min_bytes)
         ratio = found.pending_bytes / max(found.newest_full_bytes, 1)

@@ -31,6 +31,7 @@ from ckptctl.merge import (
     plan_prune,
     run_compact,
 )
+from ckptctl.merge.gate import Holdings, look_at_holdings
 from ckptctl.merge.policy import KeepLast, KeepWithin
 from ckptctl.merge.quiet import QuietNote, quiet_note, recall_quiet
 from ckptctl.merge.state_file import unlist_checkpoints
@@ -234,6 +235,37 @@ def test_a_gate_that_is_not_reached_says_so(tmp_path: Path, gate: Gate, why: str
     assert why in (result.waits or "")
     # Its keys are proven to be in the later one: pruned, also where nothing is merged.
     assert (result.outcome, here(chain)) == ("pruned", {"F10", "I30"})
+
+
+def test_increments_count_though_the_prune_of_an_earlier_run_removed_them(tmp_path: Path) -> None:
+    """Else a gate of 3 never opens: of what a later one contains nothing is left to count."""
+    chain = chain_of(tmp_path, "F10", "I20")
+    merged = []
+    for step in range(30, 110, 10):
+        chain.add(increment(step, changes("emb", range(step))))
+        write_state(chain.directory / INCREMENTS, [f"incremental_model.ckpt-{step}"])
+        age(chain)
+        merged.append(compact(chain, Gate(min_increments=3)).merged)
+    assert merged == [False, True, False, False, True, False, False, True]
+    # Where the log of what was removed is lost, a merge only comes later.
+    (chain.directory / ".ckptctl" / "removed.jsonl").unlink()
+    assert look(chain).pending_removed == 0
+
+
+def look(chain: Chain) -> Holdings:
+    return look_at_holdings(find_chains(scan_directory(str(chain.directory))), LOCAL)
+
+
+def test_bytes_are_those_that_a_merge_would_read(tmp_path: Path) -> None:
+    """Not of what is removed: each increment has all rows of those before it."""
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "I40")
+    before = look(chain).pending_bytes
+    gate = Gate(min_bytes=before + 1)
+    assert not compact(chain, gate).merged
+    now = look(chain)
+    assert (now.pending, now.pending_removed) == (1, 2)
+    assert now.pending_bytes < before
+    assert "below --min-bytes" in (gate.why_not(now, 0.0) or "")
 
 
 def test_every_gate_has_to_be_reached(tmp_path: Path) -> None:
