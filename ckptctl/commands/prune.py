@@ -90,6 +90,7 @@ def command(
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.merge import PruneOptions, execute_prune, plan_prune
     from ckptctl.merge.policy import policy_of
+    from ckptctl.merge.prune import check_unchanged
     from ckptctl.merge.prune_plan import load_plan, save_plan_to
 
     if save_plan is not None:
@@ -98,6 +99,7 @@ def command(
     if plan is not None:
         _refuse_options()
         todo = load_plan(plan, directory, storage)
+        check_unchanged(todo)  # nothing is shown that is then refused
     else:
         planning = out.progress()
         try:

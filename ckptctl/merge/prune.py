@@ -38,7 +38,7 @@ from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.storage.lock import DirectoryLock, lock_directories
 
-__all__ = ["PruneOutcome", "PruneResult", "execute_prune", "plan_prune"]
+__all__ = ["PruneOutcome", "PruneResult", "check_unchanged", "execute_prune", "plan_prune"]
 
 
 class PruneOutcome(NamedTuple):
@@ -283,7 +283,7 @@ def execute_prune(
     with lock_directories([directory], lock_wait_s, lock, progress) as locks:
         locks.check()
         if unchanged:
-            _check_unchanged(plan)
+            check_unchanged(plan)
         verified = _Verified()
         read, damage = _verify(plan, verified, Runner(jobs, None, progress, bwlimit))
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
@@ -357,7 +357,16 @@ def _verify(
     return tuple(read), tuple(damage)
 
 
-def _check_unchanged(plan: PrunePlan) -> None:
+def check_unchanged(plan: PrunePlan) -> None:
+    """Look whether the directory of a saved plan is what it was.
+
+    Raises
+    ------
+    NotFoundError
+        No such directory.
+    ChangedError
+        It changed since the plan was made.
+    """
     scan = scan_directory(plan.directory, plan.storage)
     if fingerprint(scan, owned(scan, plan.storage).files, plan.storage) != plan.fingerprint:
         raise ChangedError(
