@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptctl.chain.scan import check_no_increments, scan_again, scan_directory
 from ckptctl.chain.unread import check_listed
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
-from ckptctl.errors import NoSpaceError, NotFoundError
+from ckptctl.errors import NoSpaceError, NotFoundError, RefusedError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
@@ -219,6 +219,7 @@ def plan_compact(
     from ckptctl.merge.plan import plan_merge
     from ckptctl.merge.prune import plan_prune
     from ckptctl.merge.settle import find_unsettled
+    from ckptctl.restore.select import newest_unproven
 
     options = options or CompactOptions()
     order = options.restore.assume_order
@@ -232,8 +233,13 @@ def plan_compact(
     merge = no_room = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
     if waits is None or found.pending == 0:
-        # A base is chosen for increments, and says nothing where there are none.
-        restore = options.restore if found.pending else replace(options.restore, base=None)
+        restore = options.restore
+        if restore.base is not None:
+            if found.pending:
+                _check_base(chains, found.latest, restore.base)
+            elif newest_unproven(chains) is None:
+                # A base is chosen for increments, and says nothing where there are none.
+                restore = replace(restore, base=None)
         try:
             merge = plan_merge(
                 directory,
@@ -277,6 +283,25 @@ def plan_compact(
         no_room,
         (*chains.passed_over(idle=False), *_broken(prune, found.latest)),
     )
+
+
+def _check_base(chains: Chains, step: int, given: int) -> None:
+    """Refuse another base than the proven one of the newest restore point, an increment.
+
+    A crontab outlives the increments that it was right for, and the base goes by keep rules.
+    """
+    increment = chains.increment_at(step)
+    base = chains.base_of(increment).base if increment is not None else None
+    if increment is None or base is None:
+        return
+    if given not in (base.step, base.merged.base_step if base.merged is not None else None):
+        raise RefusedError(
+            f"step {given} is not the base of {increment.name}",
+            file=increment.prefix,
+            expected=base.name,
+            found=f"--base {given}",
+            remedy="leave --base out; for one step, merge --upto STEP --base STEP overrides it",
+        )
 
 
 def _broken(prune: PrunePlan, latest: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ckptctl.chain import NO_STEP, Chains, Checkpoint, check_read
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "newest_unproven", "select"]
 
 
 class Selection(NamedTuple):
@@ -101,12 +101,17 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         if full is not None and options.base is None:
             raise _unusable(chains, full)
         if full is not None:
+            unproven = newest_unproven(chains)
             raise RefusedError(
                 f"step {step} is a full; --base applies to increments",
                 file=full.prefix,
                 expected="an increment at that step",
                 found=full.name,
-                remedy="leave --base out",
+                remedy="leave --base out"
+                if unproven is None
+                else "leave --base out, or give the step of the increment that it is for: step "
+                f"{unproven.step} is the newest without a proven base (merge --upto "
+                f"{unproven.step})",
             )
         if options.base is None:
             check_read(chains, NO_STEP, step)  # it may be among what cannot be looked at
@@ -153,6 +158,17 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     if options.assume_order is None:
         _refuse_inversion(chains, series)
     return Selection(step, base, series, (), reason, tuple(_left_out(chains, base, increment)))
+
+
+def newest_unproven(chains: Chains) -> Checkpoint | None:
+    """Return the newest live increment above all restore points whose base is not proven."""
+    latest = NO_STEP if chains.latest is None else chains.latest
+    for item in reversed(chains.scan.increments):
+        if item.step <= latest:
+            break
+        if chains.is_live(item) and item.complete and not chains.base_of(item).proven:
+            return item
+    return None
 
 
 def _left_out(chains: Chains, base: Checkpoint, increment: Checkpoint) -> Iterator[str]:

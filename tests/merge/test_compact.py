@@ -335,6 +335,35 @@ def test_what_is_refused_removes_nothing(tmp_path: Path) -> None:
     assert set(listing(chain.directory)) - set(before) <= OWN
 
 
+def test_a_base_that_contradicts_what_is_proven_is_refused(tmp_path: Path) -> None:
+    """Left in a crontab, it would merge onto an old full what was recorded on the newest."""
+    chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
+    with pytest.raises(RefusedError, match="step 10 is not the base") as caught:
+        compact(chain, keep=[KeepLast(1)], restore={"base": 10})
+    assert caught.value.expected == "model.ckpt-30"
+    assert here(chain) == {"F10", "I20", "F30", "I40"}
+    assert compact(chain, restore={"base": 30}).merged
+
+
+def test_a_base_goes_on_when_its_merged_full_stands_in(tmp_path: Path) -> None:
+    chain = grown(tmp_path)
+    assert compact(chain, restore={"base": 10}).merged
+    chain.add(increment(40, changes("emb", range(1, 9))))
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-40"])
+    assert compact(chain, restore={"base": 10}).merged
+
+
+def test_a_base_that_would_be_of_no_use_is_refused(tmp_path: Path) -> None:
+    """What it speaks for has to be merged by hand: it is no restore point."""
+    chain = chain_of(tmp_path, "F10", "I40")
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-35"])
+    age(chain)
+    with pytest.raises(RefusedError, match="step 10 is a full") as caught:
+        compact(chain, restore={"base": 10})
+    assert "merge --upto 40" in (caught.value.remedy or "")
+    assert compact(chain).outcome == "nothing"
+
+
 def test_damage_in_a_source_stops_it_before_anything_goes(tmp_path: Path) -> None:
     chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
     flip(Path(f"{chain.full_prefix(30)}.data-00000-of-00001"), 3)

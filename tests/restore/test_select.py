@@ -274,6 +274,7 @@ def test_a_base_for_a_full_is_refused(tmp_path: Path) -> None:
     chain = build_chain(tmp_path, full(10, W), full(20, W), increment(30, W))
     error = refused(chain, RefusedError, 20, base=10)
     assert error.message == "step 20 is a full; --base applies to increments"
+    assert error.remedy == "leave --base out"
 
 
 def test_an_idle_increment_of_a_delta_series_has_no_override(tmp_path: Path) -> None:
@@ -477,6 +478,18 @@ def test_a_full_that_is_listed_and_gone_is_refused(tmp_path: Path) -> None:
     assert "model.ckpt-15" in error.message
     chain.merge(20, base=10)
     chain.check(10, 20)
+
+
+def test_a_base_without_a_step_names_the_increment_to_give(tmp_path: Path) -> None:
+    chain = three_increments(tmp_path)
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-35"])  # lost before the one at 40
+    assert chain.plan(base=10).step == 30
+    lose_shard(chain, 20)
+    lose_shard(chain, 30)
+    error = refused(chain, RefusedError, None, base=10)
+    assert error.message == "step 10 is a full; --base applies to increments"
+    assert "step 40 is the newest without a proven base" in error.remedy
+    assert chain.merge(40, base=10).step == 40
 
 
 def test_a_base_that_nothing_proves_is_refused(tmp_path: Path) -> None:
