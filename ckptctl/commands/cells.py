@@ -54,7 +54,8 @@ def stats(found: dict[str, Any] | None) -> list[Any]:
     if found is None or "min" not in found:  # strings have a length, no numbers
         return [None] * len(STATS)
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    bars = fmt.sparkline(found["histogram"]["counts"], encoding)
+    histogram = found["histogram"]
+    bars = ("~" if histogram["coarse"] else "") + fmt.sparkline(histogram["counts"], encoding)
     return [*(found[name] for name in names), bars]
 
 

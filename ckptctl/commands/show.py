@@ -28,7 +28,8 @@ __all__ = ["command"]
 @click.option(
     "--stats",
     is_flag=True,
-    help="Read all values: minimum, mean, maximum, deviation, norm, zeros, NaN, Inf, histogram.",
+    help="Read all values: minimum, mean, maximum, deviation, norm, zeros, NaN, Inf, histogram "
+    "(~: too close together for 20 bars).",
 )
 @click.option(
     "--filter",

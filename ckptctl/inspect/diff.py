@@ -31,8 +31,9 @@ The document
     by_bucket, by_freq
         Where changes are: in ranges of 50 buckets, and by freq in b in powers of two.
     norms
-        Histograms of the norms of all rows: edges, before, after. Primaries only, and null
-        where they were not asked for.
+        Histograms of the norms of all rows: edges, before, after, and coarse, whether the
+        norms lie too close together to be told apart in the usual number of bars. Primaries
+        only, and null where they were not asked for.
 ``tensors``
     added, removed, retyped, reshaped, changed (lists), unchanged (a number). Of what changed:
     elements, not_finite, l2, max, norm [a, b] and relative (`compare_values`).

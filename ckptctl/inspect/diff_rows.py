@@ -320,11 +320,12 @@ class RowsDiff:
             sketch.merge(own)
             sketch.merge(self._both)
             every.merge(sketch)
-        edges, _ = every.histogram(_BARS)
+        edges, counts = every.histogram(_BARS)
         return {
             "edges": edges,
             "before": before.histogram_of(edges),
             "after": after.histogram_of(edges),
+            "coarse": len(counts) < _BARS and every.min != every.max,
         }
 
 

@@ -14,6 +14,11 @@ The document
     Those of no table: name, kind, dtype, shape, bytes, share, shards, slices, stats.
 ``raw``
     With `tensors=True` every tensor, a table's too: name, dtype, shape, bytes, shards, offset.
+``stats``
+    Of a tensor or member, with `stats=True`: min and max (exact, of integers as integers),
+    mean, std, l2, count, zeros, nan, inf, histogram: edges, counts (a bin of the sketch that
+    an edge cuts is shared out), coarse (the values lie too close together for the usual
+    number of bars). Of strings: count, bytes, longest; else null.
 ``totals``
     bytes, tensors, keys, filtered, and kinds: weights, optimizer, bookkeeping, each with
     bytes and tensors.

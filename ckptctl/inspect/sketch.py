@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 __all__ = ["Sketch"]
@@ -27,7 +29,7 @@ class Sketch:
     count
         Finite numbers seen.
     min, max
-        Of the finite numbers; None before there is one.
+        Of the finite numbers; None before there is one. Of integers alone they are ints.
     nans, infinities
         How many.
     """
@@ -39,6 +41,7 @@ class Sketch:
         self.min: float | None = None
         self.max: float | None = None
         self._bins = np.zeros(0, np.int64)
+        self._whole = True  # only integers were seen
         self._first = 0  # the bin that `_bins[0]` counts
         self._halves: np.ndarray | None = None  # of float32s by their upper half
 
@@ -56,10 +59,9 @@ class Sketch:
             wide = wide[finite]
         if not len(wide):
             return
-        low, high = float(wide.min()), float(wide.max())
-        self.count += len(wide)
-        self.min = low if self.min is None else min(low, self.min)
-        self.max = high if self.max is None else max(high, self.max)
+        whole = values.dtype.kind in "iu"
+        ends = values if whole else wide
+        self._count(len(wide), ends.min().item(), ends.max().item(), whole)
         numbers = (np.abs(wide).view(np.int64) >> _SHIFT) + 1
         numbers[wide == 0] = 0
         numbers[wide < 0] *= -1
@@ -77,10 +79,7 @@ class Sketch:
         if odd or small > int(halves[0] + halves[_HALF]) or _tiny(values, halves):
             self.add(values.astype(np.float64))  # NaN, infinities and denormals: one by one
             return
-        low, high = float(values.min()), float(values.max())
-        self.count += len(values)
-        self.min = low if self.min is None else min(low, self.min)
-        self.max = high if self.max is None else max(high, self.max)
+        self._count(len(values), float(values.min()), float(values.max()), False)
         self._halves = halves if self._halves is None else self._halves + halves
 
     def _settle(self) -> None:
@@ -108,10 +107,14 @@ class Sketch:
         self.infinities += other.infinities
         if other.min is None or other.max is None:
             return
-        self.count += other.count
-        self.min = other.min if self.min is None else min(self.min, other.min)
-        self.max = other.max if self.max is None else max(self.max, other.max)
+        self._count(other.count, other.min, other.max, other._whole)
         self._add(other._first, other._bins)
+
+    def _count(self, count: int, low: float, high: float, whole: bool) -> None:
+        self.count += count
+        self.min = low if self.min is None else min(low, self.min)
+        self.max = high if self.max is None else max(high, self.max)
+        self._whole = self._whole and whole
 
     def _add(self, first: int, counts: np.ndarray) -> None:
         if not len(self._bins):
@@ -139,22 +142,49 @@ class Sketch:
         return min(max(_middle(self._first + at), self.min), self.max)
 
     def histogram(self, bins: int) -> tuple[list[float], list[int]]:
-        """Return the `bins + 1` edges of bins of equal width, and the count of each."""
+        """Return the edges of up to `bins` bars of equal width, and the count of each.
+
+        No bar is narrower than what the sketch tells apart: where all numbers lie close
+        together for their size there are fewer bars, of equal numbers one.
+        """
         if self.min is None or self.max is None:
             return [], []
-        edges = np.linspace(self.min, self.max, bins + 1).tolist()
+        begins, ends, _ = self._spans()
+        low, high = float(self.min), float(self.max)
+        widest, span = float((ends - begins).max()), high - low
+        if span <= bins * widest:
+            bins = max(1, int(span / widest)) if widest else 1
+        scale = 1 if math.isfinite(span) else 2
+        edges = (np.linspace(low / scale, high / scale, bins + 1) * scale).tolist()
         return edges, self.histogram_of(edges)
 
     def histogram_of(self, edges: list[float]) -> list[int]:
-        """Return the counts between given edges."""
-        self._settle()
+        """Return the counts between given edges; a bin across some is spread evenly."""
         if self.min is None or self.max is None or len(edges) < 2:
             return [0] * max(len(edges) - 1, 0)
+        begins, ends, counts = self._spans()
+        above = np.cumsum(counts)
+        places = np.stack([begins, ends], axis=1).reshape(-1)
+        below = np.stack([above - counts, above], axis=1).reshape(-1)
+        # What lies on an edge is above it; on the last one, below.
+        at = np.array([*np.nextafter(edges[:-1], -np.inf), edges[-1]])
+        found: list[int] = np.diff(np.rint(np.interp(at, places, below)).astype(np.int64)).tolist()
+        return found
+
+    def _spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where each bin in use begins and ends, ascending, and its count."""
+        self._settle()
         used = np.flatnonzero(self._bins)
-        middles = np.array([_middle(self._first + int(at)) for at in used])
-        middles = np.clip(middles, self.min, self.max)
-        counts, _ = np.histogram(middles, edges, weights=self._bins[used])
-        return [round(count) for count in counts.tolist()]
+        numbers = used + self._first
+        inner = np.maximum(np.abs(numbers) - 1, 0) << _SHIFT
+        outer = np.where(numbers == 0, 0, inner + (1 << _SHIFT))
+        near, far = inner.view(np.float64), outer.view(np.float64)
+        if self._whole:
+            far = np.where(far - near <= 1, np.ceil(near), far)  # of one integer
+            near = np.ceil(near)
+        begins, ends = np.where(numbers < 0, -far, near), np.where(numbers < 0, -near, far)
+        low, high = np.float64(self.min or 0), np.float64(self.max or 0)
+        return np.clip(begins, low, high), np.clip(ends, low, high), self._bins[used]
 
 
 def _tiny(values: np.ndarray, halves: np.ndarray) -> bool:

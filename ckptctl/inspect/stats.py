@@ -12,7 +12,7 @@ from ckptctl.inspect.sketch import Sketch
 
 __all__ = ["Stats", "decode", "gaps", "measure"]
 
-#: Bars of the histogram of a tensor.
+#: Bars of the histogram of a tensor; it is coarse where the sketch can draw fewer.
 BARS = 20
 #: Up to this, and down to its inverse, squares and their sums fit into float64.
 _LARGE = 1e140
@@ -89,7 +89,11 @@ class Stats:
             "zeros": self.zeros,
             "nan": sketch.nans,
             "inf": sketch.infinities,
-            "histogram": {"edges": edges, "counts": counts},
+            "histogram": {
+                "edges": edges,
+                "counts": counts,
+                "coarse": len(counts) < BARS and sketch.min != sketch.max,
+            },
         }
 
 

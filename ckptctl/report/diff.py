@@ -132,7 +132,10 @@ def _table(table: dict[str, Any]) -> list[Part]:
             ("norm", "before", "after"),
             list(zip(spans, before, after, strict=True)),
         )
-        parts.append(Part("Norms before and after", "L2 norms of all rows.", figure, own))
+        words = "L2 norms of all rows."
+        if norms["coarse"]:
+            words += " They are too close together for more bars."
+        parts.append(Part("Norms before and after", words, figure, own))
     if member["top"]:
         top = member["top"]
         figure = charts.bars([str(e["key"]) for e in top], [("L2", [e["l2"] for e in top])], "L2")

@@ -113,7 +113,10 @@ def _histograms(document: dict[str, Any]) -> list[Section]:
             (f"{a:.4g} to {b:.4g}", n) for a, b, n in zip(edges, edges[1:], counts, strict=False)
         ]
         own = Table(f"Histogram of {name}", ("values", "how many"), rows)
-        parts.append(Part(name, f"How its {stats['count']:,} values lie.", figure, own))
+        words = f"How its {stats['count']:,} values lie."
+        if stats["histogram"]["coarse"]:
+            words += " They are too close together for more bars."
+        parts.append(Part(name, words, figure, own))
     return [Section("Values", parts)]
 
 

@@ -64,6 +64,28 @@ def test_strange_names_cannot_reach_the_terminal(run, tmp_path: Path) -> None:
     assert "a\\x1b[31m\\nb" in done.stdout
 
 
+def test_values_too_close_together_for_bars_are_said_to_be(run, tmp_path: Path) -> None:
+    import numpy as np
+
+    from ckptctl.bundle import BundleWriter
+
+    with BundleWriter(str(tmp_path / "odd")) as writer:
+        writer.add("gamma", np.random.default_rng(0).normal(1, 0.001, 4096).astype(np.float32))
+        writer.add("large", np.array([1e308, -1e308, 1e308]))
+        writer.add("steps", np.array([2**53 + 1]))
+    done = run("show", tmp_path / "odd", "--stats")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {row[1]: row for row in (line.split("\t") for line in done.stdout.splitlines())}
+    assert rows["gamma"][-1] == "~█"
+    assert rows["large"][-1] == f"▄{' ' * 18}█"
+    assert rows["steps"][-9:-6] == [str(2**53 + 1), "9007199254740992.0", str(2**53 + 1)]
+    found = json.loads(run("show", tmp_path / "odd", "--stats", "--json").stdout)
+    gamma, large, steps = (each["stats"] for each in found["tensors"])
+    assert (gamma["histogram"]["counts"], gamma["histogram"]["coarse"]) == ([4096], True)
+    assert not large["histogram"]["coarse"]
+    assert (steps["min"], steps["histogram"]["coarse"]) == (2**53 + 1, False)
+
+
 def test_the_environment_may_hold_the_filter(run, sharded: Path) -> None:
     done = run("show", "-C", sharded, env={"CKPTCTL_SHOW_FILTER": "em*"})
     assert "\nslot\temb/Adagrad\t" in done.stdout
