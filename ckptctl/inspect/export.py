@@ -186,6 +186,8 @@ def plan_export(
 ) -> ExportPlan:
     """Return what an export would write; reads keys and strings, writes nothing.
 
+    Keys that stand twice, or that no PS can save, are damage to it as to a merge.
+
     Parameters
     ----------
     view
@@ -211,6 +213,8 @@ def plan_export(
         Two arrays of an archive would have one name.
     DependencyError
         Parquet without pyarrow.
+    TableError, TensorChecksumError
+        Keys are damaged.
     """
     output = output.rstrip("/") or output
     chosen = format or format_of(output)
@@ -218,6 +222,7 @@ def plan_export(
         raise ValueError(f"no such format: {chosen!r}")
     if chosen == "parquet":
         need_pyarrow()
+    view.validate = True
     replaces = check_destination(output, chosen == "parquet", overwrite, storage)
     _check_names(view, tables)
     sources: list[Source] = []

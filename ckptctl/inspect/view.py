@@ -259,6 +259,9 @@ class View:
         What is in it, by name; `tensors` are those that are no part of a table.
     notes
         What a user should know; grows while tables are surveyed.
+    validate
+        Whether tables that are surveyed from now on are looked at for keys that stand twice
+        or that no PS can save. False at first: who only reads has `verify`.
     """
 
     def __init__(
@@ -271,6 +274,7 @@ class View:
         self.target = target
         self.options = options
         self.runner = runner
+        self.validate = False
         self.state: State | None = None
         self._storage = storage
         self._meant = _meant(target, storage)
@@ -345,7 +349,9 @@ class View:
         """Survey the keys of one table of a state; None for what needs none."""
         if self.state is None or table is None:
             return None
-        surveyed = survey_state(self.state, self.runner, self.options, {table}, validate=False)
+        surveyed = survey_state(
+            self.state, self.runner, self.options, {table}, validate=self.validate
+        )
         self.notes += surveyed.warnings
         return surveyed
 

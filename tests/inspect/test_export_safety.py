@@ -17,6 +17,7 @@ from ckptctl.errors import (
     ExistsError,
     NoSpaceError,
     NotFoundError,
+    TableError,
     TensorChecksumError,
     UsageError,
 )
@@ -34,7 +35,13 @@ from tests.inspect.exports import (
 from tests.inspect.model import look
 from tests.merge.storages import Small
 from tests.oracle.chain import (
+    build_chain,
+    changes,
     flip,
+    full,
+    increment,
+    put,
+    table,
 )
 
 # --- nothing half done ----------------------------------------------------------------
@@ -52,6 +59,20 @@ def test_damage_leaves_nothing(tmp_path: Path, output: Path) -> None:
         export(chain, output)
     assert not output.exists()
     assert leavings(output) == set()
+
+
+@pytest.mark.parametrize("more", [[1], [-3]])
+@pytest.mark.parametrize("step", [10, 20])
+def test_keys_that_no_ps_can_save_are_not_exported(
+    tmp_path: Path, output: Path, step: int, more: list[int]
+) -> None:
+    ev = table("emb", [1, 2, 5], slots=())[0]
+    rows = [ev.rows[0], *(ev.rows[0]._replace(key=key) for key in more), *ev.rows[1:]]
+    news = increment(20, changes("emb", [2, 7], slots=()))
+    chain = build_chain(tmp_path, full(10, put([ev], rows=rows)), news)
+    with pytest.raises(TableError, match="key"):
+        export(chain, output, step)
+    assert not output.exists()
 
 
 def test_too_little_space_is_refused_before_the_first_byte(tmp_path: Path, output: Path) -> None:
