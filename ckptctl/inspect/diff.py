@@ -56,6 +56,7 @@ from ckptctl.inspect.diff_same import Compared, NewTask, SameFull, SameTask, sam
 from ckptctl.inspect.diff_tensors import compare_tensors
 from ckptctl.inspect.diff_words import not_finite
 from ckptctl.inspect.parts import ColumnName
+from ckptctl.inspect.tensors import skipped_rows
 from ckptctl.inspect.view import MemberView, TableView, View
 from ckptctl.inspect.walk import walk_quad
 from ckptctl.running import Report, Task, ignore
@@ -163,8 +164,9 @@ def diff(
     members = [member for own in found.tables for member in own["members"]]
     odd = not_finite(members, "row") + not_finite(found.tensors["changed"], "element")
     found.notes += [f"b: {words}" for words in odd]
-    for view, where in ((a, "a"), (b, "b")):
-        found.notes += [f"{where}: {note}" for note in view.notes]
+    for view, where, own in ((a, "a", tensors_a), (b, "b", tensors_b)):
+        notes = (*view.notes, *skipped_rows(own.values()))
+        found.notes += [f"{where}: {note}" for note in notes]
     return found
 
 

@@ -34,7 +34,7 @@ from ckptctl.inspect.formats.sources import (
     TensorSource,
 )
 from ckptctl.inspect.target import Target
-from ckptctl.inspect.tensors import TensorView
+from ckptctl.inspect.tensors import TensorView, skipped_rows
 from ckptctl.inspect.view import View
 from ckptctl.running import Report, Runner, ignore
 from ckptctl.storage import LOCAL, Storage, check_space
@@ -322,7 +322,11 @@ def _found(
             yield FilteredSource(table)
     for tensor in view.tensors:
         if not wanted or tensor.name in wanted:
-            yield _tensor(tensor, chosen)
+            found = _tensor(tensor, chosen)
+            if isinstance(found, TensorSource):
+                tensor.count_skipped()
+                notes += skipped_rows([tensor])
+            yield found
 
 
 def _tensor(tensor: TensorView, chosen: Format) -> Source | Skipped:

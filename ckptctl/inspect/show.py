@@ -173,7 +173,7 @@ def show(
         raw += [_raw(each, each.dtype, each.shards, each.offset) for each, _ in plain]
         shown.raw = _first(raw, sort, top)
     shown.totals = {**totals, "kinds": kinds}
-    shown.notes = list(view.notes)
+    shown.notes = [*view.notes, *shown.notes]
     return shown
 
 
@@ -331,6 +331,8 @@ def _measured(dtype: DType, chunks: Iterator[np.ndarray]) -> dict[str, object] |
 
 
 def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> None:
+    from ckptctl.inspect.tensors import skipped_rows
+
     by_name = {item["name"]: item for item in shown.tensors}
     progress = view.runner.progress
     progress.start("reading tensors", sum(each.nbytes for each in tensors))
@@ -347,3 +349,4 @@ def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> Non
             found = {"count": count, "bytes": total, "longest": longest}
         by_name[each.name]["stats"] = found
         progress.advance(each.nbytes)
+    shown.notes = skipped_rows(tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from operator import attrgetter
 from typing import NamedTuple
@@ -15,8 +15,9 @@ from ckptctl.errors import RefusedError
 from ckptctl.restore import CopyJob, MemberTensor, RowsJob, RowsState, State
 from ckptctl.restore.column import copy_checked
 from ckptctl.restore.plans import OWN_NAMES
+from ckptctl.restore.rows import beyond_end
 
-__all__ = ["Piece", "TensorView", "bundle_tensors", "state_tensors"]
+__all__ = ["Piece", "TensorView", "bundle_tensors", "skipped_rows", "state_tensors"]
 
 #: Most bytes of a tensor that is cut along several axes, to be put together in memory.
 _MOST_BYTES = 1 << 30
@@ -35,14 +36,19 @@ class Piece(NamedTuple):
         data = self.made.data if isinstance(self.made, CopyJob) else self.made.base
         return data.shard_path(self.entry.shard)
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """Return the elements as flat arrays; the last step checks them."""
+    def chunks(self, skipped: Callable[[int], None]) -> Iterator[np.ndarray]:
+        """Return the elements as flat arrays; the last step checks them.
+
+        `skipped` is told how many incoming rows lie beyond its end.
+        """
         made = self.made
         kind = self.entry.dtype.numpy
         if isinstance(made, CopyJob):
             pieces: Iterable[memoryview] = copy_checked(made.data, made.name, made.entry)
         else:
-            column = RowsState(made).column()
+            state = RowsState(made)
+            skipped(state.skipped)
+            column = state.column()
             for number, rows in made.plan.incoming:  # these are read out of order
                 name = f"{rows.name}-sparse_incr_values"
                 made.increments[number].check_tensor(name, rows.values)
@@ -69,9 +75,15 @@ class TensorView:
         Of the whole tensor.
     is_hash_table
         One of DeepRec's hash tables: its bytes are carried, never decoded.
+    skipped
+        Incoming rows beyond its slices, left out as a PS does: known when `flat` was read,
+        or `count_skipped` asked.
     """
 
-    __slots__ = ("_pieces", "_reader", "dtype", "entry", "is_hash_table", "name", "shape")
+    __slots__ = (
+        *("_pieces", "_reader", "dtype", "entry"),
+        *("is_hash_table", "name", "shape", "skipped"),
+    )
 
     def __init__(
         self,
@@ -85,6 +97,7 @@ class TensorView:
         self.dtype = entry.dtype
         self.shape = entry.shape
         self.is_hash_table = entry.is_hash_table
+        self.skipped = 0
         self._reader = reader
         self._pieces = pieces  # made when they are asked for where the tensor is not cut
 
@@ -163,11 +176,22 @@ class TensorView:
         """
         if not self.numeric:
             raise RefusedError(f"{self.dtype.name} has no numbers", tensor=self.name)
+        self.skipped = 0
         if not self.cut_in_rows:
             yield self._assembled()
             return
         for piece in self.pieces:
-            yield from piece.chunks()
+            yield from piece.chunks(self._skip)
+
+    def count_skipped(self) -> None:
+        """Learn of `skipped` from the row numbers alone."""
+        self.skipped = 0
+        for piece in self.pieces if self._pieces is not None else ():
+            if isinstance(piece.made, RowsJob):
+                self._skip(RowsState(piece.made).skipped)
+
+    def _skip(self, rows: int) -> None:
+        self.skipped += rows
 
     def strings(self) -> Iterator[bytes]:
         """Return the elements of a string tensor one by one; the last step checks them."""
@@ -201,9 +225,14 @@ class TensorView:
         for piece in self.pieces:
             assert piece.slice is not None
             box = tuple(slice(st, st + ln) for st, ln in piece.slice.resolve(self.shape))
-            own = [np.empty(0, self.dtype.numpy), *piece.chunks()]
+            own = [np.empty(0, self.dtype.numpy), *piece.chunks(self._skip)]
             array[box] = np.concatenate(own).reshape(array[box].shape)
         return array.reshape(-1)
+
+
+def skipped_rows(tensors: Iterable[TensorView]) -> list[str]:
+    """Say of which tensors incoming rows were skipped, as far as that is known."""
+    return [beyond_end(each.name, each.skipped) for each in tensors if each.skipped]
 
 
 def state_tensors(state: State) -> tuple[TensorView, ...]:

@@ -10,6 +10,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from ckptctl.inspect.verify_memory import VerifiedData
 from ckptctl.inspect.verify_quick import check_bundle, check_checkpoint, check_directory
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.columns import column_present
+from ckptctl.restore.match_rows import order_slices
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
@@ -419,7 +421,7 @@ class _Reading:
     def _row_numbers(self, reader: BundleReader, catalogue: Catalogue) -> Iterator[RowNumbersTask]:
         for rows in catalogue.rows.values():
             if not rows.problem and self._mine(rows.name):
-                yield RowNumbersTask(reader, rows, self._longest(rows.name))
+                yield RowNumbersTask(reader, rows, self._slice_rows(rows.name))
 
     def _columns(self, catalogue: Catalogue, reader: BundleReader) -> Iterator[Finding]:
         """Find tables of which some parts keep a column and others do not."""
@@ -431,17 +433,21 @@ class _Reading:
             except CkptctlError as error:
                 yield of_error(error, reader.index_path, "CK057")
 
-    def _longest(self, name: str) -> int | None:
-        """Return the rows of the longest slice of a variable in the base of the increment."""
+    def _slice_rows(self, name: str) -> int | None:
+        """Return how many rows a slice of a variable has in the base of the increment."""
         base = self.plan.chains.base_of(self.checkpoint).base
         if base is None or not base.complete:
             return None
         with BundleReader(base.prefix, self.plan.storage) as reader:
-            for variable in (name, *(part.whole for part in part_components(name))):
+            parts = [(part.whole, part.number) for part in part_components(name)]
+            for variable, number in [(name, 0), *parts]:
                 entry = reader.get(variable)
                 if entry is not None and entry.slices:
-                    return max((s.shape(entry.shape)[0] for s in entry.slices), default=None)
-                if entry is not None and entry.shape:
+                    with suppress(UnprovenError):  # a restore says why it takes no rows
+                        order = order_slices(reader, variable, entry)
+                        own = order[number : number + 1] or order
+                        return max(each.shape(entry.shape)[0] for each in own)
+                elif entry is not None and entry.shape:
                     return entry.rows
         return None
 

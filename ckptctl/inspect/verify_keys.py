@@ -285,7 +285,7 @@ class _Seen:
 class RowNumbersTask(NamedTuple):
     """Looks at the row numbers of an increment's rows of a normal variable.
 
-    `most` is how many rows the largest slice of the variable has in the base, if known.
+    `most` is how many rows their slice of the variable has in the base, if known.
     """
 
     reader: BundleReader

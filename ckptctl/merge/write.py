@@ -36,6 +36,7 @@ from ckptctl.restore import (
 )
 from ckptctl.restore.column import Column
 from ckptctl.restore.part import OFFSETS
+from ckptctl.restore.rows import beyond_end
 from ckptctl.restore.survey import CheckTask, Surveyed
 from ckptctl.running import Runner, Task, batches
 
@@ -184,9 +185,7 @@ def write_state(
         for _ in runner.map((None, FlushTask(target, shard)) for shard in range(num_shards)):
             pass
     outcome.warnings += [
-        f"{name}: {count} incoming rows beyond its end were skipped"
-        for name, count in sorted(skipped.items())
-        if count
+        beyond_end(name, count) for name, count in sorted(skipped.items()) if count
     ]
     for tensor, place, shape in zip(layout.tensors, layout.places, layout.shapes, strict=True):
         entries[place.key] = tensor.entry.moved(

@@ -14,7 +14,12 @@ from ckptctl.restore.rowmap import RowMap
 from ckptctl.restore.rows_brought import FileRows
 from ckptctl.tables import RowSet
 
-__all__ = ["RowsJob", "RowsState"]
+__all__ = ["RowsJob", "RowsState", "beyond_end"]
+
+
+def beyond_end(name: str, count: int) -> str:
+    """Say that incoming rows of a variable were skipped."""
+    return f"{name}: {count} incoming rows beyond its end were skipped"
 
 
 class RowsJob(NamedTuple):

@@ -30,8 +30,10 @@ from tests.oracle.chain import (
 from tests.oracle.images import (
     Filtered,
     Image,
+    Piece,
     Row,
     Rows,
+    Sliced,
     Tensor,
     edit_index,
     floats,
@@ -57,6 +59,19 @@ VAR = {"var": floats(*range(8), shape=(4, 2))}
 
 def rows(*numbers: int, width: int = 2) -> Rows:
     return Rows("var", "float32", width, dict.fromkeys(numbers, b"\x00" * 4 * width))
+
+
+def cut(tmp_path: Path) -> Chain:
+    """A variable in eleven slices of three rows and one of two, in which there is no row 2."""
+    sizes = [3] * 11 + [2]
+    pieces = [Piece(((3 * part, size), (0, 2)), bytes(8 * size)) for part, size in enumerate(sizes)]
+    ours = {"cut": Sliced("float32", (35, 2), sorted(pieces, key=str))}
+    theirs = [Rows(f"cut/part_{part}", "float32", 2, {2: b"\1" * 8}) for part in range(len(sizes))]
+    return build_chain(
+        tmp_path,
+        full(100, emb(), ours),
+        increment(120, changes("emb", [7], parts=2, versions=6, freqs=9), *theirs),
+    )
 
 
 def whole(tmp_path: Path) -> Chain:

@@ -13,6 +13,7 @@ from tests.inspect.spoils import (
     PLAIN,
     SPOILS,
     codes,
+    cut,
     emb,
     evs,
     look,
@@ -153,6 +154,13 @@ def test_row_numbers_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found["CK062"] is not None
     assert found["CK062"].startswith("2, the first ")
     assert found["CK063"] == "1, the first 29"
+
+
+def test_rows_are_those_of_their_own_slice(tmp_path: Path) -> None:
+    found = look(cut(tmp_path).directory).findings
+    assert [(each.code, each.tensor, each.expected, each.found) for each in found] == [
+        ("CK063", "cut/part_11-sparse_incr_keys", "< 2", "1, the first 2")
+    ]
 
 
 def test_slots_that_lack_keys_are_counted(tmp_path: Path) -> None:

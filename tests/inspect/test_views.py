@@ -11,7 +11,11 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from ckptctl.inspect import walk
+from ckptctl.inspect.diff import diff
+from ckptctl.inspect.export import plan_export
+from ckptctl.inspect.show import show
 from tests.inspect.model import assert_view, look
+from tests.inspect.spoils import cut
 from tests.oracle.histories import Histories
 from tests.oracle.images import Image
 from tests.oracle.test_histories import SETTINGS
@@ -53,3 +57,15 @@ def test_a_closed_view_waits_for_no_look_for_cycles(golden: Path) -> None:
         assert [each() for each in gone] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_rows_beyond_their_slice_are_told_of_where_they_are_read(tmp_path: Path) -> None:
+    chain = cut(tmp_path)
+    words = "cut: 1 incoming rows beyond its end were skipped"
+    with look(100, chain.directory) as a, look(120, chain.directory) as b:
+        assert words not in show(b).notes
+        assert words in show(b, stats=True).notes
+        assert f"b: {words}" in diff(a, b).notes
+    with look(120, chain.directory) as view:
+        plan = plan_export(view, str(tmp_path / "out.npz"))
+    assert words in plan.notes
