@@ -140,7 +140,7 @@ class LocalStorage:
                         found.append(_info(entry.name, entry.stat(follow_symlinks=False)))
                 return found
         except PermissionError:
-            raise RefusedError("may not read the directory", file=directory) from None
+            raise _may_not_read("directory", directory) from None
         except (OSError, ValueError) as error:
             if _is_nowhere(error):
                 raise no_directory(directory) from None
@@ -163,7 +163,7 @@ class LocalStorage:
         try:
             return kind(path, os.O_RDONLY | os.O_NONBLOCK)
         except PermissionError:
-            raise RefusedError("may not read the file", file=path) from None
+            raise _may_not_read("file", path) from None
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno == errno.ELOOP:
                 raise RefusedError("a symbolic link points at itself", file=path) from None
@@ -331,6 +331,14 @@ def no_directory(path: str) -> NotFoundError:
     if not os.path.exists(path):
         return NotFoundError("no such directory", file=path)
     return NotFoundError("not a directory", file=path, remedy="name the directory that it lies in")
+
+
+def _may_not_read(what: str, path: str) -> RefusedError:
+    return RefusedError(
+        f"may not read the {what}",
+        file=path,
+        remedy=f"let user {os.geteuid()} read it, or run as the user or group of the trainer",
+    )
 
 
 def _is_nowhere(error: OSError | ValueError) -> bool:

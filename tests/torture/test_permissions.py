@@ -67,6 +67,15 @@ def test_no_permission_to_a_file_of_what_is_merged(chain: Chain, suffix: str, st
     chain.check(40, 50)
 
 
+def test_who_may_not_read_a_file_is_told_who_has_to(chain: Chain) -> None:
+    path = Path(f"{chain.full_prefix(40)}.data-00001-of-00002")
+    path.chmod(0)
+    said = run(chain, "show", "40", "--stats")
+    assert said.code == 12
+    assert f"file: {path}" in said.err
+    assert "next: let user " in said.err
+
+
 def test_nothing_goes_under_a_full_that_may_not_be_read(chain: Chain) -> None:
     """One shard of it: whether it could stand in for what is older is not known."""
     shard = Path(f"{chain.full_prefix(40)}.data-00001-of-00002")
