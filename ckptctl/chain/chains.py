@@ -273,7 +273,7 @@ class Chains:
         dead = self.timelines.why_abandoned(checkpoint)
         if dead is not None:
             return f"{checkpoint.name} is abandoned: {dead}"
-        if not checkpoint.complete:
+        if not checkpoint.complete or checkpoint.unfit:
             return "; ".join(item.message for item in incompleteness(checkpoint))
         if checkpoint.kind == "full":
             return misnamed_reason(checkpoint) if misnamed(checkpoint) else None
@@ -294,6 +294,8 @@ class Chains:
             return "other"
         # Of the two that need the whole index the cheap halves come first.
         if checkpoint.facts.damage is not None or checkpoint.damage is not None:
+            return "damaged"
+        if checkpoint.unfit:  # complete, and refused all the same
             return "damaged"
         if not checkpoint.complete:
             return "incomplete"

@@ -181,6 +181,7 @@ def _encode(source: _Source) -> dict[str, Any]:
         "merged": None if head.merged is None else head.merged._asdict(),
         "numbers": [rest.tensors, rest.tables, rest.keys],
         "needs": rest.needs,
+        "problem": rest.problem,
         "step": source.step,
         "dense": rest.dense.asked if isinstance(rest.dense, _Dense) else {},
         "sparse": {name: [*rows] for name, rows in rest.sparse.items()},
@@ -208,6 +209,7 @@ def _decode(known: _Known, inner: Source) -> _Source | None:
             {name: _rows(*rows) for name, rows in known["sparse"].items()},
             dense,
             tuple(map(_number, known["needs"])),
+            _text(known["problem"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -79,6 +79,8 @@ class Contents(NamedTuple):
         All other tensors: name to the data shards of its slices, in order of their offset.
     needs
         Bytes that the entries need of each data shard.
+    problem
+        Of an increment: why its rows are refused as damage, by names and shapes alone, or "".
     """
 
     tensors: int = 0
@@ -87,6 +89,7 @@ class Contents(NamedTuple):
     sparse: Mapping[str, SparseRows] = _NONE
     dense: Mapping[str, tuple[int, ...]] = _NONE
     needs: tuple[int, ...] = ()
+    problem: str = ""
 
 
 class Source(Protocol):
@@ -237,6 +240,15 @@ class Checkpoint:
             and self.damage is None
             and not self.short
         )
+
+    @property
+    def unfit(self) -> str:
+        """Why a complete increment is refused as damage all the same, or "".
+
+        It is no restore point. But a PS may restore it, so it is no leftover either; and no
+        later one is proven without it.
+        """
+        return self.contents.problem if self.complete else ""
 
     @cached_property
     def global_step(self) -> int | None:

@@ -10,9 +10,11 @@ __all__ = ["incompleteness", "misnamed_reason", "state_problems"]
 
 
 def incompleteness(checkpoint: Checkpoint) -> list[Problem]:
-    """Return what an incomplete checkpoint lacks; nothing for a complete one."""
+    """Return what an incomplete checkpoint lacks, or an unfit one; nothing for a sound one."""
     if checkpoint.damage is not None:
         return [Problem("damaged", f"{checkpoint.name}: {checkpoint.damage.message}")]
+    if checkpoint.unfit:
+        return [Problem("damaged", f"{checkpoint.name}: {checkpoint.unfit}")]
     found = [
         Problem("incomplete", f"{checkpoint.name}: data shard {name} is missing")
         for name in checkpoint.missing[:3]

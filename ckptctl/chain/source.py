@@ -25,6 +25,7 @@ from ckptctl.errors import (
 if TYPE_CHECKING:
     from ckptctl.bundle import BundleReader, Entry
     from ckptctl.storage import Storage
+    from ckptctl.tables import Catalogue, EvSet, RowSet
 
 __all__ = ["IndexSource"]
 
@@ -77,6 +78,7 @@ class IndexSource(NamedTuple):
             sparse=sparse,
             dense=_shards_of_slices(reader, catalogue.plain),
             needs=tuple(reader.shard_needs()),
+            problem=_problem(catalogue) if self.kind == "increment" else "",
         )
 
     def global_step(self) -> int | None:
@@ -121,6 +123,11 @@ class IndexSource(NamedTuple):
             reader.close()
         reader.compare_crc("global_step", entry, crc32c(data))
         return data
+
+
+def _problem(catalogue: Catalogue) -> str:
+    sets: list[EvSet | RowSet] = [*catalogue.ev_sets.values(), *catalogue.rows.values()]
+    return next((f"{own.name}: {own.problem}" for own in sets if own.problem), "")
 
 
 def _shards_of_slices(reader: BundleReader, names: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -172,6 +172,9 @@ class _Judge:
         if self.chains.is_superseded(item):
             why = "a later increment holds all of its keys"
             return Verdict(True, "superseded", "superseded", why)
+        if item.unfit:
+            why = f"{incompleteness(item)[0].message}; no option removes it"
+            return Verdict(False, "damaged", "unfit", why)
         point = self.chains.is_restore_point(item)
         why = "a restore point" if point else self.chains.why_not(item) or "no restore point"
         return Verdict(False, "ok", "ok", why)

@@ -34,6 +34,7 @@ from tests.merge.storages import Hooked, Once, Trapped
 from tests.oracle.chain import (
     INCREMENTS,
     Chain,
+    build_chain,
     changes,
     full,
     increment,
@@ -41,7 +42,7 @@ from tests.oracle.chain import (
     table,
     write_state,
 )
-from tests.oracle.images import write_image
+from tests.oracle.images import ints, write_image
 
 
 class Killed(BaseException):
@@ -349,3 +350,23 @@ def test_one_at_a_time(tmp_path: Path) -> None:
     with directory_lock(str(chain.directory)), pytest.raises(LockedError):
         execute_prune(found)
     assert len(here(chain)) == 5
+
+
+# --- what we refuse and a PS may take -------------------------------------------------
+
+
+def test_an_increment_whose_columns_do_not_fit_stays(tmp_path: Path) -> None:
+    """A PS reads versions that are not there as -1: to it this is no leftover."""
+    none = {"emb-sparse_incr_versions": ints("int64", [])}
+    chain = age(
+        build_chain(
+            tmp_path,
+            full(10, table("emb", [1])),
+            increment(20, changes("emb", [1])),
+            increment(30, changes("emb", [1, 2]), raw=none),
+        )
+    )
+    found = plan(chain, leftovers=True, orphans=True, abandoned=True)
+    assert goes(found) == {}
+    assert stays(found) == {"F10": "policy", "I20": "ok", "I30": "unfit"}
+    assert points(chain) == {10, 20}

@@ -14,8 +14,10 @@ from ckptctl.errors import (
     IncompleteError,
     NotFoundError,
     RefusedError,
+    TableError,
     UnprovenError,
 )
+from ckptctl.inspect.listing import list_directory
 from ckptctl.progress import Progress
 from ckptctl.restore import nested
 from tests.oracle.chain import (
@@ -30,7 +32,7 @@ from tests.oracle.chain import (
     table,
     write_state,
 )
-from tests.oracle.images import Rows, floats, write_image
+from tests.oracle.images import Rows, floats, ints, write_image
 
 W = {"w": floats(1, 2)}
 
@@ -614,3 +616,40 @@ def test_what_a_merge_says_of_its_origin(tmp_path: Path) -> None:
     chain.merge(40)
     (mark,) = [read(chain.full_prefix(40), "ckptctl/merged")]
     assert mark == b'{"base_step": 10, "mode": "delta", "up_to": 40, "version": 1}'
+
+
+# --- an increment whose columns do not fit --------------------------------------------
+
+
+def unfit(tmp_path: Path, *steps: int) -> Chain:
+    """Increments at 20, 30 and 40; those of `steps` have no versions where there are rows."""
+    none = {"emb-sparse_incr_versions": ints("int64", [])}
+    images = [
+        increment(at, changes("emb", range(at // 10)), raw=none if at in steps else {})
+        for at in (20, 30, 40)
+    ]
+    return build_chain(tmp_path, full(10, table("emb", [1])), *images)
+
+
+def test_columns_that_do_not_fit_make_no_restore_point(tmp_path: Path) -> None:
+    chain = unfit(tmp_path, 30, 40)
+    words = "emb: -sparse_incr_versions is int64 [0] where -sparse_incr_keys has"
+    for _ in range(2):  # read, and remembered
+        found = list_directory(str(chain.directory))
+        assert (found.restore_points, found.latest) == ((10, 20), 20)
+        lines = [each for one in found.chains() for each in one.increments]
+        assert [each.status for each in lines] == ["ok", "damaged", "damaged"]
+        found.remember()
+    assert f"incremental_model.ckpt-40: {words} 4 rows" in chain.plan(None).warnings[0]
+    assert "columns of a table do not fit" in refused(chain, TableError, 40).message
+    assert refused(chain, TableError, 40, increments="last").tensor == "emb"
+
+
+def test_nothing_is_proven_past_columns_that_do_not_fit(tmp_path: Path) -> None:
+    chain = unfit(tmp_path, 30)
+    assert list_directory(str(chain.directory)).restore_points == (10, 20, 40)
+    for increments in ("auto", "all"):
+        error = refused(chain, TableError, 40, increments=increments)
+        assert error.file == f"{chain.increment_prefix(30)}.index"
+    chain.merge(40, increments="last")
+    chain.check(10, 40)
