@@ -319,12 +319,18 @@ def _parts(a: MemberView, b: MemberView) -> Sequence[tuple[MemberView, MemberVie
 
 def _unlike(a: TableView, b: TableView) -> list[str]:
     """Return why the rows of two tables of one name cannot be compared."""
-    words = [
+    words: list[tuple[str, object, object]] = [
         ("kind", a.kind, b.kind),
         ("dim", a.dim, b.dim),
-        ("dtype", a.shapes[0][2][0].values.dtype.name, b.shapes[0][2][0].values.dtype.name),
         ("key_dtype", a.key_dtype.name, b.key_dtype.name),
     ]
+    theirs = {slot: sets[0].values for _, slot, sets in b.shapes}
+    for _, slot, sets in a.shapes:
+        own, other = sets[0].values, theirs.get(slot)
+        if other is not None:
+            words.append((f"{slot} dtype".strip(), own.dtype.name, other.dtype.name))
+            if slot and a.dim == b.dim:
+                words.append((f"dim of {slot}", [*own.shape[1:]], [*other.shape[1:]]))
     return [f"{what}: {old} becomes {new}" for what, old, new in words if old != new]
 
 

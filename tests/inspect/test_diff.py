@@ -293,6 +293,14 @@ def test_tables_that_cannot_be_compared(tmp_path: Path) -> None:
     assert (t["slots_added"], t["slots_removed"], t["changed"]) == (["Ftrl"], ["Adam"], True)
 
 
+def test_slots_of_another_dim_cannot_be_compared(tmp_path: Path) -> None:
+    """Ftrl's are as wide as the table, those of others are not."""
+    a = [table("emb", [1])]
+    b = [table("emb", [1], slots=()) + table("emb", [1], dim=3)[1:]]
+    (emb,) = compare(tmp_path, a, b)["tables"]
+    assert (emb["differs"], emb["changed"]) == (["dim of Adagrad: [2] becomes [3]"], True)
+
+
 def test_other_tensors(tmp_path: Path) -> None:
     a = {
         "same": floats(1, 2), "gone": floats(1), "type": floats(1), "shape": floats(1, 2),
