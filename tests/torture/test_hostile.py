@@ -58,7 +58,7 @@ QUESTIONS = [
 CHANGES = [
     ["merge"],
     ["merge", "--upto", "30"],
-    ["merge", "--upto", "30", "-o", "{dir}/model.ckpt-50", "--overwrite"],
+    ["merge", "--upto", "30", "--base", "10", "-o", "{dir}/model.ckpt-30", "--overwrite"],
     ["merge", "--relocate", "--increments", "last"],
     ["prune", "--yes"],
     ["prune", "--trash"],
@@ -344,7 +344,7 @@ def test_a_trash_that_leads_elsewhere_takes_nothing(make: Callable[[str], Scene]
     assert run(scene, ["merge", "--upto", "30"]).code == 0
     outside = Untouched(scene)
     before = listing(scene.directory)
-    line = ["merge", "-o", "{dir}/model.ckpt-30", "--upto", "20", "--overwrite"]
+    line = ["merge", "-o", "{dir}/model.ckpt-30", "--upto", "30", "--base", "10", "--overwrite"]
     said = run(scene, line)
     assert (said.code, "symbolic link" in said.err) == (12, True)
     assert outside.changed() == set()
