@@ -192,7 +192,8 @@ def increments(here: Increments, rounds: int) -> dict[str, float]:
             saves.append(spent(here.increment))
         written = size_of(here.saver.incremental.last_checkpoints[-1])
         here.recover()  # from here on everything is as warm
-        assert here.saver.recorder.previous is not None, "the increment was refused"
+        (base,) = here.saver.recorder.bases.values()
+        assert base.previous is not None, "the increment was refused"
         restores = []
         for _ in range(RESTORES):
             with here.full_alone():
