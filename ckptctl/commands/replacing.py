@@ -6,8 +6,9 @@ import os
 import re
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.errors import ExistsError, NotFoundError, RefusedError
+from ckptctl.errors import ExistsError, RefusedError
 from ckptctl.storage import LOCAL
+from ckptctl.storage.local import no_room_for_output
 
 __all__ = ["PAGE", "PLAN", "check_replaceable"]
 
@@ -66,9 +67,7 @@ def check_replaceable(option: str, path: str, head: bytes = b"") -> None:
 def _check_directory(directory: str) -> None:
     info = LOCAL.stat(directory)
     if info is None or not info.is_dir:
-        raise NotFoundError(
-            "the output's directory does not exist", file=directory, remedy="make it first"
-        )
+        raise no_room_for_output(directory)
     # Who runs us with the rights of another is asked as that other.
     effective = os.access in os.supports_effective_ids
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=effective):

@@ -16,6 +16,7 @@ from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.local import no_room_for_output
 from ckptctl.storage.own import OWN_DIRECTORY, TRASH_DIRECTORY, check_no_link
 
 __all__ = [
@@ -106,9 +107,7 @@ def look_at_destination(
     try:
         grouped = group_files(storage.listdir(directory or "."))
     except NotFoundError:
-        raise NotFoundError(
-            "the output's directory does not exist", file=directory, remedy="make it first"
-        ) from None
+        raise no_room_for_output(directory) from None
     there = _chains_at(directory or ".", chains, storage)
     _check_step(destination, there, chosen)
     own = grouped.names.get(name) or FileGroup(name)

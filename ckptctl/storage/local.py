@@ -20,7 +20,7 @@ from ckptctl.storage.swap import remove_expected, replace_expected
 if TYPE_CHECKING:
     from ckptctl.storage.base import Buffer, Storage
 
-__all__ = ["LOCAL", "LocalStorage", "no_directory"]
+__all__ = ["LOCAL", "LocalStorage", "no_directory", "no_room_for_output"]
 
 #: Linux moves at most this many bytes in one call.
 _MAX_CALL = 0x7FFFF000
@@ -331,6 +331,13 @@ def no_directory(path: str) -> NotFoundError:
     if not os.path.exists(path):
         return NotFoundError("no such directory", file=path)
     return NotFoundError("not a directory", file=path, remedy="name the directory that it lies in")
+
+
+def no_room_for_output(directory: str) -> NotFoundError:
+    """Return the error of a directory that is to be written to, and is not there."""
+    return NotFoundError(
+        "the output's directory does not exist", file=directory, remedy="make it first"
+    )
 
 
 def _may_not_read(what: str, path: str) -> RefusedError:

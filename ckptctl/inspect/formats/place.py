@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.storage import FileInfo, Storage
+from ckptctl.storage.local import no_room_for_output
 
 __all__ = ["MANIFEST", "TENSORS", "check_destination", "writing"]
 
@@ -47,9 +48,7 @@ def check_destination(path: str, directory: bool, overwrite: bool, storage: Stor
     around = os.path.dirname(path) or "."
     room = storage.stat(around)
     if room is None or not room.is_dir:
-        raise NotFoundError(
-            "the output's directory does not exist", file=around, remedy="make it first"
-        )
+        raise no_room_for_output(around)
     info = storage.stat(path, follow=False)
     if info is None:
         return False
