@@ -358,7 +358,10 @@ def _path_in(state: CheckpointState, name: str) -> str:
     or is mounted elsewhere, a name alone is right in every place.
     """
     head = os.path.dirname(state.latest)
-    here = os.path.realpath(head) == os.path.realpath(os.path.dirname(state.path))
+    try:
+        here = os.path.realpath(head) == os.path.realpath(os.path.dirname(state.path))
+    except ValueError:  # no path can be called so, whatever a state file says
+        here = False
     return os.path.join(head, name) if os.path.isabs(head) and here else name
 
 
