@@ -37,7 +37,7 @@ def run(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_there_is_something_to_run() -> None:
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 15
     assert len(CODE) == 1
 
 

@@ -8,20 +8,27 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.bundle.data import BundleData
 from ckptctl.bundle.entry import BundleHeader, Entry
 from ckptctl.bundle.names import index_path
 from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
 from ckptctl.bundle.table import IndexTable
-from ckptctl.errors import EntryError, HeaderError, MissingShardError, NotFoundError, RefusedError
+from ckptctl.errors import (
+    EntryBoundsError,
+    EntryError,
+    HeaderError,
+    MissingShardError,
+    NotFoundError,
+    RefusedError,
+)
 from ckptctl.storage import LOCAL, Storage
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BundleReader"]
+__all__ = ["BundleReader", "LostShard"]
 
 #: Entries by tensor name, and by key those of the data of slices.
 _Parsed = tuple[dict[str, Entry], dict[bytes, Entry]]
@@ -49,6 +56,28 @@ def _text(key: bytes) -> str:
 
 def _key(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
+
+
+class LostShard(NamedTuple):
+    """A data shard that is missing or cut short.
+
+    Attributes
+    ----------
+    shard
+        Its number.
+    size
+        Bytes that are there.
+    error
+        What is wrong.
+    """
+
+    shard: int
+    size: int
+    error: MissingShardError | EntryBoundsError
+
+    def had(self, entry: Entry) -> bool:
+        """Return whether bytes of an entry went with it."""
+        return entry.shard == self.shard and entry.has_data and entry.end > self.size
 
 
 class BundleReader(BundleData):
@@ -215,23 +244,29 @@ class BundleReader(BundleData):
         ------
         MissingShardError, EntryBoundsError
         """
+        for lost in self.lost_shards():
+            raise lost.error
+
+    def lost_shards(self) -> Iterator[LostShard]:
+        """Return the data shards that are missing or cut short."""
         for shard, need in enumerate(self.shard_needs()):
             path = self.shard_path(shard)
             info = self.storage.stat(path)
             if info is None or not stat.S_ISREG(info.mode):
-                raise MissingShardError(
+                error = MissingShardError(
                     "data shard missing",
                     file=path,
                     expected=f"{self.header.num_shards} shards, this one of >= {need} bytes",
                     found="no such file" if info is None else "not a regular file",
                     remedy="restore the file or use another step",
                 )
-            if info.size < need:
+                yield LostShard(shard, 0, error)
+            elif info.size < need:
                 _, name, entry = max(
                     (item for item in self.data_entries() if item[2].shard == shard),
                     key=lambda item: item[2].end,
                 )
-                raise self.past_end(name, entry, info.size)
+                yield LostShard(shard, info.size, self.past_end(name, entry, info.size))
 
     def read(self, name: str) -> np.ndarray:
         """Return a whole tensor, checked, its slices put together.

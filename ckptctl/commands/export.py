@@ -51,6 +51,11 @@ __all__ = ["command"]
     is_flag=True,
     help="Replace a file at PATH, or a directory that is a former export and holds nothing else.",
 )
+@click.option(
+    "--salvage",
+    is_flag=True,
+    help="Of a bundle that is damaged, leave out what is: everything is read and checked first.",
+)
 @options.state
 @options.jobs
 @options.dry_run
@@ -64,6 +69,7 @@ def command(
     tables: tuple[str, ...],
     format_: Format | None,
     overwrite: bool,
+    salvage: bool,
     jobs: int | None,
     dry_run: bool,
 ) -> None:
@@ -74,12 +80,13 @@ def command(
     directory with one file a table and slot (key, value, freq, version) and other tensors as
     .npy files; npz and safetensors become one file. Rows are streamed, so memory does not grow
     with the tables, and all that is read is checked before anything lies at PATH. What a format
-    cannot hold is named, and the exit code is 3.
+    cannot hold is named, and the exit code is 3; so is what --salvage leaves out of a bundle.
 
     \b
     Example:
       ckptctl export latest -C /models/ctr -o ctr-parquet
       ckptctl export /models/ctr@1200 -o user.npz --table user_emb
+      ckptctl export /models/ctr/model.ckpt-1200 -o rest --salvage
     """  # noqa: D301 (click leaves lines after this mark as they are)
     from ckptctl.inspect.export import execute_export, plan_export
     from ckptctl.inspect.target import find_target
@@ -87,11 +94,12 @@ def command(
     from ckptctl.running import Runner
 
     reading = out.progress()
-    with open_view(
-        find_target(target, directory, restore), restore, Runner(jobs, progress=reading)
-    ) as view:
+    found, runner = find_target(target, directory, restore), Runner(jobs, progress=reading)
+    with open_view(found, restore, runner, damaged=salvage) as view:
         try:
-            plan = plan_export(view, output, format_, tables=tables, overwrite=overwrite)
+            plan = plan_export(
+                view, output, format_, tables=tables, overwrite=overwrite, salvage=salvage
+            )
         finally:
             reading.finish()
         out.show(_PlanView(plan, dry_run))
@@ -104,19 +112,21 @@ def command(
             finally:
                 progress.finish()
             out.show(_ResultView(result))
-    _raise_skipped(plan, out)
+    _raise_skipped(plan, out, salvage=salvage)
 
 
-def _raise_skipped(plan: ExportPlan, out: Output) -> None:
+def _raise_skipped(plan: ExportPlan, out: Output, *, salvage: bool) -> None:
     if not plan.skipped:
         return
     out.close()
     first = plan.skipped[0]
     raise PartialFailure(
-        f"{fmt.some(len(plan.skipped), 'tensor')} left out: {first.reason}",
+        f"{fmt.some(len(plan.skipped), 'item')} left out: {first.reason}",
         tensor=first.name,
         file=plan.output,
-        remedy="use another --format, or --table NAME for what you need",
+        remedy="what is left is written, and what is not is named above and in the manifest"
+        if salvage
+        else "use another --format, or --table NAME for what you need",
     )
 
 

@@ -182,6 +182,7 @@ def plan_export(
     *,
     tables: Sequence[str] = (),
     overwrite: bool = False,
+    salvage: bool = False,
     storage: Storage = LOCAL,
 ) -> ExportPlan:
     """Return what an export would write; reads keys and strings, writes nothing.
@@ -200,6 +201,8 @@ def plan_export(
         Names of the tables and tensors to export; none: all.
     overwrite
         Replace a former export, and of other things a regular file.
+    salvage
+        Read all first, and leave out what is damaged: the view was opened as `damaged`.
 
     Raises
     ------
@@ -227,6 +230,14 @@ def plan_export(
     _check_names(view, tables)
     sources: list[Source] = []
     skipped: list[Skipped] = []
+    if salvage:
+        from ckptctl.inspect.salvage import leave_out_damaged
+
+        if tables:
+            view.tables = tuple(each for each in view.tables if each.name in tables)
+            view.tensors = tuple(each for each in view.tensors if each.name in tables)
+        skipped += leave_out_damaged(view)
+        tables = ()  # slices that are left have names of their own
     notes: list[str] = []
     for each in _found(view, tables, chosen, notes):
         reason = None if isinstance(each, Skipped) else _unfit(each, chosen)

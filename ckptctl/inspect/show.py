@@ -22,6 +22,10 @@ The document
 ``totals``
     bytes, tensors, keys, filtered, and kinds: weights, optimizer, bookkeeping, each with
     bytes and tensors.
+``lost``
+    Of a damaged bundle the shards that are missing or cut short, and what went with them:
+    shard, file, message, found, tensors and bytes that are gone, and names: of parts of tables
+    and of other tensors. All else counts them too, as the index does.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from ckptctl.errors import NotFoundError
+from ckptctl.inspect.lost import is_lost, lost_shards
 from ckptctl.tables import is_slot_name
 
 if TYPE_CHECKING:
@@ -64,6 +69,7 @@ class Shown:
     tensors: list[dict[str, Any]] = field(default_factory=list)
     raw: list[dict[str, Any]] | None = None
     totals: dict[str, Any] = field(default_factory=dict)
+    lost: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, object]:
@@ -73,6 +79,7 @@ class Shown:
             "tables": self.tables,
             "tensors": self.tensors,
             "totals": self.totals,
+            "lost": self.lost,
             "notes": self.notes,
         }
         if self.raw is not None:
@@ -173,6 +180,7 @@ def show(
         raw += [_raw(each, each.dtype, each.shards, each.offset) for each, _ in plain]
         shown.raw = _first(raw, sort, top)
     shown.totals = {**totals, "kinds": kinds}
+    shown.lost = lost_shards(view)
     shown.notes = [*view.notes, *shown.notes]
     return shown
 
@@ -282,15 +290,19 @@ def _read(view: View, tables: list[TableView], shown: Shown, *, stats: bool) -> 
     for table in tables:
         item = by_name[table.name]
         for what, column in (("freq", "freqs"), ("version", "versions")):
-            found = list(table.columns(0, "freqs" if column == "freqs" else "versions"))
+            found = _there(view, table.columns(0, "freqs" if column == "freqs" else "versions"))
             if found:
                 progress.start(f"reading {column} of {table.name}", sum(c.nbytes for c in found))
                 item[what] = _quantiles(found, progress.advance)
         for at in range(len(table.shapes) if stats else 0):
-            columns = list(table.columns(at, "values"))
+            columns = _there(view, table.columns(at, "values"))
             progress.start(f"reading {table.shapes[at][0]}", sum(c.nbytes for c in columns))
             chunks = (chunk for column in columns for chunk in _numbers(column, progress.advance))
             item["members"][at]["stats"] = _measured(table.shapes[at][2][0].values.dtype, chunks)
+
+
+def _there(view: View, columns: Iterable[Column]) -> list[Column]:
+    return [column for column in columns if not is_lost(view, column.entry)]
 
 
 def _quantiles(columns: list[Column], report: Any) -> dict[str, object] | None:
@@ -338,7 +350,9 @@ def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> Non
     progress.start("reading tensors", sum(each.nbytes for each in tensors))
     for each in tensors:
         found: dict[str, object] | None = None
-        if each.numeric:
+        if any(is_lost(view, piece.entry) for piece in each.pieces):
+            pass
+        elif each.numeric:
             found = _measured(each.dtype, each.flat())
         elif each.dtype.name == "string" and not each.is_hash_table:
             count = total = longest = 0

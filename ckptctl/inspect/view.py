@@ -7,7 +7,7 @@ one table at a time: the rows of a table of a state are known when its keys were
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ckptctl.bundle import BundleReader, DType, Entry
+from ckptctl.bundle.reader import LostShard
 from ckptctl.chain import ProvenPairs, find_chains, find_changed, scan_directory
 from ckptctl.chain.vanished import Meant
-from ckptctl.errors import CkptctlError, NotFoundError
+from ckptctl.errors import CkptctlError, NotFoundError, UsageError
 from ckptctl.inspect.parts import ColumnName, PartView, RawPart, StatePart
 from ckptctl.inspect.target import Target
 from ckptctl.inspect.tensors import TensorView, bundle_tensors, state_tensors
@@ -208,7 +209,7 @@ class TableView:
         """Return the tensors of all members and parts; surveys the keys unless `settled`."""
         for at, (_, _, sets) in enumerate(self.shapes):
             for part, own in enumerate(sets):
-                for suffix, entry in _entries(own).items():
+                for suffix, entry in own.entries.items():
                     shape = entry.shape
                     if not self.settled:
                         shape = self.members[at].parts[part].shape(suffix)
@@ -223,7 +224,7 @@ class TableView:
                     yield found
             return
         for own in self.shapes[member][2]:
-            entries = _entries(own)
+            entries = own.entries
             found = RawPart(self._view.reader, own.name, entries).column(name)
             if found is not None and found.rows:
                 yield found
@@ -235,13 +236,7 @@ class TableView:
             job = state.part_job(self._number, part)
             return StatePart(MemberState(job, member, survey.kept[member]))
         own = self.shapes[member][2][part]
-        return RawPart(self._view.reader, own.name, _entries(own))
-
-
-def _entries(own: EvSet | RowSet) -> Mapping[str, Entry]:
-    if isinstance(own, EvSet):
-        return own.entries
-    return {"-sparse_incr_keys": own.keys, "-sparse_incr_values": own.values}
+        return RawPart(self._view.reader, own.name, own.entries)
 
 
 class View:
@@ -262,6 +257,8 @@ class View:
     validate
         Whether tables that are surveyed from now on are looked at for keys that stand twice
         or that no PS can save. False at first: who only reads has `verify`.
+    lost
+        Of a `damaged` bundle: its data shards that are missing or cut short.
     """
 
     def __init__(
@@ -270,8 +267,11 @@ class View:
         options: RestoreOptions,
         runner: Runner,
         storage: Storage = LOCAL,
+        *,
+        damaged: bool = False,
     ) -> None:
         self.target = target
+        self.lost: tuple[LostShard, ...] = ()
         self.options = options
         self.runner = runner
         self.validate = False
@@ -281,8 +281,8 @@ class View:
         self.tables: tuple[TableView, ...]
         self.tensors: tuple[TensorView, ...]
         try:
-            if target.kind == "increment":
-                self._open_increment(target, storage)
+            if damaged or target.kind == "increment":
+                self._open_raw(target, storage, damaged=damaged)
             else:
                 self._open_state(target, storage)
         except CkptctlError as error:
@@ -318,8 +318,10 @@ class View:
         )
         self.tensors = state_tensors(state)
 
-    def _open_increment(self, target: Target, storage: Storage) -> None:
-        self.reader, catalogue = open_bundle(target.prefix, True, storage)
+    def _open_raw(self, target: Target, storage: Storage, *, damaged: bool) -> None:
+        increment = target.kind == "increment"
+        self.reader, catalogue = open_bundle(target.prefix, increment, storage, damaged=damaged)
+        self.lost = tuple(self.reader.lost_shards()) if damaged else ()
         self.notes = []
         tables = [
             TableView(
@@ -435,6 +437,8 @@ def open_view(
     options: RestoreOptions | None = None,
     runner: Runner | None = None,
     storage: Storage = LOCAL,
+    *,
+    damaged: bool = False,
 ) -> View:
     """Look at a target; reads indexes, and for the nested check keys of increments.
 
@@ -444,12 +448,23 @@ def open_view(
         From `find_target`, with the same options.
     runner
         Runs the reading of keys; its progress is told of it.
+    damaged
+        Look at a bundle as it is though it lacks shards, or parts of them: what is read of
+        those raises then.
 
     Raises
     ------
     DamageError
         An index or a shard contradicts itself.
+    UsageError
+        A state cannot be `damaged`: a PS would not restore it.
     UnprovenError, AmbiguousError
         A check of the restore rules does not hold.
     """
-    return View(target, options or RestoreOptions(), runner or Runner(), storage)
+    if damaged and target.selection is not None:
+        raise UsageError(
+            f"{target.text} is a state, and no PS restores one that is damaged",
+            remedy=f"give the prefix of a bundle, such as {target.selection.base.prefix}",
+        )
+    options, runner = options or RestoreOptions(), runner or Runner()
+    return View(target, options, runner, storage, damaged=damaged)

@@ -31,6 +31,10 @@ def draw(document: dict[str, Any], growth: dict[str, Any] | None = None) -> str:
         ("Size", f"{size(totals['bytes'])} in {totals['tensors']:,} tensors"),
         ("Keys", f"{totals['keys']:,} admitted, {totals['filtered']:,} filtered"),
     ]
+    facts += [
+        ("Lost", f"{size(each['bytes'])} in {each['tensors']:,} tensors with {each['file']}")
+        for each in document["lost"]
+    ]
     sections = [
         Section("What it holds", _holds(document)),
         *chain(growth),

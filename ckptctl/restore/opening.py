@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from ckptctl.bundle import BundleReader
+from ckptctl.errors import CkptctlError
 from ckptctl.restore.keys import read_offsets
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables, part_components
@@ -16,9 +18,11 @@ __all__ = ["bucket_rows", "open_bundle"]
 
 
 def open_bundle(
-    prefix: str, increment: bool, storage: Storage = LOCAL
+    prefix: str, increment: bool, storage: Storage = LOCAL, *, damaged: bool = False
 ) -> tuple[BundleReader, Catalogue]:
     """Return a checkpoint and what its names mean; reads its index and offset tensors.
+
+    One that is `damaged` may lack shards and have any bytes in the others.
 
     Raises
     ------
@@ -28,12 +32,13 @@ def open_bundle(
         Two components of a name may be its part.
     """
     reader = BundleReader(prefix, storage)
-    reader.check_shards()
+    if not damaged:
+        reader.check_shards()
     # Which names are EVs does not depend on how their parts are read.
     found = find_tables(reader.tensors, increment=increment)
     if not any(map(part_components, found.ev_sets)):
         return reader, found
-    strays_of = partial(_strays, reader, found.ev_sets)
+    strays_of = partial(_strays_known if damaged else _strays, reader, found.ev_sets)
     return reader, find_tables(reader.tensors, increment=increment, strays_of=strays_of)
 
 
@@ -51,3 +56,11 @@ def _strays(
     rows = bucket_rows(reader, sets[name])
     total = int(rows.sum())
     return total - int(rows[part::parts].sum()), total
+
+
+def _strays_known(
+    reader: BundleReader, sets: Mapping[str, EvSet], name: str, part: int, parts: int
+) -> tuple[int, int]:
+    with suppress(CkptctlError, OSError):
+        return _strays(reader, sets, name, part, parts)
+    return 0, 0

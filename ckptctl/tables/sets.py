@@ -93,6 +93,11 @@ class RowSet(NamedTuple):
     problem: str = ""
 
     @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Suffix to entry."""
+        return {"-sparse_incr_keys": self.keys, "-sparse_incr_values": self.values}
+
+    @property
     def rows(self) -> int:
         """Number of rows."""
         return self.keys.rows

@@ -181,3 +181,30 @@ def test_the_examples_of_the_manual_run(run, bare_env, sharded: Path, tmp_path: 
             )
             assert done.returncode == 0, done.stderr
     assert loaders >= {"pyarrow", "polars", "numpy", "safetensors"}
+
+
+def test_what_is_whole_of_a_damaged_bundle(run, sharded: Path, tmp_path: Path) -> None:
+    prefix = sharded / "model.ckpt-160"
+    whole = run("export", prefix, "--salvage", "-o", tmp_path / "whole.npz")
+    assert (whole.returncode, whole.stderr) == (0, "")
+    flip(sharded / "model.ckpt-160.data-00000-of-00002", 5000)
+    refused = run("export", prefix, "-o", tmp_path / "out.npz")
+    assert (refused.returncode, (tmp_path / "out.npz").exists()) == (4, False)
+    done = run("export", prefix, "--salvage", "-o", tmp_path / "out.npz", "--json")
+    (left_out,) = json.loads(done.stdout)["skipped"]
+    assert (done.returncode, left_out["reason"].split(" (")[0]) == (
+        3,
+        "tensor does not match its checksum",
+    )
+    error = json.loads(done.stderr)
+    assert (error["message"][:15], error["tensor"]) == ("1 item left out", left_out["name"])
+    with np.load(tmp_path / "out.npz") as found, np.load(tmp_path / "whole.npz") as before:
+        assert set(found) <= set(before)
+        manifest = json.loads(found["_ckptctl_export"].tobytes())
+    assert manifest["skipped"] == [left_out]
+
+
+def test_a_state_is_not_salvaged(run, sharded: Path, tmp_path: Path) -> None:
+    done = run("export", "180", "-C", sharded, "--salvage", "-o", tmp_path / "out.npz")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"give the prefix of a bundle, such as {sharded}/model.ckpt-160" in done.stderr

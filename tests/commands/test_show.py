@@ -93,3 +93,27 @@ def test_the_environment_may_hold_the_filter(run, sharded: Path) -> None:
     done = run("show", "-C", sharded, env={"CKPTCTL_SHOW_SORT": "size"})
     assert done.returncode == 2
     assert "(from $CKPTCTL_SHOW_SORT)" in done.stderr
+
+
+def test_a_bundle_that_lost_a_shard(run, sharded: Path) -> None:
+    shard = sharded / "model.ckpt-160.data-00001-of-00002"
+    shard.unlink()
+    done = run("show", sharded / "model.ckpt-160")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        4,
+        "ckptctl: error: data shard missing",
+    )
+    assert "export" in done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    lost = next(row for row in rows if row[0] == "lost")
+    assert lost[1] == str(shard)
+    assert "emb/part_1" in lost
+    assert any(row[:2] == ["table", "emb"] for row in rows)
+    document = json.loads(run("show", sharded / "model.ckpt-160", "--json").stdout)
+    assert [each["file"] for each in document["lost"]] == [str(shard)]
+    assert run("show", "160", "-C", sharded).returncode == 4, "a PS restores no such state"
+
+
+def test_a_whole_bundle_lost_nothing(run, sharded: Path) -> None:
+    done = run("show", sharded / "model.ckpt-160", "--json")
+    assert (done.returncode, json.loads(done.stdout)["lost"]) == (0, [])

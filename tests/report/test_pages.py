@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from ckptctl.bundle import BundleWriter
 from ckptctl.commands.main import cli
+from ckptctl.errors import DependencyError, MissingShardError
 from ckptctl.report.parts import size
 from tests.oracle.chain import build_chain, changes, full, increment, table
 
@@ -150,6 +151,18 @@ def test_a_bundle_outside_a_chain_has_no_timeline(tmp_path: Path) -> None:
     assert "Neither has any table" in page
 
 
+def test_a_page_says_what_is_lost(sharded: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(sharded, tmp_path / "ckpt")
+    shard = copy / "model.ckpt-160.data-00001-of-00002"
+    shard.unlink()
+    path = tmp_path / "page.html"
+    done = CliRunner().invoke(cli, ["show", str(copy / "model.ckpt-160"), "--html", str(path)])
+    assert isinstance(done.exception, MissingShardError)
+    page = path.read_text()
+    check(page)
+    assert f"tensors with {shard}" in page
+
+
 @pytest.mark.parametrize("name", ["-", ""])
 def test_a_page_is_a_file(sharded: Path, name: str) -> None:
     done = CliRunner().invoke(cli, ["show", "-C", str(sharded), "--html", name])
@@ -160,7 +173,6 @@ def test_a_page_is_a_file(sharded: Path, name: str) -> None:
 def test_without_plotly_it_says_what_to_install(
     sharded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptctl.errors import DependencyError
 
     monkeypatch.setitem(__import__("sys").modules, "plotly.offline", None)
     path = tmp_path / "page.html"
