@@ -133,9 +133,31 @@ class BundleReader(BundleData):
         slices = Entry.decode_all(
             raws[first:behind], path, [*map(repr, keys[first:behind])], shards
         )
-        tensors = Entry.decode_all(raws[behind:], path, names, shards)
+        entries = Entry.decode_all(raws[behind:], path, names, shards)
+        tensors = dict(zip(names, entries, strict=True))
         of_slices = dict(zip(keys[first:behind], slices, strict=True))
-        return dict(zip(names, tensors, strict=True)), of_slices
+        self._check_slices(tensors, of_slices)
+        return tensors, of_slices
+
+    def _check_slices(self, tensors: dict[str, Entry], of_slices: dict[bytes, Entry]) -> None:
+        """Raise `EntryError` for a slice that a tensor lists and that has no data."""
+        sliced = [item for item in tensors.items() if item[1].slices and not item[1].is_hash_table]
+        # What has data and is listed nowhere is told by `slice_keys`.
+        if sum(len(entry.slices) for _, entry in sliced) == len(of_slices):
+            return
+        for name, entry in sliced:
+            for slice_ in entry.slices:
+                if encode_slice_key(_key(name), slice_) not in of_slices:
+                    raise self._without_data(name, slice_)
+
+    def _without_data(self, name: str, slice_: TensorSlice) -> EntryError:
+        return EntryError(
+            "slice listed, its data not in the index",
+            file=self.index_path,
+            tensor=name,
+            expected=f"an entry for slice {slice_}",
+            found="none",
+        )
 
     @cached_property
     def tensors(self) -> dict[str, Entry]:
@@ -169,13 +191,7 @@ class BundleReader(BundleData):
     def _slice_entry(self, name: str, slice_: TensorSlice, full: Entry) -> Entry:
         raw = self._table.get(encode_slice_key(_key(name), slice_))
         if raw is None:
-            raise EntryError(
-                "slice listed, its data not in the index",
-                file=self.index_path,
-                tensor=name,
-                expected=f"an entry for slice {slice_}",
-                found="none",
-            )
+            raise self._without_data(name, slice_)
         entry = self._decode(raw, name)
         if full.is_hash_table:  # of changing length: nothing that its shape could say
             return entry

@@ -343,6 +343,8 @@ def _found(
 def _tensor(tensor: TensorView, chosen: Format) -> Source | Skipped:
     if tensor.is_hash_table:
         return Skipped(tensor.name, "a hash table of DeepRec is carried, never decoded")
+    if not tensor.covered:
+        return Skipped(tensor.name, "slices of it are missing; --salvage exports the others")
     if tensor.numeric and tensor.too_large:
         return Skipped(tensor.name, "it is cut along several axes, too large to be put together")
     if tensor.numeric:

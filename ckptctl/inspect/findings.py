@@ -70,6 +70,10 @@ CATALOGUE: dict[str, Kind] = {
         Kind("CK013", "damage", "part of a table missing",
              "Its rows are lost; a PS refuses the checkpoint, or reads the rest as another table.",
              _RESTORE),
+        Kind("CK014", "warning", "slices do not cover their variable",
+             "A PS can restore the slices that are there, and no other: one was lost while it was "
+             "saved, or the Saver was given some of the partitions.",
+             "nothing, if the Saver was; else use another step"),
         Kind("CK020", "warning", "no state file",
              "TensorFlow's latest_checkpoint finds nothing here.",
              "write `checkpoint`, or let the trainer save once more"),

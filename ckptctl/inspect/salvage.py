@@ -116,9 +116,11 @@ class _Look:
         for tensor in self._view.tensors:
             pieces = tensor.pieces
             reasons = [self._reason(tensor.name, piece.entry) for piece in pieces]
-            if not any(reasons):
+            if not any(reasons) and tensor.covered:
                 yield tensor
                 continue
+            if not tensor.covered:
+                self._leave(tensor.name, "slices of it are missing in the index")
             for piece, reason in zip(pieces, reasons, strict=True):
                 name = _name(tensor, piece)
                 if reason is not None:

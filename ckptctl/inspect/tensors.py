@@ -148,6 +148,13 @@ class TensorView:
         return sum(piece.slice is not None for piece in self._pieces)
 
     @property
+    def covered(self) -> bool:
+        """Whether all of its elements are there: slices may be missing."""
+        if self._pieces is None or self.is_hash_table:
+            return True
+        return sum(piece.entry.elements for piece in self._pieces) == self.elements
+
+    @property
     def numeric(self) -> bool:
         """Whether `flat` gives its elements as numbers."""
         return not self.is_hash_table and self.dtype.size > 0

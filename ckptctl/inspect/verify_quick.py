@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from math import prod
 
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import Chains, Checkpoint
@@ -104,6 +105,7 @@ def check_bundle(prefix: str, increment: bool, storage: Storage) -> Iterator[Fin
             yield from _overlaps(reader)
         except CkptctlError:
             yield from _slices(reader)
+    yield from _uncovered(reader)
     catalogue = find_tables(reader.tensors, increment=increment)
     for ev in catalogue.ev_sets.values():
         if ev.problem:
@@ -130,6 +132,20 @@ def _slice_error(reader: BundleReader, name: str, entry: Entry) -> CkptctlError 
     except CkptctlError as error:
         return error
     return None
+
+
+def _uncovered(reader: BundleReader) -> Iterator[Finding]:
+    """Find variables of which slices are missing: none of them overlap (`Entry`)."""
+    for name, entry in reader.tensors.items():
+        if not entry.slices or entry.is_hash_table:
+            continue
+        have = sum(prod(each.shape(entry.shape)) for each in entry.slices)
+        if have < entry.elements:
+            message = f"{len(entry.slices)} slices do not cover the variable"
+            yield Finding(
+                "CK014", message, reader.index_path, name, None,
+                f"{entry.elements} elements", str(have),
+            )  # fmt: skip
 
 
 def _tables(catalogue: Catalogue, path: str) -> Iterator[Finding]:

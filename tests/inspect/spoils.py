@@ -212,6 +212,9 @@ SPOILS: dict[str, Callable[[Chain], None]] = {
     "CK011": lambda chain: (chain.directory / "checkpoint").write_text("nothing {"),
     "CK012": of_full(emb(), PLAIN, raw={"emb/part_0-versions": ints("int64", [1, 2])}),
     "CK013": lambda chain: instead(chain, full(100, emb()[:-1], PLAIN | VAR)),
+    "CK014": of_full(
+        emb(), PLAIN | {"cut": Sliced("float32", (3, 2), [Piece(((0, 2), (0, 2)), bytes(16))])}
+    ),
     "CK020": lambda chain: (chain.directory / "checkpoint").unlink(),
     "CK021": lambda chain: write_state(chain.directory, ["model.ckpt-50", FULL]) and None,
     "CK022": copied,

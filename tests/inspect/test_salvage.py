@@ -151,6 +151,21 @@ def rewrite(prefix: Path, name: str, data: bytes) -> None:
             writer.add(each, array)
 
 
+def test_a_variable_of_which_slices_are_missing(tmp_path: Path) -> None:
+    pieces = [Piece(((2 * at, 2), (0, 2)), np.full(4, at, "<f4").tobytes()) for at in (0, 2)]
+    chain = build_chain(tmp_path, full(10, {"cut": Sliced("float32", (6, 2), pieces)}))
+    with open_view(find_target("10", str(chain.directory))) as view:
+        plan = plan_export(view, str(tmp_path / "a.npz"))
+        execute_export(plan)
+    (skipped,) = plan.skipped
+    assert (skipped.name, skipped.reason[:23]) == ("cut", "slices of it are missin")
+    found, left_out = salvage(str(chain.full_prefix(10)), tmp_path / "b.npz")
+    assert left_out == {"cut": "slices of it are missing in the index"}
+    assert {name: array[0, 0] for name, array in found.items() if array.shape} == {
+        "cut[0:2, 0:2]": 0, "cut[4:6, 0:2]": 2
+    }  # fmt: skip
+
+
 def test_one_table_alone(tmp_path: Path) -> None:
     prefix = damaged_full(tmp_path)
     spoil(prefix, "emb/part_0-values", "w")

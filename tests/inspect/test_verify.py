@@ -12,7 +12,10 @@ from types import ModuleType
 
 import pytest
 
+from ckptctl.bundle import BundleReader
 from ckptctl.bundle.proto import BundleEntryProto
+from ckptctl.bundle.writer import index_bytes
+from ckptctl.chain import scan_directory
 from ckptctl.chain.model import Checkpoint
 from ckptctl.inspect import findings
 from ckptctl.inspect.findings import CATALOGUE, Finding
@@ -31,6 +34,7 @@ from tests.inspect.spoils import (
     whole,
 )
 from tests.oracle.chain import build_chain, flip, full, table, write_state
+from tests.oracle.images import Piece, Sliced
 
 
 def test_the_list_is_whole() -> None:
@@ -55,6 +59,22 @@ def test_each_corruption_is_found_with_its_code(tmp_path: Path, code: str) -> No
     if code < "CK050" and code != "CK024":
         assert code in quick
     json.dumps(found.document())
+
+
+def test_a_slice_that_is_listed_and_has_no_data(tmp_path: Path) -> None:
+    """TensorFlow restores no such variable: the full is none."""
+    pieces = [Piece(((2 * at, 2), (0, 2)), bytes(16)) for at in range(3)]
+    chain = build_chain(tmp_path, full(100, {"cut": Sliced("float32", (6, 2), pieces)}))
+    prefix = chain.full_prefix(100)
+    with BundleReader(str(prefix)) as reader:
+        entries = {name.encode(): entry for name, entry in reader.tensors.items()}
+        entries |= {key: entry for key, *_, entry in [*reader.slice_keys()][:2]}
+        Path(reader.index_path).write_bytes(index_bytes(reader.header, entries))
+    assert codes(look(chain.directory, data=False)) == ["CK007"]
+    (found,) = look(chain.directory).findings
+    assert (found.tensor, found.expected) == ("cut", "an entry for slice 4,2:0,2")
+    (listed,) = scan_directory(str(chain.directory)).fulls
+    assert not listed.complete
 
 
 # --- what is whole --------------------------------------------------------------------
