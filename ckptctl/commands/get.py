@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -186,6 +187,11 @@ def _history(
     if upto != "latest":  # the newest restore point may be damaged, and the rest still told
         target = find_target(upto, directory, restore)
         last, directory = target.step, target.directory
+        if last is None:
+            raise UsageError(
+                f"--history is of steps, and {target.prefix} has none",
+                remedy=f"leave out --history, or give a step with -C {shlex.quote(directory)}",
+            )
     return history(directory, table, keys, restore, runner, upto=last, check=check)
 
 

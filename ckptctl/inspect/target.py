@@ -18,7 +18,7 @@ from ckptctl.chain import (
     split_step,
     telling_what_vanished,
 )
-from ckptctl.errors import NotFoundError, UsageError
+from ckptctl.errors import AmbiguousError, NotFoundError, UsageError
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, Storage
@@ -41,7 +41,7 @@ class Target(NamedTuple):
         `state` (a model at a step, by the restore rules), or one bundle as it is: `full`
         (also any bundle that is none of a chain) or `increment`.
     directory
-        Where it was looked for.
+        The checkpoint directory that holds it.
     prefix
         Of the bundle; of a state, that of its newest member.
     step
@@ -108,34 +108,38 @@ def find_target(
         There is no such thing.
     UsageError
         It is a directory, or no target at all.
+    AmbiguousError
+        A relative path leads to one bundle from here, and to another from `directory`.
     IncompleteError, UnprovenError, RefusedError, AmbiguousError
         The step cannot be restored; see `select`.
     """
-    options = options or RestoreOptions()
-    named = _FILE.fullmatch(text)
-    if named is not None:
-        return _bundle(text, named[1], directory, storage)
+    return _find(text, directory, options or RestoreOptions(), storage)
+
+
+def _find(
+    text: str, directory: str, options: RestoreOptions, storage: Storage, *, inside: bool = False
+) -> Target:
+    """Return what a target stands for; `inside`: in the directory, and nowhere else."""
     if _STEP.fullmatch(text) or _PLACE.fullmatch(text):
         return _state(text, directory, options, storage)
-    if text and _is_bundle(text, storage):
-        return _bundle(text, text, directory, storage)
-    before, at, after = text.rpartition("@")
-    if at and before and _is_directory(before, storage):
-        found = find_target(after, before, options, storage)
-        return Target(
-            text,
-            found.kind,
-            found.directory,
-            found.prefix,
-            found.step,
-            found.chains,
-            found.selection,
+    named = _FILE.fullmatch(text)
+    found = _bundles(text if named is None else named[1], directory, storage, inside=inside)
+    if len(found) > 1:
+        raise AmbiguousError(
+            f"{text!r} is two things",
+            found=" and ".join(found),
+            remedy=f"write ./{text} for the first, {directory}@{text} for the other",
         )
-    for place in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
-        prefix = os.path.join(place, text)
-        if text and not os.path.isabs(text) and _is_bundle(prefix, storage):
-            return _bundle(text, prefix, directory, storage)
-    if text and _is_directory(text, storage):
+    if found:
+        return _bundle(text, found[0])
+    before, at, after = text.rpartition("@")
+    if at and before and not inside and _is_directory(before, storage):
+        return _find(after, before, options, storage, inside=True)._replace(text=text)
+    if named is not None:
+        raise NotFoundError(
+            "no index of that bundle", file=index_path(named[1]), found="no such file"
+        )
+    if text and not inside and _is_directory(text, storage):
         raise UsageError(
             f"{text!r} is a directory, and a target is something inside",
             remedy=f"write {text}@latest, {text}@STEP, or -C {text} STEP",
@@ -146,6 +150,20 @@ def find_target(
         remedy="write a step, latest, latest~N, first, a prefix, an index or data file, or "
         "DIR@TARGET; ckptctl ls shows what is there",
     )
+
+
+def _bundles(prefix: str, directory: str, storage: Storage, *, inside: bool) -> list[str]:
+    """Return the bundle of a path, and the one that a directory has by that name."""
+    found = [prefix] if prefix and not inside and _is_bundle(prefix, storage) else []
+    if not prefix or prefix.startswith(("/", "./", "../")):  # a path, whatever the directory
+        return found
+    for place in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
+        own = os.path.join(place, prefix)
+        if _is_bundle(own, storage):
+            both = [*found, own]
+            files = {os.path.realpath(index_path(each)) for each in both}
+            return both if len(files) > 1 else both[:1]
+    return found
 
 
 def bundle_at(path: str, storage: Storage = LOCAL) -> str | None:
@@ -202,15 +220,13 @@ def _step(text: str, chains: Chains) -> int | None:
     return points[-back]
 
 
-def _bundle(text: str, prefix: str, directory: str, storage: Storage) -> Target:
-    if not _is_bundle(prefix, storage):
-        raise NotFoundError(
-            "no index of that bundle", file=index_path(prefix), found="no such file"
-        )
+def _bundle(text: str, prefix: str) -> Target:
     parts = split_step(os.path.basename(prefix))
-    inside = os.path.basename(os.path.dirname(os.path.abspath(prefix))) == INCREMENT_DIRECTORY
-    kind: Literal["full", "increment"] = "increment" if inside else "full"
-    return Target(text, kind, directory, prefix, None if parts is None else parts[1])
+    home = os.path.dirname(prefix)
+    inside = os.path.basename(os.path.abspath(home)) == INCREMENT_DIRECTORY
+    directory = os.path.normpath(os.path.join(home, os.pardir if inside else os.curdir))
+    step = None if parts is None else parts[1]
+    return Target(text, "increment" if inside else "full", directory, prefix, step)
 
 
 def _is_bundle(prefix: str, storage: Storage) -> bool:

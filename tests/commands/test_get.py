@@ -252,3 +252,18 @@ def test_increments_that_cannot_be_read_are_no_answer(inside, tmp_path: Path) ->
     assert "7\t100\tstate\tappeared" in out
     assert "failed\t-\tincrements\t" in out
     assert f"error: increments could not be read: {room}: " in err
+
+
+def test_a_history_is_of_the_directory_that_holds_the_bundle(
+    run, sharded: Path, tmp_path: Path
+) -> None:
+    own = build_chain(tmp_path, full(100, table("emb", [7])), full(200, table("emb", [7, 8])))
+    args = ("get", "emb", "7", "--history", "-C", sharded, "--json", "--upto")
+    found = json.loads(run(*args, own.full_prefix(100)).stdout)
+    assert found["directory"] == str(own.directory)
+    (own.directory / "best.index").write_bytes(Path(f"{own.full_prefix(100)}.index").read_bytes())
+    data = Path(f"{own.full_prefix(100)}.data-00000-of-00001")
+    (own.directory / "best.data-00000-of-00001").write_bytes(data.read_bytes())
+    done = run(*args, own.directory / "best")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--history is of steps" in done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptctl.errors import NotFoundError, RefusedError, UsageError
+from ckptctl.errors import AmbiguousError, NotFoundError, RefusedError, UsageError
 from ckptctl.inspect.target import find_target
 from tests.oracle.chain import Chain, build_chain, changes, full, increment, table
 
@@ -116,3 +116,51 @@ def test_a_step_that_cannot_be_restored_is_refused(tmp_path: Path) -> None:
         find_target("120", str(chain.directory))
     with pytest.raises(NotFoundError, match="no checkpoint at step 130"):
         find_target("130", str(chain.directory))
+
+
+# --- from within another checkpoint directory -------------------------------------------
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Chain:
+    """Another chain with a full of the same name."""
+    (tmp_path / "other").mkdir()
+    return build_chain(tmp_path / "other", full(100, table("emb", [7])))
+
+
+@pytest.mark.parametrize("ending", ["", ".index", ".data-00000-of-00001"])
+def test_what_is_named_with_its_directory_is_not_of_this_one(
+    chain: Chain, other: Chain, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(other.directory)
+    target = find_target(f"{chain.directory}@model.ckpt-100{ending}")
+    assert (target.prefix, target.directory) == (
+        str(chain.full_prefix(100)),
+        str(chain.directory),
+    )
+    target = find_target(f"{chain.directory}@incremental_model.ckpt-120{ending}")
+    assert (target.kind, target.directory) == ("increment", str(chain.directory))
+
+
+@pytest.mark.parametrize("ending", ["", ".index"])
+def test_a_name_that_is_here_and_there(
+    chain: Chain, other: Chain, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(other.directory)
+    name = f"model.ckpt-100{ending}"
+    with pytest.raises(AmbiguousError, match="two things") as caught:
+        find_target(name, str(chain.directory))
+    first, second = str(caught.value.remedy).removeprefix("write ").split(", ")
+    here = find_target(first.split(" ")[0], str(chain.directory))
+    there = find_target(second.split(" ")[0], str(chain.directory))
+    assert (here.prefix, there.prefix) == ("./model.ckpt-100", str(chain.full_prefix(100)))
+    # The same file under two names is one.
+    assert find_target(name, str(other.directory)).prefix == "model.ckpt-100"
+    monkeypatch.chdir(chain.directory.parent)
+    assert find_target(name, str(chain.directory)).prefix == str(chain.full_prefix(100))
+
+
+def test_a_bundle_tells_the_directory_that_holds_it(chain: Chain) -> None:
+    for step in (100, 120):
+        for place in (".", "/nowhere"):
+            assert find_target(str(chain.prefix(step)), place).directory == str(chain.directory)
