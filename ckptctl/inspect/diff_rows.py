@@ -170,8 +170,6 @@ class RowsDiff:
         else:
             old, new = old[in_a[which]], new[in_b[which]]
         first, second = self._numbers(old), self._numbers(new)
-        if first is None or second is None:
-            return which, np.full((len(which), 5), np.nan)
         measured = _measure(first, second)
         odd = np.flatnonzero(~np.isfinite(measured[:, 3]))  # norms: NaN, Inf, or a large one
         if len(odd):
@@ -219,22 +217,20 @@ class RowsDiff:
         return found
 
     def norms_of(self, values: np.ndarray) -> np.ndarray | None:
-        """Return the norm of each row; None for what has no numbers."""
-        flat = self._numbers(values)
-        if flat is None:
+        """Return the norm of each row; None where rows have no elements."""
+        if not values.size:
             return None
+        flat = self._numbers(values)
         if flat.dtype.kind != "f" or flat.dtype.itemsize < 4:
             flat = flat.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(np.sqrt(np.einsum("ij,ij->i", flat, flat)))
 
-    def _numbers(self, values: np.ndarray) -> np.ndarray | None:
-        """Return rows of real numbers, a complex one being two; None for what has none."""
-        if not values.size:
-            return None
+    def _numbers(self, values: np.ndarray) -> np.ndarray:
+        """Return rows of real numbers, a complex one being two."""
         real = _PARTS.get(self.dtype.name)
         numbers = decode(self.dtype, values) if real is None else values.view(real)
-        return None if numbers is None else numbers.reshape(len(values), -1)
+        return numbers.reshape(len(values), -1)
 
     def add_norms(self, norms: np.ndarray) -> None:
         """Count the norms of rows that both sides have, unchanged."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from ckptctl.errors import RefusedError
+from ckptctl.errors import AmbiguousError, RefusedError
 from ckptctl.inspect.lookup import STATES, Lookup
 from ckptctl.inspect.lookup_rows import Cells, in_words
 
@@ -29,14 +30,34 @@ def write_lookup(found: Lookup, file: BinaryIO, kind: FileFormat) -> None:
     ------
     DependencyError
         Parquet without pyarrow.
+    AmbiguousError
+        A slot is called like a column.
     """
     cells = {"": found.cells.get("", Cells.none(len(found.keys))), **found.cells}
+    _check_names(cells, kind)
     if kind == "csv":
         _csv(found, file, cells)
     elif kind == "npz":
         _npz(file, _arrays(found, cells))
     else:
         _parquet(found, file, cells)
+
+
+def _check_names(members: dict[str, Cells], kind: FileFormat) -> None:
+    """Raise where two columns would have one name: a slot may be called anything."""
+    many = "s" if kind == "npz" else ""
+    names = [f"key{many}", "state", f"freq{many}", f"version{many}"]
+    for slot, cells in members.items():
+        value = slot or f"value{many}"
+        width = cells.values.shape[1]
+        names += [f"{value}_{at}" for at in range(width)] if kind == "csv" else [value]
+        names += [_name(slot, f"{what}{many}") for what in ("file", "offset")]
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise AmbiguousError(
+                f"{count} columns would be called {name!r}: a slot has the name of one",
+                remedy="use --format json or text, where slots stand by themselves",
+            )
 
 
 def _name(slot: str, what: str) -> str:

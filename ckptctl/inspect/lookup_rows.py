@@ -142,8 +142,7 @@ class Reading:
                 out[order[begin:end]] = piece[ordered[begin:end] - first]
                 begin = end
         value = out.view(entry.dtype.numpy)
-        decoded = decode(entry.dtype, value)
-        return value if decoded is None else decoded
+        return decode(entry.dtype, value)
 
     def check(self, runner: Runner) -> None:
         """Compare the checksum of each tensor that was used.

@@ -9,6 +9,7 @@ import numpy as np
 
 from ckptctl.bundle import DType
 from ckptctl.inspect.sketch import Sketch
+from ckptctl.inspect.small_types import values_of_bytes
 
 __all__ = ["Stats", "decode", "gaps", "measure"]
 
@@ -98,27 +99,28 @@ class Stats:
 
 
 def measure(dtype: DType, chunks: Iterable[np.ndarray]) -> dict[str, object] | None:
-    """Return the numbers of a tensor whose elements come in chunks; None for no numbers."""
+    """Return the numbers of a tensor whose elements come in chunks; None for complex ones."""
+    if dtype.name.startswith("complex"):
+        return None
     stats = Stats()
     for chunk in chunks:
-        values = decode(dtype, chunk)
-        if values is None:
-            return None
-        stats.add(values)
+        stats.add(decode(dtype, chunk))
     return stats.document()
 
 
-def decode(dtype: DType, chunk: np.ndarray) -> np.ndarray | None:
-    """Return elements as real numbers; None for types that have none here.
+def decode(dtype: DType, chunk: np.ndarray) -> np.ndarray:
+    """Return elements in a type in which NumPy knows their values.
 
-    bfloat16 is the upper half of a float32. Floats of 8 and 4 bits, integers of less than a
-    byte, and complex numbers are not decoded.
+    bfloat16 is the upper half of a float32; of what takes a byte or less each byte has its
+    value.
     """
     if dtype.name == "bfloat16":
         upper: np.ndarray = chunk.astype(np.uint32) << np.uint32(16)
         return upper.view(np.float32)
-    if dtype.name.startswith(("float8", "float4", "complex", "int4", "uint4", "int2", "uint2")):
-        return None
+    if dtype.size == 1:
+        values = values_of_bytes(dtype.name)
+        if values is not None:
+            return values[chunk.view(np.uint8)]
     return chunk
 
 

@@ -244,7 +244,6 @@ class _Odd:
         ):
             return
         numbers = decode(self._dtype, piece.view(self._dtype.numpy))
-        assert numbers is not None
         with np.errstate(invalid="ignore"):
             finite = np.isfinite(numbers)
             wrong = [~finite, finite & (np.abs(numbers) > self._limit)]

@@ -137,13 +137,14 @@ def test_numbers_that_doubles_cannot_tell_apart(
     json.dumps(found, allow_nan=False)
 
 
-def test_what_has_no_numbers_has_no_distance(tmp_path: Path) -> None:
-    a, b = ([with_values("float8_e5m2", n), {"x": image_of("float8_e5m2", n)}] for n in (1, 2))
-    found = compare(tmp_path, a, b, tolerance=9)
+def test_small_floats_have_their_values(tmp_path: Path) -> None:
+    """0x38 is 1.0 and 0x30 is 0.5."""
+    kind = "float8_e4m3fn"
+    a, b = ([with_values(kind, n), {"x": image_of(kind, n)}] for n in (56, 48))
+    found = compare(tmp_path, a, b)
     emb, (x,) = found["tables"][0]["members"][0], found["tensors"]["changed"]
-    assert (emb["changed"], emb["l2"]["max"], emb["l2"]["total"]) == (1, None, None)
-    assert (x["elements"], x["l2"], x["max"], x["relative"]) == (1, None, None, None)
-    assert x["norm"] == [None, None]
+    assert (emb["changed"], emb["l2"]["max"], emb["l2"]["total"]) == (1, 0.5, 0.5)
+    assert (x["elements"], x["l2"], x["norm"]) == (1, 0.5, [1.0, 0.5])
 
 
 def compare(tmp_path: Path, a: Any, b: Any, **options: Any) -> dict[str, Any]:

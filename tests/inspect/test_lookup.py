@@ -13,10 +13,10 @@ import pyarrow.parquet
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from ckptctl.errors import NotFoundError, TensorChecksumError
+from ckptctl.errors import AmbiguousError, NotFoundError, TensorChecksumError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import Cell, look_up
-from ckptctl.inspect.lookup_files import write_lookup
+from ckptctl.inspect.lookup_files import FileFormat, write_lookup
 from ckptctl.inspect.lookup_rows import in_words
 from tests.inspect.model import filtered_in, look, tables_in
 from tests.inspect.test_views import SOME
@@ -194,3 +194,32 @@ def test_words_give_numbers_back(dtype: str) -> None:
         longest = {2: 5, 4: 9, 8: 17}[values.dtype.itemsize]
         digits = (word.partition("e")[0].replace(".", "").strip("-0") for word in words)
         assert max(map(len, digits)) <= longest
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+@pytest.mark.parametrize("slot", ["key", "value", "file", "keys", "values", "state", "value_0"])
+def test_a_slot_with_the_name_of_a_column(tmp_path: Path, slot: str, kind: FileFormat) -> None:
+    """No column takes the place of another."""
+    chain = build_chain(tmp_path, full(1, table("emb", [2, 3], slots=(slot,), freqs=1)))
+    buffer = io.BytesIO()
+    with look(1, chain.directory) as view:
+        found = look_up(view, "emb", [2, 3])
+    fixed = {"csv": ["value"], "npz": ["keys", "values", "state"]}
+    if slot in fixed.get(kind, ["key", "value", "state", "file"]):
+        with pytest.raises(AmbiguousError, match=f"would be called '{slot}"):
+            write_lookup(found, buffer, kind)
+        assert not buffer.getvalue()
+        return
+    write_lookup(found, buffer, kind)
+    buffer.seek(0)
+    if kind == "csv":
+        names = buffer.read().decode().splitlines()[0].split(",")
+        assert len(names) == len(set(names)) == 12
+    elif kind == "npz":
+        arrays = np.load(buffer)
+        assert len(arrays.files) == 10
+        assert (arrays["keys"].tolist(), arrays["values"].tolist()) == ([2, 3], [[2, 2], [3, 3]])
+    else:
+        read = pyarrow.parquet.read_table(buffer).to_pydict()
+        assert len(read) == 10
+        assert (read["key"], read["value"]) == ([2, 3], [[2, 2], [3, 3]])
