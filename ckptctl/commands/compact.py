@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptctl.commands import options
+from ckptctl.commands.asking import ask
 from ckptctl.commands.compact_views import (
     CompactPlanView,
     CompactResultView,
@@ -22,7 +22,7 @@ from ckptctl.commands.compact_views import (
 )
 from ckptctl.commands.params import AMOUNT, DURATION, SIZE
 from ckptctl.commands.settings import Settings, configured
-from ckptctl.errors import CkptctlError, RefusedError
+from ckptctl.errors import CkptctlError
 from ckptctl.output import Output
 from ckptctl.progress import Deadline, Progress
 
@@ -239,12 +239,11 @@ def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> N
     # What is put right in a state file makes more go than the plan can know yet.
     if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RefusedError(
-            "would remove what is no longer needed for good, and nobody is here to ask",
-            file=plan.directory,
-            remedy="--yes says that you mean it, --dry-run only shows it",
-        )
-    out.show(CompactPlanView(plan, True, settings))  # until it is agreed to
-    if not click.confirm("Merge, and remove for good what is then not needed?", err=True):
-        raise RefusedError("not confirmed: nothing was done", file=plan.directory)
+    ask(
+        out,
+        "Merge, and remove for good what is then not needed?",
+        would="would remove what is no longer needed for good",
+        ways="--yes says that you mean it, --dry-run only shows it",
+        directory=plan.directory,
+        view=CompactPlanView(plan, True, settings),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,15 @@ import click
 from click.core import ParameterSource
 
 from ckptctl.commands import options
+from ckptctl.commands.asking import ask
 from ckptctl.commands.prune_views import PrunePlanView, PruneResultView, raise_for
 from ckptctl.commands.replacing import PLAN, check_replaceable
-from ckptctl.errors import RefusedError, UsageError
+from ckptctl.errors import UsageError
 from ckptctl.output import Output
 from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
-    from ckptctl.merge import PrunePlan
+    pass
 
 __all__ = ["command"]
 
@@ -122,7 +122,14 @@ def command(
     if stop:
         return
     if asks:
-        _ask(todo)
+        what = f"{fmt.some(len(todo.removed), 'item')}, {fmt.bytes_(todo.bytes_to_free)}"
+        ask(
+            out,
+            f"Remove {what} for good?",
+            would=f"would remove {what} for good",
+            ways="--yes says that you mean it, --trash moves it, --dry-run only shows it",
+            directory=todo.directory,
+        )
     progress = out.progress()
     try:
         result = execute_prune(
@@ -153,16 +160,3 @@ def _refuse_options() -> None:
                 f"{param.opts[0]} does not go with --plan: the saved plan has its options",
                 remedy="leave it out, or make another plan",
             )
-
-
-def _ask(plan: PrunePlan) -> None:
-    """Ask whoever sits at a terminal; refuse where nobody does."""
-    what = f"{fmt.some(len(plan.removed), 'item')}, {fmt.bytes_(plan.bytes_to_free)}"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RefusedError(
-            f"would remove {what} for good, and nobody is here to ask",
-            file=plan.directory,
-            remedy="--yes says that you mean it, --trash moves it, --dry-run only shows it",
-        )
-    if not click.confirm(f"Remove {what} for good?", err=True):
-        raise RefusedError("not confirmed: nothing was removed", file=plan.directory)

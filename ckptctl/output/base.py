@@ -6,11 +6,14 @@ a page; which of the two happens is decided once, by `open_output`, and no comma
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from ckptctl.errors import NoSpaceError
 from ckptctl.progress import NO_PROGRESS, Progress
 
 __all__ = ["Column", "Output", "Page", "QuietOutput", "Rows", "Value", "View"]
@@ -119,6 +122,10 @@ class Page(ABC):
         """Let the reader see what was written until now."""
 
 
+#: Why an answer finds no room: whoever makes room must not stop for it.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 class View(Protocol):
     """What a command has to show."""
 
@@ -132,6 +139,9 @@ class View(Protocol):
 class Output(ABC):
     """Where a command's answer goes; a context manager that closes it on success.
 
+    Where there is no room for the answer the work goes on: `prune` is called when the disk is
+    full, and its log may lie there. That it is lost is the error at the end, if there is no other.
+
     Attributes
     ----------
     form
@@ -140,6 +150,7 @@ class Output(ABC):
     """
 
     form: str = ""
+    _lost: OSError | None = None
 
     @abstractmethod
     def show(self, view: View) -> None:
@@ -175,6 +186,26 @@ class Output(ABC):
     ) -> None:
         if error is None:
             self.close()
+            self.check("all else is done")
+
+    def check(self, rest: str = "nothing was done") -> None:
+        """Raise `NoSpaceError` where there was no room for what was shown."""
+        if self._lost is not None:
+            raise NoSpaceError(
+                f"{(self._lost.strerror or '').lower()}: no room for the answer; {rest}",
+                file="standard output",
+                remedy="make room where the output goes",
+            ) from self._lost
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Keep the error of what finds no room."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._lost = self._lost or error
 
 
 class QuietOutput(Output):

@@ -53,8 +53,9 @@ class JsonOutput(Output):
     def print(self, text: str) -> None:
         """Write the document."""
         self._document = None
-        self._stdout.write(text)
-        self._stdout.flush()
+        with self._losing():
+            self._stdout.write(text)
+            self._stdout.flush()
 
     def show(self, view: View) -> None:
         """Add the view's fields to the document."""
@@ -82,5 +83,6 @@ class JsonOutput(Output):
         """Write the document."""
         document, self._document = self._document, None
         if document is not None:
-            dump(document, self._stdout)
-            self._stdout.flush()
+            with self._losing():
+                dump(document, self._stdout)
+                self._stdout.flush()

@@ -33,14 +33,16 @@ class TextOutput(Output):
 
     def print(self, text: str) -> None:
         """Write the lines."""
-        self._stdout.write(text)
-        self._stdout.flush()
+        with self._losing():
+            self._stdout.write(text)
+            self._stdout.flush()
 
     def show(self, view: View) -> None:
         """Draw the view."""
         page = self._page or self._open_page()
-        view.text(page)
-        page.flush()
+        with self._losing():
+            view.text(page)
+            page.flush()
 
     def warn(self, message: str) -> None:
         """Write the warning to stderr; that nobody reads it there is no failure."""

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -258,13 +259,15 @@ def test_nobody_to_ask_is_a_refusal(run, old: Path, untouched, form) -> None:
         assert "\tremove\t" not in done.stdout
 
 
-def at_a_terminal(env: dict[str, str], answer: str, *args: object) -> tuple[int, str]:
+def at_a_terminal(
+    env: dict[str, str], answer: str, *args: object, stdout: IO[str] | None = None
+) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "ckptctl", *map(str, args)],
         env=env,
         stdin=theirs,
-        stdout=theirs,
+        stdout=stdout or theirs,
         stderr=theirs,
     )
     os.close(theirs)
@@ -451,3 +454,39 @@ def test_a_name_sends_nothing_to_the_terminal(run, old: Path) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert len(done.stdout.splitlines()) == 1 + 6 + 2
+
+
+# --- where there is no room for the answer ----------------------------------------------
+
+full_device = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="a system with /dev/full, as Linux has"
+)
+
+
+@full_device
+@pytest.mark.parametrize("command", [["prune", "--min-age", "0s"], ["compact", "--min-age", "0s"]])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_room_is_made_though_there_is_none_for_the_answer(
+    bare_env: dict[str, str], old: Path, command: list[str], form: list[str]
+) -> None:
+    """As cron calls it: the disk is full, and its log lies there."""
+    args = [sys.executable, "-m", "ckptctl", *command, str(old), "--yes", *form]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            args, env=bare_env, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 12
+    assert "no space left on device: no room for the answer; all else is done" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((old / INCREMENTS).glob("*-140.*"))
+
+
+@full_device
+def test_nobody_agrees_to_what_he_cannot_see(bare_env: dict[str, str], old: Path) -> None:
+    before = sorted(path.name for path in old.rglob("*"))
+    with open("/dev/full", "w") as full:
+        code, said = at_a_terminal(bare_env, "y\n", "prune", old, stdout=full)
+    assert code == 12
+    assert "no room for the answer; nothing was done" in " ".join(said.split())
+    assert "for good?" not in said
+    assert sorted(path.name for path in old.rglob("*") if ".ckptctl" not in str(path)) == before
