@@ -76,8 +76,8 @@ def cache_path(room: str, facts: object) -> str:
     return os.path.join(home, "ckptctl", room, token)
 
 
-def remember(path: str, data: bytes = b"") -> None:
-    """Write a file whose time is now; a cache that cannot be written is no error.
+def remember(path: str, data: bytes = b"") -> bool:
+    """Write a file whose time is now, and return whether that could be done.
 
     Two may write at once, or be killed: what is said is led by its checksum.
     """
@@ -89,7 +89,8 @@ def remember(path: str, data: bytes = b"") -> None:
         with open(path, "wb", opener=_open) as file:
             file.write(head + data)
     except OSError:
-        return
+        return False
+    return True
 
 
 def recall(path: str, most: int) -> bytes | None:

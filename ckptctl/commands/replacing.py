@@ -40,10 +40,12 @@ def check_replaceable(option: str, path: str, head: bytes = b"") -> None:
     RefusedError
         The directory may not be written to.
     ExistsError
-        It is no regular file, or one of a checkpoint, or begins otherwise.
+        It is a link or no regular file, or one of a checkpoint, or begins otherwise.
     """
     found = None
-    if os.path.isdir(path):
+    if os.path.islink(path):  # to /dev/stdout too: the link would be replaced, not what it leads to
+        found = "a symbolic link"
+    elif os.path.isdir(path):
         found = "a directory"
     elif os.path.exists(path) and not os.path.isfile(path):
         found = "no regular file"

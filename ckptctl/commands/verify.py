@@ -104,6 +104,8 @@ def command(
     finally:
         progress.finish()
     out.show(VerifiedView(plan, found))
+    if not found.remembered and (found.left or max_age is not None):
+        out.warn("what was found clean cannot be remembered: the user's cache cannot be written")
     out.close()
     bad, unread = found.count("damage"), found.count("unread")
     if bad:
@@ -123,7 +125,9 @@ def command(
         raise TimeUpError(
             f"no time for {fmt.some(len(found.left), 'checkpoint')}, first {found.left[0]}",
             file=directory,
-            remedy="run it again: what was longest unverified comes first",
+            remedy="run it again: what was longest unverified comes first"
+            if found.remembered
+            else "--max-duration for all of it, or a cache that can be written: else it begins anew",
         )
     if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
         raise NotFoundError(

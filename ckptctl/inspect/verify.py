@@ -93,6 +93,8 @@ class Verified:
         Names of checkpoints that were found clean not long ago.
     left
         Names of checkpoints that there was no time for.
+    remembered
+        Whether the next run will know what was found clean: the user's cache can be written.
     """
 
     def __init__(self) -> None:
@@ -103,6 +105,7 @@ class Verified:
         self.nbytes = 0
         self.skipped: list[str] = []
         self.left: list[str] = []
+        self.remembered = True
         self.seconds = 0.0
 
     def count(self, severity: str) -> int:
@@ -118,6 +121,7 @@ class Verified:
             "bytes": self.nbytes,
             "skipped": self.skipped,
             "left": self.left,
+            "remembered": self.remembered,
             "seconds": self.seconds,
         }
         return {"checked": checked, "findings": [each.document() for each in self.findings]}
@@ -244,7 +248,7 @@ def execute_verify(
             elif not any(finding.severity in ("damage", "unread") for finding in own):
                 # What the data made us warn of is told again in the next run.
                 if not told:
-                    memory.add(checkpoint)
+                    found.remembered &= memory.add(checkpoint)
                 if plan.subset[1] == 1 and checkpoint.kind == "full":
                     fulls.add(checkpoint)
         found.findings += own

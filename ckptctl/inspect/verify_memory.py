@@ -28,6 +28,6 @@ class VerifiedData:
         except OSError:
             return None
 
-    def add(self, checkpoint: Checkpoint) -> None:
-        """Remember one; where the cache cannot be written, the next run reads it again."""
-        remember(note(self._room, [checkpoint]))
+    def add(self, checkpoint: Checkpoint) -> bool:
+        """Remember one; return whether the cache can be written, else the next run reads it."""
+        return remember(note(self._room, [checkpoint]))

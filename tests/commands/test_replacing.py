@@ -96,3 +96,18 @@ def test_the_answer_is_given_before_the_page_is_written(
     done = run(*words, "x" * 250, *form, cwd=sharded)  # its temporary has too long a name
     assert done.returncode == 12
     assert done.stdout == run(*words[:-1], *form, cwd=sharded).stdout
+
+
+@pytest.mark.parametrize("words", EACH)
+@pytest.mark.parametrize("target", ["there", "gone", "/proc/self/fd/1"])
+def test_no_link_is_replaced(
+    run, sharded: Path, tmp_path: Path, words: tuple[str, ...], target: str
+) -> None:
+    """`/dev/stdout` is one: as root it would be a file from then on."""
+    link = tmp_path / "link"
+    (tmp_path / "there").write_text("")
+    link.symlink_to(target)
+    done = run(*words, link, cwd=sharded)
+    assert (done.returncode, done.stdout) == (12, "")
+    assert "found: a symbolic link" in done.stderr
+    assert (os.readlink(link), (tmp_path / "there").read_text()) == (target, "")

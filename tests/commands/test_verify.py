@@ -166,3 +166,17 @@ def test_one_increment_is_looked_at_alone(run, sharded: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("checked\t1\t")
     assert run("verify", sharded / "model.ckpt-7").returncode == 10
+
+
+def test_a_cache_that_cannot_be_written(run, sharded: Path, tmp_path: Path) -> None:
+    """Where nothing is remembered no run gets further than the one before."""
+    (tmp_path / "file").touch()
+    nowhere = {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    done = run("verify", sharded, "--data", "--max-age", "1d", env=nowhere)
+    assert done.returncode == 0
+    assert done.stderr.startswith("ckptctl: warning: what was found clean cannot be remembered: ")
+    done = run("verify", sharded, "--data", "--json", env=nowhere)
+    assert json.loads(done.stdout)["checked"]["remembered"] is False
+    done = run("verify", sharded, "--data", "--json")
+    assert json.loads(done.stdout)["checked"]["remembered"] is True
+    assert run("verify", sharded, "--data", env=nowhere).stderr == "", "who asked for no memory"

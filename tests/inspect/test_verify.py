@@ -203,7 +203,9 @@ def test_an_increment_whose_keys_there_was_no_time_to_compare_is_left(
     SPOILS["CK024"](chain)
     read: list[Checkpoint] = []
     add = VerifiedData.add
-    monkeypatch.setattr(VerifiedData, "add", lambda self, own: (add(self, own), read.append(own)))
+    monkeypatch.setattr(
+        VerifiedData, "add", lambda self, own: (read.append(own), add(self, own))[1]
+    )
     monkeypatch.setattr("time.monotonic", lambda: len(read))  # a second each
     found = look(chain.directory, max_duration_s=2.5)
     assert (found.checkpoints, found.left, codes(found)) == (3, [chain.prefix(140).name], [])
