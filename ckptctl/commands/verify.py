@@ -127,7 +127,7 @@ def command(
             file=directory,
             remedy="run it again: what was longest unverified comes first"
             if found.remembered
-            else "--max-duration for all of it, or a cache that can be written: else it begins anew",
+            else "without a cache that can be written it begins anew: give it time for all",
         )
     if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
         raise NotFoundError(

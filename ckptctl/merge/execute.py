@@ -198,6 +198,11 @@ def _write(
         replaces=plan.replaces,
         trash=os.path.join(trash, f"{name}.{stamp}.{os.getpid()}"),
     )
+
+    def look() -> None:
+        locks.check()
+        _check_still_so(plan)
+
     try:
         return write_state(
             state,
@@ -209,8 +214,10 @@ def _write(
             outcome,
             verify=plan.verify,
             side=_side_files(plan, runner),
-            before_commit=lambda: _check_still_so(plan),
-            still_ours=locks.check,
+            before_commit=look,
+            # Stopped for hours since then, we would bring a dead timeline back. But what is
+            # replaced is in the trash by now, and missing where it lay.
+            before_index=locks.check if plan.replaces else look,
         )
     except BaseException:
         pending.abort()

@@ -128,7 +128,7 @@ def write_state(
     verify: bool,
     side: Sequence[tuple[str, int, str]] = (),
     before_commit: Callable[[], None] = lambda: None,
-    still_ours: Callable[[], None] = lambda: None,
+    before_index: Callable[[], None] = lambda: None,
 ) -> int:
     """Write a state under the temporaries of `pending` and commit it; return its bytes.
 
@@ -142,8 +142,8 @@ def write_state(
         Side files to copy: (path, bytes, what follows the prefix in their name).
     before_commit
         Called when all is written and nothing is renamed; may raise to give up.
-    still_ours
-        Called after that, and once more right before the index is renamed; may raise too.
+    before_index
+        Called right before the index is renamed; may raise too.
     """
     num_shards = len(layout.sizes)
     entries = dict(state.whole_entries())
@@ -202,8 +202,7 @@ def write_state(
     index = index_bytes(state.full.header, entries)
     target.close()  # a file that is open keeps its directory alive on some filesystems
     before_commit()
-    still_ours()
-    pending.commit(index, still_ours)
+    pending.commit(index, before_index)
     return sum(sizes)
 
 

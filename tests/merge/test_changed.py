@@ -21,7 +21,17 @@ from ckptctl.merge import execute_merge
 from ckptctl.storage.lock import directory_lock
 from tests.merge.model import names, small_chain
 from tests.merge.storages import CHANGES, Hooked, Once, Trapped
-from tests.oracle.chain import Chain, build_chain, changes, full, increment, listing, table
+from tests.oracle.chain import (
+    INCREMENTS,
+    Chain,
+    build_chain,
+    changes,
+    full,
+    increment,
+    listing,
+    table,
+    write_state,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,6 +102,22 @@ def test_a_source_that_changes_while_we_write(
     with pytest.raises(ChangedError):
         chain.merge(storage=storage)
     assert names(chain.directory) - before == set()
+
+
+@pytest.mark.parametrize("moment", ["write_new", "rename_new"])
+def test_a_rollback_in_the_last_moment(tmp_path: Path, moment: str) -> None:
+    """Between our look and the rename of the index, where a process may be stopped for hours."""
+    chain = small_chain(tmp_path)
+    room = chain.directory / INCREMENTS
+
+    def roll_back() -> None:
+        kept = [f"incremental_model.ckpt-{step}" for step in (20, 30, 50)]
+        write_state(room, kept, latest=kept[1])
+
+    before = names(chain.directory)
+    with pytest.raises(ChangedError, match="rolled back|timeline|live"):
+        chain.merge(storage=Hooked(moment, after=roll_back))
+    assert names(chain.directory) == before
 
 
 def test_an_increment_that_was_added_does_not_matter(tmp_path: Path) -> None:
