@@ -179,6 +179,7 @@ def _prepare_streams() -> None:
         pass
     os.close(number)
     # None where the file was closed; they live as long as we do.
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     # A name that the terminal's encoding lacks is escaped, not a traceback.

@@ -348,6 +348,30 @@ def test_a_closed_stdout_cannot_become_a_checkpoint_file(bare_env: dict[str, str
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["prune", "-C", "{home}", "--min-age", "0s"], 12, "nobody is here to ask"),
+        (["compact", "-C", "{home}"], 12, "nobody is here to ask"),
+        (["get", "emb", "-C", "{home}", "--keys-from", "-"], 2, "no key is given"),
+    ],
+)
+def test_a_closed_stdin_is_an_empty_one(
+    bare_env: dict[str, str], sharded: Path, args: list[str], code: int, words: str
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m ckptctl "$@" <&-', sys.executable]
+        + [arg.format(home=sharded) for arg in args],
+        env=bare_env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr.splitlines()[0]
+
+
 def test_a_terminal_without_the_letters_gets_escapes_not_a_traceback(probe: Probe) -> None:
     process = probe('print("特")', env={"PYTHONIOENCODING": "ascii"})
     assert told(process)[:2] == (0, "\\u7279\n")
