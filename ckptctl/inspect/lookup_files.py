@@ -18,13 +18,14 @@ FileFormat = Literal["csv", "npz", "parquet"]
 
 
 def write_lookup(found: Lookup, file: BinaryIO, kind: FileFormat) -> None:
-    """Write one row for each key asked.
+    r"""Write one row for each key asked.
 
     Columns: key, state, freq, version, value (in CSV `value_0` ...), file and offset; for
     each slot `<slot>`, `<slot>_file` and `<slot>_offset`. NumPy's arrays are keys, state,
     freqs, versions, values, files and offsets. What is not there is empty in CSV, null in
     Parquet, and in arrays -1 for freq, version and offset, NaN for values (0 in a type
-    without NaN) and an empty file.
+    without NaN) and an empty file. Parquet holds UTF-8 alone: another byte of a name is an
+    escape there, `\udcff` for 0xff.
 
     Raises
     ------
@@ -150,6 +151,13 @@ def _parquet(found: Lookup, file: BinaryIO, members: dict[str, Cells]) -> None:
         values = cells.values.astype(cells.values.dtype.newbyteorder("="), copy=False)
         rows = [row if there else None for row, there in zip(values, cells.there, strict=True)]
         columns[slot or "value"] = pa.array(rows, kind)
-        columns[_name(slot, "file")] = pa.array(_files(found, cells), pa.string())
+        files = [file and _utf8(file) for file in _files(found, cells)]
+        columns[_name(slot, "file")] = pa.array(files, pa.string())
         columns[_name(slot, "offset")] = pa.array(_offsets(cells), pa.int64())
-    parquet.write_table(pa.table(columns), file)
+    table = pa.table({_utf8(name): column for name, column in columns.items()})
+    parquet.write_table(table, file)
+
+
+def _utf8(name: str) -> str:
+    """Return a name as Parquet can hold it: a byte that is no UTF-8 as JSON writes it."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_whole_numbers_stay_whole_in_files(tmp_path: Path) -> None:
     assert [row["value"] for row in rows] == [[2**53 + 1], None]
     assert rows[0]["offset"] == found.rows[0].cells[""].offset
     assert rows[1]["file"] is None
+
+
+def test_names_that_are_no_utf8_go_into_parquet_as_export_writes_them(tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"r\xff m")
+    place.mkdir()
+    chain = build_chain(place, full(100, table("emb", [1], slots=("S\udcfe",))))
+    with look(100, chain.directory) as view:
+        found = look_up(view, "emb", [1, 2])
+    columns = io.BytesIO()
+    write_lookup(found, columns, "parquet")
+    row, unknown = pyarrow.parquet.read_table(columns).to_pylist()
+    assert row["file"] == found.rows[0].cells[""].file.replace("\udcff", r"\udcff")
+    assert row[r"S\udcfe"] == [1.25, 1.25]
+    assert r"r\udcff m" in row[r"S\udcfe_file"]
+    assert unknown["file"] is None
 
 
 def test_a_slot_of_any_name_goes_into_an_archive(tmp_path: Path) -> None:
