@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ckptctl.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["no_key", "read_keys"]
 
@@ -67,11 +73,34 @@ def _from_file(path: str) -> list[int]:
 def _from_array(path: str) -> list[int]:
     import numpy as np
 
+    with open(path, "rb") as file:
+        dtype, size = _header(file, path)
+        if dtype.kind not in "iu":
+            raise UsageError("a file of keys holds integers", file=path, found=str(dtype))
+        # NumPy asks for the memory first, and only then looks what there is.
+        there = os.fstat(file.fileno()).st_size - file.tell()
+        if there < size:
+            expected = f"{size} bytes behind its header"
+            raise UsageError("an array cut short", file=path, expected=expected, found=str(there))
+        file.seek(0)
+        keys = np.lib.format.read_array(file).reshape(-1).tolist() if size else []
+    return [_in_range(key, str(key), "array") for key in keys]
+
+
+def _header(file: BinaryIO, path: str) -> tuple[np.dtype[Any], int]:
+    """Return the type of an array, and the bytes that it claims to have."""
+    import numpy as np
+
+    form = np.lib.format
+    # 3.0 is 2.0 with names of fields in UTF-8.
+    read = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    read[3, 0] = read[2, 0]
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError):  # what NumPy says of bytes that are no array
+        shape, _, dtype = read[form.read_magic(file)](file)
+        if any(length < 0 for length in shape):
+            raise ValueError(shape)
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 (the header is parsed as Python: whatever that may raise)
         raise UsageError("no array of integers", file=path, found="no .npy file") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu":
-        found = str(getattr(array, "dtype", "an archive"))
-        raise UsageError("a file of keys holds integers", file=path, found=found)
-    return [_in_range(key, str(key), "array") for key in array.reshape(-1).tolist()]
+    return dtype, math.prod(shape) * dtype.itemsize

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ckptctl.bundle import BundleReader
+from ckptctl.commands.keys import read_keys
 from tests.oracle.chain import (
     INCREMENTS,
     Tensor,
@@ -91,6 +92,50 @@ def test_exit_codes(run, sharded: Path, tmp_path: Path, args: list[str], code: i
     at = args.index("--") if "--" in args else len(args)
     done = run("get", *args[:at], "-C", sharded, *args[at:])
     assert done.returncode == code, done.stderr
+
+
+def _npy(path: Path, header: str, data: bytes = b"") -> None:
+    text = header.encode() + b"\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + data)
+
+
+_BROKEN = "no .npy file"
+HEADERS = {
+    "{'descr': '<i8', 'shape': (": _BROKEN,
+    "{'descr': (), 'fortran_order': False, 'shape': (1,)}": _BROKEN,
+    "-" * 9000 + "1": _BROKEN,
+    "{'descr': '<i8', 'fortran_order': False, 'shape': (-5,)}": _BROKEN,
+    f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({10**15},)}}": "found: 16",
+    f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**70},)}}": "found: 16",
+    f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**70}, 0)}}": "no key is given",
+    "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}": "found: object",
+    "{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}": "found: float32",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_an_array_of_keys_with_a_broken_header(inside, tmp_path: Path, header: str) -> None:
+    file = tmp_path / "keys.npy"
+    _npy(file, header, b"\0" * 16)
+    code, out, err = inside("get", "emb", "-C", tmp_path, "--keys-from", file)
+    assert (code, out) == (2, "")
+    assert HEADERS[header] in err
+
+
+def test_an_array_of_keys_of_another_version(inside, tmp_path: Path) -> None:
+    file = tmp_path / "keys.npy"
+    np.save(file, [7])
+    file.write_bytes(file.read_bytes().replace(b"NUMPY\1\0", b"NUMPY\2\1"))
+    code, _, err = inside("get", "emb", "-C", tmp_path, "--keys-from", file)
+    assert code == 2
+    assert "found: no .npy file\n" in err
+
+
+def test_keys_of_an_array_are_read_row_by_row(tmp_path: Path) -> None:
+    keys = np.arange(6, dtype=">i4").reshape(2, 3)
+    for each in (keys, np.asfortranarray(keys), keys[:, :0]):
+        np.save(tmp_path / "keys.npy", each)
+        assert [*read_keys(["7"], str(tmp_path / "keys.npy"))] == [7, *each.reshape(-1)]
 
 
 def test_keys_from_a_file_and_from_stdin(run, bare_env, sharded: Path, tmp_path: Path) -> None:
