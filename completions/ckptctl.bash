@@ -2,13 +2,16 @@
 # Install: ckptctl completion bash > ~/.local/share/bash-completion/completions/ckptctl
 
 _ckptctl() {
-    local kind value help
+    local kind value help word=${COMP_WORDS[COMP_CWORD]}
     COMPREPLY=()
     while IFS=$'\t' read -r kind value help; do
-        case $kind in
-            plain) COMPREPLY+=("$value") ;;
-            dir) compopt -o dirnames ;;
-            file) compopt -o default ;;
+        case $kind$word in
+            dir*) compopt -o dirnames ;;
+            file*) compopt -o default ;;
+            # bash inserts a word as it is: what is in a name must not become a command.
+            plain\'*) [[ $value == *\'* ]] || COMPREPLY+=("$value") ;;
+            plain\"*) [[ $value == *[\"\\\$\`!]* ]] || COMPREPLY+=("$value") ;;
+            plain*) printf -v value %q "$value"; COMPREPLY+=("$value") ;;
         esac
     done < <(
         IFS=$'\n'

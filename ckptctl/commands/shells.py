@@ -28,13 +28,16 @@ _BASH = r"""# ckptctl completion for bash 4.4 or later. Written by `ckptctl comp
 # Install: ckptctl completion bash > ~/.local/share/bash-completion/completions/ckptctl
 
 _ckptctl() {
-    local kind value help
+    local kind value help word=${COMP_WORDS[COMP_CWORD]}
     COMPREPLY=()
     while IFS=$'\t' read -r kind value help; do
-        case $kind in
-            plain) COMPREPLY+=("$value") ;;
-            dir) compopt -o dirnames ;;
-            file) compopt -o default ;;
+        case $kind$word in
+            dir*) compopt -o dirnames ;;
+            file*) compopt -o default ;;
+            # bash inserts a word as it is: what is in a name must not become a command.
+            plain\'*) [[ $value == *\'* ]] || COMPREPLY+=("$value") ;;
+            plain\"*) [[ $value == *[\"\\\$\`!]* ]] || COMPREPLY+=("$value") ;;
+            plain*) printf -v value %q "$value"; COMPREPLY+=("$value") ;;
         esac
     done < <(
         IFS=$'\n'
@@ -57,7 +60,7 @@ _ckptctl() {
             _CKPTCTL_COMPLETE=answer "${words[1]}" 2>/dev/null)}"; do
         IFS=$'\t' read -r kind value help <<< "$line"
         case $kind in
-            plain) plain+=("${value//:/\\:}${help:+:$help}") ;;
+            plain) plain+=("${${value//\\/\\\\}//:/\\:}${help:+:$help}") ;;
             dir) _path_files -/ ;;
             file) _path_files ;;
         esac
@@ -116,9 +119,15 @@ class _Lines(ShellComplete):
             self.head = incomplete[: incomplete.index("=") + 1]
         return args, incomplete
 
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[str]]:
+        # A name that cannot stand in a line as it is would be another one when inserted.
+        found = super().get_completions(args, incomplete)
+        return [item for item in found if item.type != "plain" or item.value.isprintable()]
+
     def format_completion(self, item: CompletionItem[str]) -> str:
-        head = self.head if item.type == "plain" else ""
-        return f"{item.type}\t{head}{escape(item.value)}\t{escape(item.help or '')}"
+        if item.type != "plain":
+            return f"{item.type}\t\t"
+        return f"plain\t{self.head}{item.value}\t{escape(item.help or '')}"
 
 
 def complete(cli: click.Command, instruction: str) -> None:

@@ -18,6 +18,8 @@ import pytest
 
 from ckptctl.commands.main import COMMANDS
 from ckptctl.commands.shells import SCRIPTS
+from tests.oracle.chain import build_chain, full
+from tests.oracle.images import floats
 
 COMPLETIONS = Path(__file__).parents[2] / "completions"
 FILES = {"bash": "ckptctl.bash", "zsh": "_ckptctl", "fish": "ckptctl.fish"}
@@ -229,6 +231,48 @@ def test_completion_imports_neither_numpy_nor_rich(sharded: Path) -> None:
     assert imported == "[]"
 
 
+#: Names of tensors, which a stranger chose; the last ones cannot stand in a line.
+NAMES = ["a b", "back\\slash:1", "q'uo\"te", "x;touch${IFS}PWN;", "y$(touch PWN)", "~!*#", "特"]
+NO_WORDS = ["new\nline", "esc\x1b[0m", "\udcff"]
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    tensors = {name: floats(1.0, 2.0) for name in NAMES + NO_WORDS}
+    return build_chain(tmp_path, full(10, tensors)).directory
+
+
+@needs("bash")
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_name_is_inserted_as_one_word_of_bash(
+    shell_env: dict[str, str], named: Path, tmp_path: Path, quote: str
+) -> None:
+    script = (
+        f"{SOURCES['bash']}\n"
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ckptctl ckptctl; quote=${COMP_WORDS[-1]}\n'
+        'for word in "${COMPREPLY[@]}"; do\n'
+        "    eval \"printf '%s\\n' $quote$word$quote\"\n"
+        "done"
+    )
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", "ckptctl", "get", "-C", named, quote],
+        env=shell_env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert not (tmp_path / "PWN").exists()
+    possible = {
+        "": NAMES,
+        "'": [name for name in NAMES if "'" not in name],
+        '"': ["a b", "特"],  # bash has no escape there that it takes away for each of the rest
+    }
+    offered = [name for name in done.stdout.splitlines() if name != "global_step"]
+    assert (offered, done.stderr) == (sorted(possible[quote]), "")
+
+
 # --- shells as people use them --------------------------------------------------------
 
 
@@ -248,6 +292,38 @@ def test_an_interactive_bash_completes_a_step(
         shell.until("/sharded")
     finally:
         shell.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "set_up"),
+    [
+        pytest.param(["bash", "--norc", "--noprofile", "-i"], "", id="bash", marks=needs("bash")),
+        pytest.param(
+            ["zsh", "-f", "-i"],
+            "unsetopt zle_bracketed_paste; setopt zle; autoload -U compinit; compinit -D\n",
+            id="zsh",
+            marks=needs("zsh"),
+        ),
+    ],
+)
+@pytest.mark.parametrize(("typed", "name"), [("x", NAMES[3]), ("b", NAMES[1]), ("'y", NAMES[4])])
+def test_what_a_shell_inserts_is_the_name(
+    shell_env: dict[str, str], named: Path, tmp_path: Path, argv, set_up, typed, name
+) -> None:
+    (tmp_path / "tell").write_text(
+        f"#!{sys.executable}\nimport sys\nprint(f'told {{sys.argv[1:]}}')\n"
+    )
+    (tmp_path / "tell").chmod(0o755)
+    shell = Terminal(argv, shell_env | {"TERM": "dumb"}, tmp_path)
+    try:
+        shell.type(f"PS1='> '\n{set_up}{SOURCES[argv[0]]}\necho rea''dy\n")
+        shell.until("\nready")
+        # Behind Tab the line is given to another program: a shell reads it, and not ckptctl.
+        shell.type(f"ckptctl get -C {named} {typed}\t\x01./tell \n")
+        shell.until(f"told {['ckptctl', 'get', '-C', str(named), name]}")
+    finally:
+        shell.close()
+    assert not (tmp_path / "PWN").exists()
 
 
 @needs("zsh")
