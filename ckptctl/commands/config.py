@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptctl.commands import options
-from ckptctl.errors import UsageError
 from ckptctl.output import Column, Output, Page
 from ckptctl.storage import LOCAL
 
@@ -23,6 +22,7 @@ __all__ = ["command"]
 
 
 @click.command("config", epilog=options.epilog(10, 12))
+@options.exclusive("json", "toml")
 @options.directory
 @click.option(
     "--config",
@@ -53,8 +53,6 @@ def command(directory: str, out: Output, config: str | None, toml: bool) -> None
     from ckptctl.commands.settings_file import find_settings, read_settings
 
     LOCAL.listdir(directory)  # raises where there is none
-    if toml and click.get_current_context().params.get("json"):
-        raise UsageError("--toml and --json exclude each other", remedy="leave one of them out")
     # A run without options, as far as click can tell: only the environment speaks.
     root = click.get_current_context().find_root()
     compact = options.name_variables("compact", import_module("ckptctl.commands.compact").command)

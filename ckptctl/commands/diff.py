@@ -13,7 +13,7 @@ import click
 from ckptctl.commands import cells, options
 from ckptctl.commands.pages import write_page
 from ckptctl.commands.params import AMOUNT, TABLE, TARGET
-from ckptctl.errors import DifferencesFound, UsageError
+from ckptctl.errors import DifferencesFound
 from ckptctl.inspect.diff_words import not_finite, remarks
 from ckptctl.output import Column, Output, Page
 
@@ -25,6 +25,7 @@ __all__ = ["command"]
 
 
 @click.command("diff", epilog=options.epilog(4, 5, 10, 12))
+@options.exclusive("json", "json_lines")
 @click.argument("a", type=TARGET)
 @click.argument("b", type=TARGET)
 @options.directory_option
@@ -91,8 +92,6 @@ def command(
 
     given = click.get_current_context().params
     as_json = bool(given["json"])
-    if json_lines and as_json:
-        raise UsageError("--json and --json-lines exclude each other")
     progress = out.progress()
     runner = Runner(progress=progress)
     try:

@@ -14,7 +14,7 @@ from ckptctl.commands.keys import no_key, read_keys
 from ckptctl.commands.params import TABLE, TARGET
 from ckptctl.commands.replacing import check_replaceable
 from ckptctl.errors import DamageError, NotFoundError, PartialFailure, UsageError
-from ckptctl.output import Output, is_terminal, open_output
+from ckptctl.output import Output, is_terminal
 from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = ["command"]
 
 
 @click.command("get", epilog=options.epilog(3, 4, 10, 12))
+@options.exclusive("json", "form", same="json")
 @click.argument("table", type=TABLE)
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @options.directory_option
@@ -103,11 +104,6 @@ def command(
         raise UsageError("-o goes with --format csv, npz or parquet")
     if history and form not in ("text", "json"):
         raise UsageError(f"--history has no form {form}", remedy="use --format json")
-    given = click.get_current_context().params
-    if given["json"] and form not in ("text", "json"):
-        raise UsageError(f"--json and --format {form} exclude each other")
-    if form == "json" and not given["json"]:
-        out = open_output("get", json=True, quiet=given["quiet"])
     progress = out.progress()
     runner = Runner(progress=progress)
     try:

@@ -26,6 +26,7 @@ __all__ = [
     "directory_option",
     "dry_run",
     "epilog",
+    "exclusive",
     "html",
     "jobs",
     "key_of",
@@ -64,6 +65,10 @@ EXIT_CODES = {
     141: "whoever read the output went away",
     143: "terminated",
 }
+
+
+#: Where somebody gave a value, and none is a default.
+_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 def epilog(*codes: int) -> str:
@@ -184,6 +189,60 @@ def output(function: Callback) -> Callback:
     return click.option(
         "--json", is_flag=True, help="Print one JSON document; an error is one on stderr."
     )(opened)
+
+
+def exclusive(first: str, second: str, *, same: str = "") -> Callable[[Callback], Callback]:
+    """Let two options exclude each other; stands above them, and so decides first.
+
+    The command line outranks the environment here too: what the latter set gives way.
+
+    Parameters
+    ----------
+    first, second
+        Names of the parameters.
+    same
+        A value of the second one that says what the first one says, a flag.
+
+    Raises
+    ------
+    UsageError
+        Both stand on the command line, or both in the environment.
+    """
+
+    def decorate(function: Callback) -> Callback:
+        @functools.wraps(function)
+        def decided(**values: object) -> None:
+            context = click.get_current_context()
+            if same and values[second] == same:
+                values[first] = True
+            elif values[first] and values[second]:
+                given_up = _weaker(context, first, second)
+                values |= {param.name or "": param.get_default(context) for param in given_up}
+            context.params |= values
+            function(**values)
+
+        return decided
+
+    return decorate
+
+
+def _weaker(context: click.Context, *names: str) -> list[click.Parameter]:
+    params = {param.name: param for param in context.command.params}
+    places = {name: context.get_parameter_source(name) for name in names}
+    given = [params[name] for name in names if places[name] in _GIVEN]
+    ours = [param for param in given if places[param.name or ""] is ParameterSource.ENVIRONMENT]
+    if len(given) < 2:
+        return []
+    if len(ours) == 1:
+        return ours
+    words = []
+    for param in given:
+        value = context.params[param.name or ""]
+        words.append(f"--{key_of(param)}" if value is True else f"--{key_of(param)} {value}")
+    where = f" (from {' and '.join(f'${param.envvar}' for param in ours)})" if ours else ""
+    raise UsageError(
+        f"{' and '.join(words)} exclude each other{where}", remedy="leave one of them out"
+    )
 
 
 def assume_order(function: Callback) -> Callback:

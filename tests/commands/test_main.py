@@ -156,6 +156,58 @@ def test_a_variable_that_a_container_sets_is_no_option_of_the_group(run, tmp_pat
     assert done.stdout.splitlines()[-1] == "latest\t-"
 
 
+GET, JSON, FORMAT = ["get", "flt", "30317"], "CKPTCTL_GET_JSON", "CKPTCTL_GET_FORMAT"
+EXCLUSIVE = [
+    (GET, "GET_FORMAT=csv", ["--json"], '{"schema": "ckptctl.get/1"'),
+    (GET, "GET_FORMAT=json", ["--format", "csv"], "key,state,"),
+    (GET, "GET_FORMAT=json", [], '{"schema": "ckptctl.get/1"'),
+    (["get", "global_step"], "GET_FORMAT=json", [], '{"schema": "ckptctl.get/1"'),
+    (GET, "GET_JSON=1", ["--format", "csv"], "key,state,"),
+    (GET, "GET_JSON=1", ["--format", "text"], "target\t"),
+    (GET, "GET_JSON=1", [], '{"schema": "ckptctl.get/1"'),
+    (["diff", "160", "180"], "DIFF_JSON_LINES=1", ["--json"], '{"schema": "ckptctl.diff/1", "a"'),
+    (
+        ["diff", "160", "180"],
+        "DIFF_JSON=1",
+        ["--json-lines"],
+        '{"schema": "ckptctl.diff/1", "kind"',
+    ),
+    (["config"], "CONFIG_TOML=1", ["--json"], '{"schema": "ckptctl.config/1"'),
+    (["config"], "CONFIG_JSON=1", ["--toml"], "[compact]"),
+]
+
+
+@pytest.mark.parametrize(("args", "variable", "more", "head"), EXCLUSIVE)
+def test_the_command_line_outranks_a_variable_that_it_excludes(
+    inside, sharded: Path, args: list[str], variable: str, more: list[str], head: str
+) -> None:
+    env = dict([f"CKPTCTL_{variable}".split("=")])
+    code, out, err = inside(*args, "-C", sharded, *more, env=env)
+    assert (code, err) == (0, "")
+    assert out.startswith(head)
+    assert "\n{" not in out or "lines" in str(more)
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "words"),
+    [
+        ([*GET, "--json", "--format", "csv"], {}, "--json and --format csv exclude each other"),
+        (
+            GET,
+            {JSON: "1", FORMAT: "npz"},
+            f"--json and --format npz exclude each other (from ${JSON} and ${FORMAT})",
+        ),
+        (["config", "--json", "--toml"], {}, "--json and --toml exclude each other"),
+    ],
+)
+def test_what_excludes_each_other_in_one_place_is_usage(
+    inside, sharded: Path, args: list[str], env: dict[str, str], words: str
+) -> None:
+    code, out, err = inside(*args, "-C", sharded, env=env)
+    assert (code, out) == (2, "")
+    assert json.loads(err)["message"] == words
+
+
 # --- the directory --------------------------------------------------------------------
 
 
