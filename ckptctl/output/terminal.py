@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TerminalPage", "open_console"]
 
 _GAP = 2  # cells between two columns
+_LEAST, _USUAL = 20, 80  # cells of a line: below the first one nothing can be read
 _FOLDED = 12  # cells in which something long can still be read, line by line
 
 
@@ -40,7 +41,19 @@ def open_console(stream: TextIO) -> Console:
         emoji=False,
         soft_wrap=False,
         no_color=bool(os.environ.get("NO_COLOR")),
+        width=_width(stream),
     )
+
+
+def _width(stream: TextIO) -> int | None:
+    """Return the terminal's own width where COLUMNS says what cannot be meant; None: ask rich."""
+    said = os.environ.get("COLUMNS", "")
+    if not said.isdigit() or int(said) >= _LEAST:
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _USUAL
+    except OSError:
+        return _USUAL
 
 
 class TerminalPage(Page):

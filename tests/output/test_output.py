@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
 import re
+import struct
+import termios
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +17,7 @@ import pytest
 
 from ckptctl.output import Column, Page, Value, open_output
 from ckptctl.output.base import Kind
-from ckptctl.output.terminal import TerminalPage
+from ckptctl.output.terminal import TerminalPage, open_console
 from ckptctl.output.text import PlainPage
 
 
@@ -75,6 +80,21 @@ def test_on_a_terminal_numbers_are_for_people(monkeypatch: pytest.MonkeyPatch) -
     assert "60m" in text
     assert "[0][bold]x" in text
     assert "\t" not in text
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "19", "0000"])
+def test_a_width_that_cannot_be_meant_is_that_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+    monkeypatch.setenv("COLUMNS", columns)
+    with os.fdopen(slave, "w") as stream:
+        assert open_console(stream).width == 70
+    os.close(master)
+    assert open_console(Terminal()).width == 80
+    monkeypatch.setenv("COLUMNS", "20")
+    assert open_console(Terminal()).width == 20
 
 
 @pytest.mark.parametrize("kind", ["name", "word", "text"])
