@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptctl.commands import options
+from ckptctl.commands.params import FILE
 from ckptctl.output import Column, Output, Page
 from ckptctl.storage import LOCAL
 
@@ -27,6 +28,7 @@ __all__ = ["command"]
 @click.option(
     "--config",
     metavar="F",
+    type=FILE,
     help="Read this file instead of DIR/ckptctl.toml; default: as compact would.",
 )
 @click.option("--toml", is_flag=True, help="Print a settings file that says the same.")

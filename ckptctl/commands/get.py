@@ -11,7 +11,7 @@ import click
 from ckptctl.commands import options
 from ckptctl.commands.get_views import HistoryView, RowsView, ScalarView
 from ckptctl.commands.keys import no_key, read_keys
-from ckptctl.commands.params import TABLE, TARGET
+from ckptctl.commands.params import FILE, TABLE, TARGET
 from ckptctl.commands.replacing import check_replaceable
 from ckptctl.errors import DamageError, NotFoundError, PartialFailure, UsageError
 from ckptctl.output import Output, is_terminal
@@ -47,6 +47,7 @@ __all__ = ["command"]
 @click.option(
     "--keys-from",
     metavar="FILE",
+    type=FILE,
     help="Also the keys in FILE, one a line, `-` for stdin; or a .npy file of integers.",
 )
 @click.option("--check", is_flag=True, help="Also check the tensors that rows come from, whole.")
@@ -59,7 +60,12 @@ __all__ = ["command"]
     help="Form of the answer; --json is short for json. parquet needs ckptctl[parquet].",
 )
 @click.option(
-    "-o", "--output", "path", metavar="FILE", help="Write csv, npz or parquet to FILE, not stdout."
+    "-o",
+    "--output",
+    "path",
+    metavar="FILE",
+    type=FILE,
+    help="Write csv, npz or parquet to FILE, not stdout.",
 )
 @options.state
 @options.output

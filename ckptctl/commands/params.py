@@ -23,6 +23,7 @@ __all__ = [
     "AMOUNT",
     "DIRECTORY",
     "DURATION",
+    "FILE",
     "RATE",
     "SIZE",
     "STEP",
@@ -125,6 +126,20 @@ class Directory(StrType):
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="dir")]
+
+
+class FileName(StrType):
+    """The name of a file; an empty one is what an unset shell variable leaves behind."""
+
+    name = "file"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Return the name."""
+        if value == "":
+            self.fail("the name of the file is empty.", param, ctx)
+        return str(value)
 
 
 class Step(IntType):
@@ -249,6 +264,7 @@ def directory_named(given: str | None) -> str:
 AMOUNT = Amount()
 DIRECTORY = Directory()
 DURATION = Duration()
+FILE = FileName()
 SIZE = Size()
 RATE = Size(rate=True)
 STEP = Step()

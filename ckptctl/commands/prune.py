@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from ckptctl.commands import options
 from ckptctl.commands.asking import ask
+from ckptctl.commands.params import FILE
 from ckptctl.commands.prune_views import PrunePlanView, PruneResultView, raise_for
 from ckptctl.commands.replacing import PLAN, check_replaceable
 from ckptctl.errors import UsageError
@@ -42,11 +43,13 @@ __all__ = ["command"]
 @click.option(
     "--save-plan",
     metavar="FILE",
+    type=FILE,
     help="Write the plan to FILE and remove nothing; for --plan.",
 )
 @click.option(
     "--plan",
     metavar="FILE",
+    type=FILE,
     help="Do what a saved plan says; refused if the directory changed since.",
 )
 @options.bwlimit

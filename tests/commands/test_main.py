@@ -128,6 +128,27 @@ def test_usage_is_two_words_and_no_traceback(run, args: tuple[str, ...]) -> None
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("get", "flt", "30317", "--keys-from", ""),
+        ("get", "flt", "30317", "--format", "csv", "-o", ""),
+        ("prune", "--save-plan", ""),
+        ("prune", "--plan", ""),
+        ("config", "--config", ""),
+    ],
+)
+def test_what_an_unset_variable_leaves_behind_is_no_file(
+    inside, sharded: Path, untouched: Callable[[Path], object], args: tuple[str, ...]
+) -> None:
+    with untouched(sharded):
+        code, out, err = inside(*args, env={"CKPTCTL_DIR": str(sharded)})
+    assert (code, out) == (2, "")
+    option = next(each for each in args if each.startswith("-") and each != "--format")
+    assert err.startswith(f"ckptctl: error: Invalid value for '{option}'")
+    assert "the name of the file is empty" in err
+
+
 def test_usage_under_json_is_one_object_on_stderr(run) -> None:
     done = run("ls", "--json", "--last", "many")
     assert done.returncode == 2
