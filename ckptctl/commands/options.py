@@ -61,6 +61,7 @@ EXIT_CODES = {
     10: "no such directory, chain, step, table",
     11: "locked by another ckptctl",
     12: "refused for safety, or for want of space or permission",
+    129: "the terminal went away (SIGHUP)",
     130: "interrupted (Ctrl-C)",
     141: "whoever read the output went away",
     143: "terminated",
@@ -73,7 +74,7 @@ _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 def epilog(*codes: int) -> str:
     """Return the end of a help text: the exit codes that a command knows."""
-    known = sorted({0, 1, 2, *codes, 130, 141, 143})
+    known = sorted({0, 1, 2, *codes, 129, 130, 141, 143})
     lines = "\n".join(f"  {code:3}  {EXIT_CODES[code]}" for code in known)
     return f"\b\nExit codes:\n{lines}"
 

@@ -12,6 +12,7 @@ import pytest
 
 from ckptctl import errors
 from ckptctl.commands.failures import Terminated, describe
+from ckptctl.commands.options import EXIT_CODES
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ from ckptctl.commands.failures import Terminated, describe
 def test_every_exception_has_its_exit_code(error: BaseException, code: int) -> None:
     failure = describe(error)
     assert failure.code == code
+    assert code in EXIT_CODES or isinstance(error, SystemExit)  # the help and the reference tell it
     # Two fields, so that a log collector that keeps only the object can still count.
     assert failure.facts.get("exit_code", code) == code
     # No traceback reaches a user unless it is our fault.
