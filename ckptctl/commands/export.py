@@ -112,21 +112,23 @@ def command(
             finally:
                 progress.finish()
             out.show(_ResultView(result))
-    _raise_skipped(plan, out, salvage=salvage)
+    _raise_skipped(plan, out, salvage=salvage, dry_run=dry_run)
 
 
-def _raise_skipped(plan: ExportPlan, out: Output, *, salvage: bool) -> None:
+def _raise_skipped(plan: ExportPlan, out: Output, *, salvage: bool, dry_run: bool) -> None:
     if not plan.skipped:
         return
     out.close()
     first = plan.skipped[0]
+    remedy = "use another --format, or --table NAME for what you need"
+    if salvage:
+        remedy = "what is left is written, and what is not is named above and in the manifest"
+        remedy = "without --dry-run what is left is written" if dry_run else remedy
     raise PartialFailure(
-        f"{fmt.some(len(plan.skipped), 'item')} left out: {first.reason}",
+        f"{fmt.some(len(plan.skipped), 'item')} {'would be ' * dry_run}left out: {first.reason}",
         tensor=first.name,
         file=plan.output,
-        remedy="what is left is written, and what is not is named above and in the manifest"
-        if salvage
-        else "use another --format, or --table NAME for what you need",
+        remedy=remedy,
     )
 
 

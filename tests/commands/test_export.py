@@ -190,6 +190,10 @@ def test_what_is_whole_of_a_damaged_bundle(run, sharded: Path, tmp_path: Path) -
     flip(sharded / "model.ckpt-160.data-00000-of-00002", 5000)
     refused = run("export", prefix, "-o", tmp_path / "out.npz")
     assert (refused.returncode, (tmp_path / "out.npz").exists()) == (4, False)
+    would = run("export", prefix, "--salvage", "-o", tmp_path / "out.npz", "-n")
+    assert (would.returncode, (tmp_path / "out.npz").exists()) == (3, False)
+    assert would.stderr.startswith("ckptctl: error: 1 item would be left out: ")
+    assert "\n  next: without --dry-run what is left is written\n" in would.stderr
     done = run("export", prefix, "--salvage", "-o", tmp_path / "out.npz", "--json")
     (left_out,) = json.loads(done.stdout)["skipped"]
     assert (done.returncode, left_out["reason"].split(" (")[0]) == (
@@ -198,6 +202,7 @@ def test_what_is_whole_of_a_damaged_bundle(run, sharded: Path, tmp_path: Path) -
     )
     error = json.loads(done.stderr)
     assert (error["message"][:15], error["tensor"]) == ("1 item left out", left_out["name"])
+    assert error["remedy"].startswith("what is left is written, and")
     with np.load(tmp_path / "out.npz") as found, np.load(tmp_path / "whole.npz") as before:
         assert set(found) <= set(before)
         manifest = json.loads(found["_ckptctl_export"].tobytes())
