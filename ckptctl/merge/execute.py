@@ -114,7 +114,7 @@ def execute_merge(
     """
     began = time.monotonic()
     if plan.nothing_to_do is not None and not plan.unfinished:
-        return _nothing_done(plan, False)
+        return _nothing_done(plan, False, Outcome())
     limit = jobs or os.cpu_count() or 1
     runner = Runner(min(limit, plan.jobs or limit), executor, progress, bwlimit)
     outcome = Outcome()
@@ -127,7 +127,7 @@ def execute_merge(
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 listed = _update_state(plan, outcome, locks, writer_wait_s, progress)
-                return _nothing_done(plan, listed)
+                return _nothing_done(plan, listed, outcome)
             _check_still_so(plan)
             state = open_state(
                 plan.base.prefix,
@@ -160,9 +160,10 @@ def execute_merge(
     )
 
 
-def _nothing_done(plan: MergePlan, listed: bool) -> MergeResult:
+def _nothing_done(plan: MergePlan, listed: bool, outcome: Outcome) -> MergeResult:
+    told = (*plan.warnings, *outcome.warnings)
     return MergeResult(
-        plan.base.prefix, plan.step, 0, 0, 0, 0, 0, 0.0, _peak(), False, listed, plan.warnings
+        plan.base.prefix, plan.step, 0, 0, 0, 0, 0, 0.0, _peak(), False, listed, told
     )
 
 
@@ -403,12 +404,10 @@ def _update_state(
     locks.check()
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order
-    listed = update_state_file(directory, name, plan.saved_s, plan.storage, order)
-    if listed is None:
-        outcome.warnings.append(
-            f"{name} was abandoned by a rollback of the trainer while it was merged: not listed"
-        )
-    return bool(listed)
+    why = update_state_file(directory, name, plan.saved_s, plan.storage, order)
+    if why:
+        outcome.warnings.append(f"{name} is not listed: {why}")
+    return why is None
 
 
 def _peak() -> int:

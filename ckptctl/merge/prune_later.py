@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable
 from typing import Literal
 
 from ckptctl.chain import Chains, Checkpoint, Removed, Scan, StateFile, find_chains
-from ckptctl.merge.state_file import drop_checkpoints, fresh_checkpoints
+from ckptctl.merge.state_file import drop_checkpoints, fresh_checkpoints, written
 
 __all__ = ["Later"]
 
@@ -78,6 +77,4 @@ class Later:
         after = drop_checkpoints(now.state, names, here, fresh_checkpoints(self.chains, kind))
         if after is None:
             return StateFile(now.path)
-        listed = tuple(os.path.basename(path) for path in after.all_paths)
-        latest = os.path.basename(after.latest)
-        return StateFile(now.path, True, scan.taken_ns, listed, latest, state=after)
+        return written(after, scan)

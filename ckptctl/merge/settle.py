@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint, Scan
+from ckptctl.chain import Chains, Checkpoint
 from ckptctl.chain.timelines import names_below, set_back_since
 from ckptctl.merge.destination import read_mark, saved_time
-from ckptctl.merge.state_file import unlist_checkpoints, update_state_file
+from ckptctl.merge.state_file import enter_fulls, unlist_checkpoints, update_state_file
 from ckptctl.storage import Storage
 
 __all__ = ["Unsettled", "find_unsettled", "is_unlisted", "settle"]
@@ -40,13 +40,14 @@ class Unsettled(NamedTuple):
         return {"list": list(self.unlisted), "unlist": [name for _, name in self.gone]}
 
 
-def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage, *, asked: bool = False) -> bool:
+def is_unlisted(full: Checkpoint, chains: Chains, storage: Storage, *, asked: bool = False) -> bool:
     """Return whether a merged full is to be in the state file, and is not in it.
 
     It was `asked` for, or its merge has listed it, or was killed before: the mark says so. A
     Saver that drops it names a step of its own above. A newer state file that names a lower
     step was set back by hand: to list the full would name it, and so undo the rollback.
     """
+    scan = chains.scan
     state = scan.full_state
     since = set_back_since(full, state)
     return (
@@ -55,6 +56,7 @@ def is_unlisted(full: Checkpoint, scan: Scan, storage: Storage, *, asked: bool =
         and not scan.in_state_file(full)
         and not (names_below(state, full) and since is not None and since < (state.mtime_ns or 0))
         and (asked or read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True)
+        and (asked or enter_fulls(chains, {full.name: 0.0}) is not None)
     )
 
 
@@ -64,7 +66,7 @@ def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
     unlisted = [
         full.name
         for full in scan.fulls
-        if is_unlisted(full, scan, storage) and chains.is_restore_point(full)
+        if is_unlisted(full, chains, storage) and chains.is_restore_point(full)
     ]
     here = {(item.kind, item.name) for item in (*scan.fulls, *scan.increments, *scan.others)}
     gone: list[tuple[Literal["full", "increment"], str]] = []

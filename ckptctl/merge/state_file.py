@@ -17,22 +17,30 @@ from ckptctl.chain import (
     scan_directory,
     split_step,
 )
+from ckptctl.chain.timelines import find_timelines
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = [
+    "Identity",
     "drop_checkpoints",
+    "enter_fulls",
     "fresh_checkpoints",
     "insert_full",
+    "is_judged_alike",
     "is_to_relocate",
     "relocate_paths",
     "relocate_state_files",
     "unlist_checkpoints",
     "update_state_file",
+    "written",
 ]
 
 #: Times that the directory may change under us before we give up.
 _ROUNDS = 20
+
+#: Which file it is: device, inode, size and mtime.
+Identity = tuple[int, int, int, int]
 
 
 def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool) -> CheckpointState:
@@ -71,6 +79,77 @@ def insert_full(state: CheckpointState, name: str, when: float, *, newest: bool)
         all_paths=(*state.all_paths[:at], path, *state.all_paths[at:]),
         timestamps=tuple(times),
     )
+
+
+def written(state: CheckpointState, scan: Scan) -> StateFile:
+    """Return a state file as a scan would find it, had it been written just now."""
+    listed = tuple(os.path.basename(path) for path in state.all_paths)
+    latest = os.path.basename(state.latest)
+    return StateFile(state.path, True, scan.taken_ns, listed, latest, state=state)
+
+
+def is_judged_alike(
+    chains: Chains,
+    kind: Literal["full", "increment"],
+    after: CheckpointState,
+    new: Collection[str] = (),
+) -> bool:
+    """Return whether all but the `new` fulls would be live or abandoned as they are now.
+
+    `after` is what the state file of a kind would come to be. A run that was set back stays so:
+    often a line of a state file is all that shows it.
+    """
+    # What rests on a new one that was not listed may count from then on: as if it were not there.
+    fulls = [full for full in chains.scan.fulls if full.name not in new or chains.is_live(full)]
+    scan = chains.scan._replace(fulls=tuple(fulls))
+    state = written(after, scan)
+    changed = scan._replace(full_state=state)
+    if kind == "increment":
+        changed = scan._replace(increment_state=state)
+    order = "step" if chains.timelines.order.by_step else None
+    now, later = find_timelines(scan, order), find_timelines(changed, order)
+    others = [*scan.increments]
+    others += [f for f in fulls if f.name not in new and (f.complete or not now.is_live(f))]
+    return all(later.is_live(item) == now.is_live(item) for item in others)
+
+
+def enter_fulls(
+    chains: Chains, new: Mapping[str, float], newest: str | None = None
+) -> CheckpointState | None:
+    """Return the state file of the fulls with new ones in it, or None where that cannot be.
+
+    The line that a run was set back by names an old full, and by that alone those above it are
+    abandoned. Where another one is named they are left out: what is unlisted and lies above it
+    is abandoned too. Nothing is entered where even so one would come back.
+
+    Parameters
+    ----------
+    chains
+        The directory; it has a state file.
+    new
+        Names to times, as for `insert_full`.
+    newest
+        The newest live full; default: look for it.
+    """
+    state = chains.scan.full_state.state
+    assert state is not None
+    fulls = chains.scan.fulls
+    if newest is None:
+        live = (full.name for full in fulls if full.complete and chains.is_live(full))
+        newest = max((*live, *new), key=_step)
+    named = os.path.basename(state.latest)
+    if named not in map(os.path.basename, state.all_paths):  # and is listed by that alone
+        saved = (full.mtime_ns / 1e9 for full in fulls if full.name == named)
+        state = insert_full(state, named, next(saved, 0.0), newest=False)
+    dead = {full.name for full in fulls if full.name not in new and not chains.is_live(full)}
+    for out in ((), dead):
+        after = drop_checkpoints(state, out, ())
+        assert after is not None  # what it names is live
+        for name, when in sorted(new.items(), key=lambda each: _step(each[0])):
+            after = insert_full(after, name, when, newest=name == newest)
+        if is_judged_alike(chains, "full", after, new):
+            return after
+    return None
 
 
 def relocate_paths(state: CheckpointState) -> CheckpointState:
@@ -115,7 +194,7 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
 
 def update_state_file(
     directory: str, name: str, when: float, storage: Storage, assume_order: str | None = None
-) -> bool | None:
+) -> str | None:
     """Put a new full into the state file of its directory.
 
     A live trainer rewrites the file from its own memory, so it is replaced only if it is
@@ -134,25 +213,29 @@ def update_state_file(
 
     Returns
     -------
-    bool or None
-        Whether the state file lists the full now: False without a state file, None if the
-        full is abandoned by now, since what a state file names counts as live for ever.
+    str or None
+        Why the state file does not list the full, or None where it does; "" without a state
+        file. What a state file names counts as live for ever, so one that is abandoned by now
+        is not entered.
 
     Raises
     ------
     ChangedError
         It kept changing.
+    StateFileError
+        It does not parse.
     UnreadableError
         The new full could not be read.
     """
     path = os.path.join(directory, "checkpoint")
     first = storage.stat(path)
     since = first.mtime_ns if first is not None else 0
-    seen: frozenset[str] | None = None
+    seen: frozenset[tuple[str, Identity]] | None = None
     for _ in range(_ROUNDS):
+        info = storage.stat(path)  # first: what is judged below is this file, or not replaced
         chains = find_chains(scan_directory(directory, storage), assume_order)
         if seen is None:
-            seen = frozenset(full.name for full in chains.scan.fulls)
+            seen = frozenset((full.name, full.index.identity) for full in chains.scan.fulls)
         # A copy of a full looks like a save of the trainer, and one that a state file of the
         # last two seconds does not list like an old one; it was checked before it was made.
         live = {
@@ -162,7 +245,7 @@ def update_state_file(
             # Saved since we began, and unlisted by our own rename: not left over from a rollback.
             and (
                 chains.is_live(full)
-                or full.name not in seen
+                or (full.name, full.index.identity) not in seen
                 or (full.name == name and full.merged is None)
             )
         }
@@ -170,11 +253,10 @@ def update_state_file(
         if unread is not None:
             raise unread
         if name not in live:
-            return None
-        info = storage.stat(path)
-        before = read_state(path, storage)
+            return "it was abandoned by a rollback of the trainer while it was merged"
+        before = _state_in(chains.scan.full_state)
         if before is None:
-            return False
+            return ""
         listed = set(map(os.path.basename, before.all_paths))
         # What a trainer has just committed, and may have listed where we overwrote it.
         fresh = {
@@ -182,12 +264,11 @@ def update_state_file(
             for full in live.values()
             if full.name not in listed and full.merged is None and full.mtime_ns >= since
         }
-        after = before
-        newest = max(live, key=_step)
-        for item, time_s in sorted({**fresh, name: when}.items(), key=lambda each: _step(each[0])):
-            after = insert_full(after, item, time_s, newest=item == newest)
+        after = enter_fulls(chains, {**fresh, name: when}, max(live, key=_step))
+        if after is None:
+            return "what a rollback left behind would count as live again"
         if after == before:
-            return True
+            return None
         _replace(path, after, info, storage)
     raise ChangedError(
         "the state file kept changing under us",
@@ -317,6 +398,13 @@ def unlist_checkpoints(
         file=path,
         remedy="nothing that it lists was removed: run it again when the trainer is idle",
     )
+
+
+def _state_in(found: StateFile) -> CheckpointState | None:
+    """Return what a scan read, or raise why it does not parse."""
+    if found.error is not None:
+        raise found.error
+    return found.state
 
 
 def _check_not_linked(directory: str, home: str, storage: Storage) -> None:

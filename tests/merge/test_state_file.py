@@ -16,8 +16,12 @@ from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge import execute_merge, plan_merge
+from ckptctl.merge.policy import KeepLast
+from ckptctl.merge.settle import find_unsettled
 from ckptctl.merge.state_file import insert_full, relocate_paths
+from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
+from tests.merge.prunes import age, chain_of, label, points, prune
 from tests.merge.storages import Hooked
 from tests.oracle.chain import (
     INCREMENTS,
@@ -319,6 +323,103 @@ def test_a_state_file_that_goes_is_not_made_anew(tmp_path: Path) -> None:
     # `rmdir` of the temporary: the last change before the state file.
     assert not chain.merge(storage=Hooked("rmdir", after=remove)).state_file_updated
     assert not (chain.directory / "checkpoint").exists()
+
+
+# --- a run that was set back ----------------------------------------------------------
+
+
+def set_back(chain: Chain, *listed: str, to: str, increments: tuple[int, ...], on: int) -> Chain:
+    """As docs/runbook.md says: by the line that names the newest one, in both state files."""
+    write_state(chain.directory, [f"model.ckpt-{name}" for name in listed], latest=to)
+    own = [f"incremental_model.ckpt-{step}" for step in increments]
+    write_state(chain.directory / INCREMENTS, own, latest=f"incremental_model.ckpt-{on}")
+    return age(chain)
+
+
+def dead(chain: Chain) -> set[str]:
+    chains = find_chains(scan_directory(str(chain.directory)))
+    found = (*chains.scan.fulls, *chains.scan.increments)
+    return {label(item.name) for item in found if not chains.is_live(item)}
+
+
+def test_a_merge_leaves_a_run_that_was_set_back_where_it_is(tmp_path: Path) -> None:
+    """All that shows it is the line that the merge rewrites."""
+    chain = chain_of(tmp_path, "F100", "I120", "I140", "F160", "I180")
+    after = (120, 140, 180)
+    set_back(chain, "100", "160", to="model.ckpt-100", increments=after, on=120)
+    was = {"I140", "F160", "I180"}
+    assert dead(chain) == was
+    assert chain.merge().state_file_updated
+    assert names(state_of(chain.directory)) == ["model.ckpt-100", "model.ckpt-120"]
+    assert state_of(chain.directory).latest == "model.ckpt-120"
+    assert (dead(chain), points(chain)) == (was, {100, 120})
+    assert chain.plan().nothing_to_do == "model.ckpt-120 is already a full"
+    prune(chain, KeepLast(1))
+    assert dead(chain) == was
+    # The trainer goes on from there, and past what was left.
+    chain.add(full(150, table("emb", [1, 2])))
+    write_state(chain.directory, ["model.ckpt-100", "model.ckpt-120", "model.ckpt-150"])
+    assert "F160" in dead(chain)
+
+
+def test_an_abandoned_step_that_is_saved_anew_while_we_write(tmp_path: Path) -> None:
+    """The trainer's newest save, which it has not listed yet, is not what we left out."""
+    chain = chain_of(tmp_path, "F100", "I120", "F160")
+    set_back(chain, "100", "160", to="model.ckpt-100", increments=(120,), on=120)
+
+    def save() -> None:
+        for path in chain.directory.glob("model.ckpt-160.*"):
+            path.unlink()
+        write_image(full(160, table("emb", [1, 2, 3])), chain.full_prefix(160))
+
+    state = f"{STATE} {chain.directory}/checkpoint"
+    assert chain.merge(storage=Hooked(state, before=in_a_thread(save))).state_file_updated
+    assert names(state_of(chain.directory)) == [f"model.ckpt-{n}" for n in (100, 120, 160)]
+    assert state_of(chain.directory).latest == "model.ckpt-160"
+    assert max(points(chain)) == 160
+
+
+def test_what_was_named_alone_is_listed_when_another_is_named(tmp_path: Path) -> None:
+    """Check 4 rests on it: I11 is proven by nothing else."""
+    chain = chain_of(tmp_path, "F10", "I11", "I12", "F20", "F30")
+    set_back(chain, "20", "30", to="model.ckpt-10", increments=(11, 12), on=12)
+    assert points(chain) == {10, 11, 12}
+    chain.merge()
+    assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-12"]
+    assert points(chain) == {10, 11, 12}
+
+
+def test_what_was_named_alone_is_listed_though_it_is_gone(tmp_path: Path) -> None:
+    """Check 3 rests on it: nothing else says that I12 was recorded on it."""
+    chain = chain_of(tmp_path, "F5", "I7", "F10", "I12")
+    write_state(chain.directory, ["model.ckpt-5"], latest="model.ckpt-10")
+    for path in chain.directory.glob("model.ckpt-10.*"):
+        path.unlink()
+    age(chain)
+    assert points(chain) == {5, 7}
+    chain.merge(7)
+    assert names(state_of(chain.directory)) == [f"model.ckpt-{n}" for n in (5, 7, 10)]
+    assert points(chain) == {5, 7}
+
+
+@pytest.mark.parametrize("listed", [("10", "30", "40"), ("10",)])
+def test_a_full_that_would_bring_back_a_dead_one_stays_unlisted(
+    tmp_path: Path, listed: tuple[str, ...]
+) -> None:
+    """They lie below it: unlisted they would count as live as well."""
+    own = {50: {"version": 1, "base_step": 10, "previous_step": None, "mode": "cumulative"}}
+    chain = chain_of(tmp_path, "F10", "F30", "F40", "I50", lineage=own)
+    set_back(chain, *listed, to="model.ckpt-10", increments=(50,), on=50)
+    assert dead(chain) == {"F30", "F40"}
+    before = (chain.directory / "checkpoint").read_bytes()
+    result = chain.merge()
+    assert not result.state_file_updated
+    assert "model.ckpt-50 is not listed: what a rollback left behind" in result.warnings[-1]
+    assert (chain.directory / "checkpoint").read_bytes() == before
+    assert (dead(chain), points(chain)) == ({"F30", "F40"}, {10, 50})
+    # Nor does the next run try again for ever.
+    assert chain.plan().unfinished == ()
+    assert not find_unsettled(find_chains(scan_directory(str(chain.directory))), LOCAL)
 
 
 # --- directories that were copied or moved --------------------------------------------
