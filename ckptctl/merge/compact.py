@@ -446,17 +446,16 @@ def _execute(
         merged = execute_merge(plan.merge, **common)
     order, before = options.restore.assume_order, plan.chains.scan
     chains = find_chains(scan_again(before, storage), order)
-    unsettled = find_unsettled(chains, storage)
-    if unsettled:
+    if find_unsettled(chains, storage):
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
         lock.check()
         try:
-            settle(directory, unsettled, chains, storage, order)
+            settle(chains.scan, storage, order)
         except OSError as error:
             if not (is_no_room(error) and plan.prune.removed):
                 raise
             early = execute_prune(plan.prune, **common)  # makes the room for a state file
-            settle(directory, unsettled, chains, storage, order)
+            settle(chains.scan, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:
         prune = plan_prune(

@@ -177,7 +177,7 @@ class Remover:
         file still lists for a moment is one that a restore needs no more: who comes in
         between finds the newest one all the same.
         """
-        names = frozenset(item.name for item in items)
+        gone = {item.name: item.files[0].identity for item in items}
         order = self.plan.options.assume_order
         here = {
             item.name
@@ -188,7 +188,9 @@ class Remover:
         while True:
             self._still_ours()
             try:
-                unlist_checkpoints(self.directory, kind, names, here - names, self.storage, order)
+                unlist_checkpoints(
+                    self.directory, kind, gone, here - gone.keys(), self.storage, order
+                )
                 return
             except OSError as error:
                 if not is_no_room(error):

@@ -9,13 +9,21 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint
+from ckptctl.chain import Chains, Checkpoint, Scan, find_chains, scan_again
 from ckptctl.chain.timelines import names_below, set_back_since
 from ckptctl.merge.destination import read_mark, saved_time
-from ckptctl.merge.state_file import enter_fulls, unlist_checkpoints, update_state_file
+from ckptctl.merge.state_file import (
+    drop_checkpoints,
+    enter_fulls,
+    is_judged_alike,
+    unlist_checkpoints,
+    update_state_file,
+)
 from ckptctl.storage import Storage
 
 __all__ = ["Unsettled", "find_unsettled", "is_unlisted", "settle"]
+
+_KINDS: tuple[Literal["increment", "full"], ...] = ("increment", "full")
 
 
 class Unsettled(NamedTuple):
@@ -68,42 +76,50 @@ def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
         for full in scan.fulls
         if is_unlisted(full, chains, storage) and chains.is_restore_point(full)
     ]
-    here = {(item.kind, item.name) for item in (*scan.fulls, *scan.increments, *scan.others)}
-    gone: list[tuple[Literal["full", "increment"], str]] = []
-    for item in scan.removed:
-        if item.kind == "increment" and scan.increment_link:
-            continue  # their state file is another directory's
-        state = scan.full_state if item.kind == "full" else scan.increment_state
-        if item.name in state.order and (item.kind, item.name) not in here:
-            gone.append(("full" if item.kind == "full" else "increment", item.name))
+    gone = [(kind, name) for kind in _KINDS for name in sorted(_gone(chains, kind))]
     return Unsettled(tuple(unlisted), tuple(gone))
 
 
-def settle(
-    directory: str, found: Unsettled, chains: Chains, storage: Storage, assume_order: str | None
-) -> None:
-    """Put right what `find_unsettled` found, under the directory's lock.
+def _gone(chains: Chains, kind: Literal["full", "increment"]) -> set[str]:
+    """Return names of what we removed and a Saver lists again, if nothing rests on them.
+
+    Never what is named: a Saver names what it has just saved. That is the line of somebody who
+    sets the run back.
+    """
+    scan = chains.scan
+    if kind == "increment" and scan.increment_link:
+        return set()  # their state file is another directory's
+    found = scan.full_state if kind == "full" else scan.increment_state
+    here = {
+        each.name for each in (*scan.fulls, *scan.increments, *scan.others) if each.kind == kind
+    }
+    removed = {each.name for each in scan.removed if each.kind == kind}
+    names = (removed & {*found.listed}) - here - {found.latest}
+    if not names or found.state is None:
+        return set()
+    after = drop_checkpoints(found.state, names, ())
+    return names if after is not None and is_judged_alike(chains, kind, after) else set()
+
+
+def settle(before: Scan, storage: Storage, assume_order: str | None) -> None:
+    """Put right what `find_unsettled` finds in the directory of a scan, looked at again.
+
+    Under the directory's lock, and when nothing is being saved any more.
 
     Raises
     ------
     ChangedError
         A trainer kept rewriting a state file.
     """
+    directory = before.directory
+    chains = find_chains(scan_again(before, storage), assume_order)
+    found = find_unsettled(chains, storage)
     fulls = {full.name: full for full in chains.scan.fulls}
     for name in found.unlisted:
         # Of today is only its merge: keep rules count the time that the state file says.
         when = saved_time(fulls[name], storage) or fulls[name].mtime_ns / 1e9
         update_state_file(directory, name, when, storage, assume_order)
-    for kind in ("increment", "full"):
-        names = {name for each, name in found.gone if each == kind}
-        if names:
-            items = chains.scan.fulls if kind == "full" else chains.scan.increments
-            here = {item.name for item in items if item.complete and chains.is_live(item)}
-            unlist_checkpoints(
-                directory,
-                "full" if kind == "full" else "increment",
-                names,
-                here - names,
-                storage,
-                assume_order,
-            )
+    for kind in _KINDS:
+        gone = dict.fromkeys(name for each, name in found.gone if each == kind)
+        if gone:
+            unlist_checkpoints(directory, kind, gone, (), storage, assume_order)

@@ -342,18 +342,25 @@ def fresh_checkpoints(chains: Chains, kind: Literal["full", "increment"]) -> dic
 def unlist_checkpoints(
     directory: str,
     kind: Literal["full", "increment"],
-    gone: Collection[str],
+    gone: Mapping[str, Identity | None],
     here: Collection[str],
     storage: Storage,
     assume_order: str | None = None,
 ) -> None:
     """Leave checkpoints out of the state file that lists them, before they are removed.
 
-    `gone` and `here` are as for `drop_checkpoints`.
-
     Replaced only if it is still the file that was read, and looked at again right after,
     until a live trainer that rewrites it no longer lists them. Where nothing remains the file
     is removed: TensorFlow raises on an empty one.
+
+    Parameters
+    ----------
+    gone
+        Name to the index that was judged; None where none was there. What a trainer has saved
+        anew by now stays listed. So does what is named though none was there: a Saver names
+        what it has just saved, so that is the line of somebody who sets the run back.
+    here
+        As for `drop_checkpoints`.
 
     Raises
     ------
@@ -362,37 +369,47 @@ def unlist_checkpoints(
     StateFileError
         It does not parse.
     """
-    seen: frozenset[str] | None = None
+    seen: frozenset[tuple[str, Identity]] | None = None
     fresh: dict[str, float] = {}
-    untouched, path = True, ""
+    untouched = True
+    home = directory if kind == "full" else os.path.join(directory, INCREMENT_DIRECTORY)
+    path = os.path.join(home, "checkpoint")
     for _ in range(_ROUNDS):
+        info = storage.stat(path)  # first: what is judged below is this file, or not replaced
         chains = find_chains(scan_directory(directory, storage), assume_order)
         scan = chains.scan
         found = scan.fulls if kind == "full" else scan.increments
-        path = _room(scan, kind).path
-        info = storage.stat(path)
-        before = read_state(path, storage)
+        before = _state_in(_room(scan, kind))
         if before is None:
             return
-        listed = {*map(os.path.basename, before.all_paths), os.path.basename(before.latest)}
+        listed = set(_room(scan, kind).order)
+        now = {item.name: item.index.identity for item in found}
+        drop = {
+            name
+            for name, judged in gone.items()
+            if now.get(name, judged) == judged
+            and (judged is not None or name != os.path.basename(before.latest))
+        }
         if seen is None:
             if kind == "increment":
-                _check_not_linked(directory, os.path.dirname(path), storage)
-            seen = frozenset(item.name for item in found)
+                _check_not_linked(directory, home, storage)
+            seen = frozenset(now.items())
             fresh = fresh_checkpoints(chains, kind)
         # By the rules of a fresh scan our own, newer state file would make these abandoned.
         fresh |= {
             item.name: item.mtime_ns / 1e9
             for item in found
-            if item.name not in seen and item.step > _step(before.latest) and item.complete
+            if (item.name, item.index.identity) not in seen
+            and item.step > _step(before.latest)
+            and item.complete
         }
-        found_names = {item.name for item in found} - set(gone)
+        found_names = now.keys() - drop
         new = {name: when for name, when in fresh.items() if name in found_names - listed}
-        if not listed & set(gone) and (untouched or not new):
+        if not listed & drop and (untouched or not new):
             return
         untouched = False
         nameable = found_names & {*here, *fresh}
-        _replace(path, drop_checkpoints(before, gone, nameable, new), info, storage)
+        _replace(path, drop_checkpoints(before, drop, nameable, new), info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckptctl.bundle import read_state
-from ckptctl.chain import find_chains, scan_directory
+from ckptctl.chain import find_chains, scan_directory, writer
 from ckptctl.errors import (
     ExistsError,
     LockedError,
@@ -32,8 +32,9 @@ from ckptctl.merge import (
     run_compact,
 )
 from ckptctl.merge.gate import Holdings, look_at_holdings
-from ckptctl.merge.policy import KeepLast, KeepWithin
+from ckptctl.merge.policy import KeepLast, KeepStep, KeepWithin
 from ckptctl.merge.quiet import QuietNote, quiet_note, recall_quiet
+from ckptctl.merge.removed_log import log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
 from ckptctl.progress import Deadline, Progress
 from ckptctl.restore import RestoreOptions
@@ -54,6 +55,7 @@ from tests.oracle.chain import (
     table,
     write_state,
 )
+from tests.oracle.images import write_image
 
 AT_ONCE = PruneOptions(min_age_s=0.0)
 #: What a run may leave behind.
@@ -584,6 +586,75 @@ def test_what_was_removed_and_is_listed_again_is_left_out(tmp_path: Path) -> Non
     assert listed(chain) == [30]
 
 
+def test_a_run_that_was_set_back_to_what_was_removed_stays_set_back(tmp_path: Path) -> None:
+    """By the runbook: the last increment that is listed at or below, which is gone by now."""
+    chain = grown(tmp_path)
+    compact(chain)
+    for each in (
+        full(40, table("emb", [1, 2, 3])),
+        increment(50, changes("emb", [1])),
+        increment(60, changes("emb", [1, 2])),
+    ):
+        chain.add(each)
+    names = [f"incremental_model.ckpt-{step}" for step in (20, 30, 50, 60)]
+    write_state(chain.directory / INCREMENTS, names, latest=names[1])
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"])
+    age(chain)
+    assert max(points(chain)) == 40
+    for outcome in ("put right", "nothing"):
+        assert compact(chain).outcome == outcome
+        assert max(points(chain)) == 40
+        assert {"I50", "I60"} <= here(chain)
+        assert listed(chain, INCREMENTS) == [30, 50, 60]
+
+
+def test_a_full_that_is_named_is_no_savers_memory(tmp_path: Path) -> None:
+    """Somebody who sets the run back names it, and brings it back from a copy."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30")
+    prune(chain, KeepLast(1), KeepStep(10))
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-30"], latest="model.ckpt-20")
+    assert compact(chain).outcome == "nothing"
+    write_image(chain.fulls[20], chain.full_prefix(20))
+    age(chain)
+    assert points(chain) == {10, 20}
+
+
+def test_what_is_brought_back_while_a_save_is_waited_for_stays_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_PAUSE_S", 0.01)
+    chain = chain_of(tmp_path, "F10", "F20", "F30")
+    prune(chain, KeepLast(1), KeepStep(10))
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 20, 30)])
+    copying = chain.directory / f"model.ckpt-20_temp_{'0' * 32}"
+    copying.mkdir()
+
+    class Told(Progress):
+        def start(self, phase: str, total: int | None = None) -> None:
+            if phase.startswith("waiting") and copying.exists():
+                copying.rmdir()
+                write_image(chain.fulls[20], chain.full_prefix(20))
+                age(chain)
+
+    compact(chain, progress=Told())
+    assert not copying.exists()
+    assert listed(chain) == [10, 20, 30]
+    assert points(chain) == {10, 20, 30}
+
+
+def test_what_shows_that_another_is_abandoned_stays_listed_though_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    chain = chain_of(tmp_path, "F10", "F60", "F70")
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 60, 30, 70)])
+    gone = {"kind": "full", "name": "model.ckpt-30", "step": 30}
+    log_removed(str(chain.directory), [gone], LOCAL)
+    age(chain)
+    assert points(chain) == {10, 70}
+    assert compact(chain).outcome == "nothing"
+    assert points(chain) == {10, 70}
+
+
 def test_no_state_file_is_rewritten_through_a_link(tmp_path: Path) -> None:
     """It belongs to another directory, whatever the log here says was removed."""
     chain = grown(tmp_path)
@@ -594,7 +665,7 @@ def test_no_state_file_is_rewritten_through_a_link(tmp_path: Path) -> None:
     (chain.directory / INCREMENTS).symlink_to(away)
     before = listing(away)
     assert compact(chain).outcome == "nothing"
-    gone = {"incremental_model.ckpt-30"}
+    gone = {"incremental_model.ckpt-30": None}
     with pytest.raises(RefusedError, match="symbolic link"):
         unlist_checkpoints(str(chain.directory), "increment", gone, set(), LOCAL)
     assert listing(away) == before

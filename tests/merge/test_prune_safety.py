@@ -20,8 +20,10 @@ from tests.merge.model import small_chain
 from tests.merge.prunes import (
     THEN,
     age,
+    chain_of,
     goes,
     here,
+    listed,
     outcomes,
     plan,
     points,
@@ -326,6 +328,44 @@ def test_a_trainer_that_lists_again_what_goes(tmp_path: Path) -> None:
 
 def again_for(chain: Chain) -> Callable[[], None]:
     return in_a_thread(lambda: write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"]))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_step_that_is_saved_anew_while_its_old_save_goes(tmp_path: Path, when: str) -> None:
+    """The trainer comes by again, after a rollback: its new save is not what was judged."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30", "F40")
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 30, 40, 20)])
+    age(chain, 10, 30, 40, 20)
+
+    def save() -> None:
+        for path in chain.directory.glob("model.ckpt-30.*"):
+            path.unlink()
+        write_image(full(30, table("emb", [1, 2, 3])), chain.full_prefix(30))
+        write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 40, 20, 30)])
+
+    hooked = Hooked(f"write_atomic {chain.directory}/checkpoint", **{when: in_a_thread(save)})
+    result = execute_prune(plan(chain, abandoned=True, storage=hooked), jobs=1)
+    assert hooked.called == 1
+    assert outcomes(result) == {"F30": "changed", "F40": "removed"}
+    assert listed(chain) == [10, 20, 30]
+    assert points(chain) == {10, 20, 30}
+
+
+def test_a_step_that_is_saved_anew_and_not_yet_listed(tmp_path: Path) -> None:
+    """Our own, newer state file would make it look abandoned."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30")
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 30, 20)])
+    age(chain, 10, 30, 20)
+
+    def save() -> None:
+        for path in chain.directory.glob("model.ckpt-30.*"):
+            path.unlink()
+        write_image(full(30, table("emb", [1, 2, 3])), chain.full_prefix(30))
+
+    hooked = Hooked(f"write_atomic {chain.directory}/checkpoint", before=in_a_thread(save))
+    result = execute_prune(plan(chain, abandoned=True, storage=hooked), jobs=1)
+    assert outcomes(result) == {"F30": "changed"}
+    assert points(chain) == {10, 20, 30}
 
 
 def test_a_file_that_is_replaced_right_before_it_goes(tmp_path: Path) -> None:
