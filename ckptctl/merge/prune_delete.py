@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.errors import NoSpaceError, RefusedError
+from ckptctl.errors import NoSpaceError, RefusedError, StateFileError
+from ckptctl.merge.lead import Lead
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan
 from ckptctl.merge.removed_log import Logged, log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
@@ -75,6 +76,9 @@ class Remover:
         self._word = "removed"
         self._rooms: set[str] = set()
         self._unlogged = False
+        self._lead = Lead.of(plan.scan) if plan.scan is not None else Lead()
+        self._going = {(item.kind, item.name): item for item in items}
+        self._on = True
 
     def run(self) -> list[Ended]:
         """Remove everything and return what became of each item."""
@@ -94,7 +98,8 @@ class Remover:
             # What made room in an earlier pass is gone by now.
             done = {item.path for item, _, _ in ended}
             ended += self._pass(kind, [item for item in items if item.path not in done])
-        stayed = {(item.kind, item.name) for item, word, _ in ended if word == "changed"}
+        words = ("changed", "kept")
+        stayed = {(item.kind, item.name) for item, word, _ in ended if word in words}
         self._log(files=False, stayed=stayed)
         if self._unlogged:
             self.warnings.append("the disk is full: what was removed could not be noted")
@@ -189,7 +194,13 @@ class Remover:
             self._still_ours()
             try:
                 unlist_checkpoints(
-                    self.directory, kind, gone, here - gone.keys(), self.storage, order
+                    self.directory,
+                    kind,
+                    gone,
+                    here - gone.keys(),
+                    self.storage,
+                    order,
+                    may=self._may_go_on,
                 )
                 return
             except OSError as error:
@@ -222,7 +233,7 @@ class Remover:
         failed: dict[str, tuple[str, str]] = {}
         self._still_ours()
         for item in items:
-            why = self._differs(item.files[:1])
+            why = self._led_elsewhere() or self._differs(item.files[:1])
             if why is not None:
                 failed[item.path] = why
                 continue
@@ -257,6 +268,24 @@ class Remover:
                 return "changed", f"{os.path.basename(path)}: {error.strerror}"
             self._rooms.add(os.path.dirname(path))
         return None
+
+    def _may_go_on(self, lead: Lead) -> bool:
+        """Return whether the state files lead on from where they led when it was judged.
+
+        Not to what is to go, and not back: what else is needed then nobody has judged.
+        """
+        named = [self._going[each] for each in lead.items if each in self._going]
+        still = any(self._differs(item.files[:1]) is None for item in named)  # not saved anew
+        self._on = self._on and lead >= self._lead and not still
+        return self._on
+
+    def _led_elsewhere(self) -> tuple[str, str] | None:
+        try:
+            if self._may_go_on(Lead.read(self.directory, self.storage)):
+                return None
+        except StateFileError:  # what was begun is brought to its end
+            self._on = False
+        return "kept", "the run was set back since the plan was made: state files lead elsewhere"
 
     def _differs(self, files: Sequence[PruneFile]) -> tuple[str, str] | None:
         """Return why files are not those of the plan, or None."""

@@ -26,10 +26,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ckptctl.bundle.names import MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint, Leftover, split_step
+from ckptctl.chain import Chains, Checkpoint, Leftover
 from ckptctl.chain.bases import misnamed
 from ckptctl.chain.problems import incompleteness
 from ckptctl.errors import RefusedError, UnreadableError
+from ckptctl.merge.lead import Lead
 from ckptctl.merge.policy import Decision, Point
 from ckptctl.merge.prune_later import Later
 from ckptctl.merge.prune_plan import PruneOptions
@@ -273,25 +274,14 @@ class _Judge:
             return "newest", "the newest restore point"
         if item.prefix == self.look.sound:
             return "newest", "the newest restore point whose checks have all passed"
-        if item.kind == "full" and item.name == self.scan.full_state.latest:
-            return "named", "the state file names it: a trainer would restore from it"
-        if item.kind == "increment" and self._would_be_restored(item):
+        if (item.kind, item.name) in Lead.of(self.scan).items:
+            if item.kind == "full":
+                return "named", "the state file names it: a trainer would restore from it"
             return "named", "the state files lead a trainer to it, and to no full above it"
         decision = self._decisions.get(item.prefix) if self.options.policy else None
         if decision is not None and decision.keep:
             return "policy", decision.reason
         return self._too_young(max(info.mtime_ns for _, info in item.files))
-
-    def _would_be_restored(self, increment: Checkpoint) -> bool:
-        """Return whether DeepRec's PS applies it: named, and above the full that is named.
-
-        (`incremental_saver.py`: one increment, if its step is above the full's.) A merged full
-        of its step that no state file names does not help a trainer.
-        """
-        if increment.name != self.scan.increment_state.latest:
-            return False
-        named = split_step(self.scan.full_state.latest or "")
-        return named is not None and named[1] < increment.step
 
     def _too_young(self, mtime_ns: int) -> tuple[str, str] | None:
         if (self.scan.taken_ns - mtime_ns) / 1e9 >= self.options.min_age_s:

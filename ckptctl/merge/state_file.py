@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -19,6 +19,7 @@ from ckptctl.chain import (
 )
 from ckptctl.chain.timelines import find_timelines
 from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.merge.lead import Lead
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = [
@@ -346,6 +347,8 @@ def unlist_checkpoints(
     here: Collection[str],
     storage: Storage,
     assume_order: str | None = None,
+    *,
+    may: Callable[[Lead], bool] = lambda lead: True,
 ) -> None:
     """Leave checkpoints out of the state file that lists them, before they are removed.
 
@@ -361,6 +364,8 @@ def unlist_checkpoints(
         what it has just saved, so that is the line of somebody who sets the run back.
     here
         As for `drop_checkpoints`.
+    may
+        Asked each time with where the state files lead by then: whether to go on.
 
     Raises
     ------
@@ -380,7 +385,7 @@ def unlist_checkpoints(
         scan = chains.scan
         found = scan.fulls if kind == "full" else scan.increments
         before = _state_in(_room(scan, kind))
-        if before is None:
+        if before is None or not may(Lead.of(scan)):
             return
         listed = set(_room(scan, kind).order)
         now = {item.name: item.index.identity for item in found}

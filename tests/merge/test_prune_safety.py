@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ckptctl.bundle import BundleReader, read_state
+from ckptctl.chain import scan_directory
 from ckptctl.errors import ChangedError, LockedError
 from ckptctl.merge import execute_prune
 from ckptctl.merge.policy import KeepLast
@@ -328,6 +329,36 @@ def test_a_trainer_that_lists_again_what_goes(tmp_path: Path) -> None:
 
 def again_for(chain: Chain) -> Callable[[], None]:
     return in_a_thread(lambda: write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"]))
+
+
+@pytest.mark.parametrize(
+    ("when", "call", "stays_here"),
+    [
+        ("before", "write_atomic {}/.ckptctl/removed.jsonl", {"F10", "F20"}),
+        ("before", "write_atomic {}/checkpoint", {"F10", "F20"}),
+        ("after", "write_atomic {}/checkpoint", {"F10", "F20"}),
+        ("after", "remove {}/model.ckpt-10.index", {"F20"}),
+    ],
+)
+def test_a_run_that_is_set_back_while_we_prune(
+    tmp_path: Path, when: str, call: str, stays_here: set[str]
+) -> None:
+    """Once it was judged: what is named goes not, nor what nobody knows to be needed then."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30")
+    to = "model.ckpt-20" if "F10" not in stays_here else "model.ckpt-10"
+    names = [f"model.ckpt-{step}" for step in (10, 20, 30)]
+    back = in_a_thread(lambda: write_state(chain.directory, names, latest=to))
+    hooked = Hooked(call.format(chain.directory), **{when: back})
+    result = execute_prune(plan(chain, KeepLast(1), storage=hooked), jobs=1)
+    assert hooked.called == 1
+    assert here(chain) == {*stays_here, "F30"}
+    assert {name for name, word in outcomes(result).items() if word == "kept"} == stays_here
+    assert len(result.skipped) == len(stays_here)
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state.latest == to
+    assert max(points(chain)) == int(to[-2:])
+    kept = {item.name for item in scan_directory(str(chain.directory)).removed}
+    assert not kept & {f"model.ckpt-{name[1:]}" for name in stays_here}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

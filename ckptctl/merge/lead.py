@@ -1,0 +1,53 @@
+"""Where the state files of a directory lead a trainer."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ckptctl.bundle import read_state
+from ckptctl.chain import INCREMENT_DIRECTORY, Scan, split_step
+from ckptctl.storage import Storage
+
+__all__ = ["Lead"]
+
+_NOWHERE = (-1, "")
+
+
+class Lead(NamedTuple):
+    """The full that is named, and the increment that is named if it lies above that full.
+
+    So restores DeepRec's PS (`incremental_saver.py`: one increment, if its step is above the
+    full's); a merged full that no state file names does not help a trainer. Each as step and
+    name: a smaller lead is of a run that was set back.
+    """
+
+    full: tuple[int, str] = _NOWHERE
+    increment: tuple[int, str] = _NOWHERE
+
+    @classmethod
+    def of(cls, scan: Scan) -> Lead:
+        """Return where the state files of a scan lead."""
+        return cls._to(scan.full_state.latest, scan.increment_state.latest)
+
+    @classmethod
+    def read(cls, directory: str, storage: Storage) -> Lead:
+        """Return where the state files lead now."""
+        homes = (directory, os.path.join(directory, INCREMENT_DIRECTORY))
+        states = [read_state(os.path.join(home, "checkpoint"), storage) for home in homes]
+        return cls._to(*(os.path.basename(s.latest) if s is not None else None for s in states))
+
+    @classmethod
+    def _to(cls, full: str | None, increment: str | None) -> Lead:
+        start, last = _parts(full), _parts(increment)
+        return cls(start, last if last[0] > start[0] >= 0 else _NOWHERE)
+
+    @property
+    def items(self) -> frozenset[tuple[str, str]]:
+        """(kind, name) of both."""
+        return frozenset({("full", self.full[1]), ("increment", self.increment[1])})
+
+
+def _parts(name: str | None) -> tuple[int, str]:
+    parts = split_step(name or "")
+    return (-1 if parts is None else parts[1], name or "")
