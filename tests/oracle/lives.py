@@ -47,7 +47,7 @@ from ckptctl.restore import RestoreOptions
 from ckptctl.running import Runner
 from ckptctl.storage.local import LocalFile
 from tests.merge.storages import Watched
-from tests.oracle.chain import INCREMENTS, listing, rows_of
+from tests.oracle.chain import INCREMENTS, listing, rows_of, write_state
 from tests.oracle.histories import MEMORY
 from tests.oracle.trainer import DEATHS, Clock, Habits, Rows, Trainer, copy_tree
 
@@ -107,7 +107,7 @@ DIES = st.one_of(st.none(), st.integers(0, 30))
 
 
 class Lives(RuleBasedStateMachine):
-    """Train, save, die, restart, merge, prune, compact, move."""
+    """Train, save, die, restart, set back, merge, prune, compact, move."""
 
     #: Told of each rule, for a count.
     ran: Callable[[str], None] = staticmethod(lambda name: None)
@@ -129,6 +129,8 @@ class Lives(RuleBasedStateMachine):
         self.old: dict[int, list[Rows]] = {}  # of a way that was left
         self.seen: dict[int, object] = {}
         self.alive = True
+        self.back: int | None = None  # where somebody set the run back to
+        self.by_hand: set[str] = set()  # named by him, and perhaps nowhere
         self.trainer = self._trainer()
         self.trainer.train(10)
         self._full()
@@ -211,8 +213,47 @@ class Lives(RuleBasedStateMachine):
             here = [name for name in names if (self.room / f"{name}.index").exists()]
             self.trainer.savers[0].names = dict.fromkeys(here, self.clock.now)
         self.trainer.rows, self.trainer.step = dict(rows), step
-        self.alive = True
+        self.alive, self.back = True, None
         self._full()  # CheckpointSaverHook.after_create_session
+
+    @rule(back=st.integers(0, 3), cron=st.sampled_from(["merge", "compact", "nothing"]))
+    def set_back(self, back: int, cron: str) -> None:
+        """Somebody rolls the run back, by the lines that name the newest: `docs/runbook.md`.
+
+        Not over merged fulls: these take no part in the write order (`timelines.py`).
+        """
+        chains = self._chains()
+        points = list(chains.restore_points)
+        step = points[max(0, len(points) - 1 - back)]
+        increment = None if self._full_index(step).exists() else chains.increment_at(step)
+        base = chains.base_of(increment).base if increment is not None else chains.full_at(step)
+        assert base is not None
+        if any(full.merged and full.step >= base.step for full in chains.scan.fulls):
+            return
+        self.ran("set_back")
+        at = self.clock.tick()
+        for kind, room in (("full", self.room), ("increment", self.room / INCREMENTS)):
+            state = read_state(str(room / "checkpoint"))
+            if state is None:
+                continue
+            paths = {int(path.rpartition("-")[2]): path for path in state.all_paths}
+            if kind == "full":
+                latest = paths.get(base.step, base.name)
+            else:
+                below = [s for s in paths if s <= step]
+                latest = paths[max(below)] if below else f"incremental_model.ckpt-{step}"
+                self.by_hand.add(os.path.basename(latest))
+            os.utime(
+                write_state(room, state.all_paths, latest=latest, times=state.timestamps), (at, at)
+            )
+        self._left_behind(step, owed=False)
+        # Without a state file of the increments those above count as live.
+        self.alive, self.back = False, step if self._chains().latest == step else None
+        self.check()
+        if cron == "merge":
+            self.merge(0, None)
+        elif cron == "compact":
+            self.compact(None, None)
 
     def _full(self) -> None:
         gone = self.trainer.save_full()
@@ -453,6 +494,7 @@ class Lives(RuleBasedStateMachine):
             here = [self.known[step]] if step in self.known else []
             allowed = here if step in owed else [*here, *self.old.get(step, [])]
             assert rows in allowed, f"step {step} is {rows}, not {allowed}"
+        assert self.back in (None, chains.latest), f"set back to {self.back}, now {chains.latest}"
         self._led_to()
         self._nothing_is_silent(chains)
 
@@ -521,7 +563,7 @@ class Lives(RuleBasedStateMachine):
             state = read_state(str(room / "checkpoint"))
             names = map(os.path.basename, state.all_paths if state is not None else ())
             found |= {name for name in names if not (room / f"{name}.index").exists()}
-        return found
+        return found - self.by_hand
 
     def _files_of(self, name: str) -> list[Path]:
         return [*self.room.glob(f"{name}.index"), *self.room.glob(f"{name}.data-*")]
