@@ -15,6 +15,7 @@ from ckptctl.output import format as fmt
 
 if TYPE_CHECKING:
     from ckptctl.merge import CompactPlan, CompactResult
+    from ckptctl.merge.settle import Unsettled
 
 __all__ = [
     "CompactPlanView",
@@ -161,14 +162,17 @@ class CompactPlanView(_TextOnly):
             page.gap()
         else:
             page.line("no merge", fmt.escape(plan.directory), plan.waits or "")
-        verb = "would be" if self.would else "is"
-        for name in plan.unsettled.unlisted:
-            page.line("state file", fmt.escape(name), f"{verb} listed again")
-        for _, name in plan.unsettled.gone:
-            page.line("state file", fmt.escape(name), f"{verb} left out: it was removed")
+        _state_files(page, plan.unsettled, "would be " if self.would else "is ")
         PrunePlanView(plan.prune, self.would).text(page)
         if plan.merge is not None and plan.merge.nothing_to_do is None:
             page.line("then", _THEN)
+
+
+def _state_files(page: Page, found: Unsettled, verb: str = "", indent: int = 0) -> None:
+    for name in found.unlisted:
+        page.line("state file", fmt.escape(name), f"{verb}listed again", indent=indent)
+    for _, name in found.gone:
+        page.line("state file", fmt.escape(name), f"{verb}left out: it was removed", indent=indent)
 
 
 _THEN = "all is judged anew: what the new full covers, and what keep rules then let go, goes too"
@@ -193,6 +197,8 @@ class CompactResultView(_TextOnly):
         elif result.merge is not None:
             listed = "in the state file" if result.merge.state_file_updated else "not listed"
             page.line("new full", fmt.escape(result.merge.prefix), listed, indent=2)
+        if result.settled is not None:
+            _state_files(page, result.settled, indent=2)
         for item in result.prune.outcomes if result.prune is not None else ():
             name = fmt.escape(os.path.basename(item.path))
             page.line(item.outcome, name, item.reason, indent=2)
@@ -201,7 +207,8 @@ class CompactResultView(_TextOnly):
         result = self.result
         written = result.merge.bytes if result.merge is not None else 0
         freed = result.prune.bytes_freed if result.prune is not None else 0
-        step = result.holdings.latest
+        # What a trainer saves meanwhile may be newer.
+        step = result.merge.step if result.merged and result.merge else result.holdings.latest
         if not terminal:
             seconds = round(result.seconds, 3)
             facts = {"step": step, "written": written, "freed": freed, "seconds": seconds}

@@ -139,6 +139,8 @@ class CompactResult(NamedTuple):
     prune_plan, prune
         What was judged to go after the merge, and what became of it; None where nothing was
         done at all.
+    settled
+        What was put right in the state files, or None.
     holdings
         What the directory holds now.
     seconds
@@ -153,6 +155,7 @@ class CompactResult(NamedTuple):
     merge: MergeResult | None = None
     prune_plan: PrunePlan | None = None
     prune: PruneResult | None = None
+    settled: Unsettled | None = None
 
     @property
     def merged(self) -> bool:
@@ -406,7 +409,8 @@ def run_compact(
             raise plan.no_room
         agree(plan)
         last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
-        return last._replace(prune=_joined(first.prune, last.prune))
+        settled = last.settled or first.settled
+        return last._replace(prune=_joined(first.prune, last.prune), settled=settled)
 
 
 def _joined(first: PruneResult | None, last: PruneResult | None) -> PruneResult | None:
@@ -439,7 +443,7 @@ def _execute(
     from ckptctl.merge.settle import find_unsettled, settle
 
     directory, options, storage = plan.directory, plan.options, plan.storage
-    merged = early = None
+    merged = early = settled = None
     common: dict[str, Any] = {"jobs": jobs, "progress": progress, "bwlimit": bwlimit, "lock": lock}
     common["writer_wait_s"] = writer_wait_s
     if plan.merge is not None:
@@ -450,12 +454,12 @@ def _execute(
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
         lock.check()
         try:
-            settle(chains.scan, storage, order)
+            settled = settle(chains.scan, storage, order)
         except OSError as error:
             if not (is_no_room(error) and plan.prune.removed):
                 raise
             early = execute_prune(plan.prune, **common)  # makes the room for a state file
-            settle(chains.scan, storage, order)
+            settled = settle(chains.scan, storage, order)
     prune = plan.prune
     if merged is not None or plan.unsettled:
         prune = plan_prune(
@@ -465,4 +469,4 @@ def _execute(
     now = look_at_holdings(find_chains(scan_again(chains.scan, storage), order), storage)
     seconds = time.monotonic() - began
     removed = _joined(early, pruned)
-    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, removed)
+    return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, removed, settled)

@@ -101,10 +101,10 @@ def _gone(chains: Chains, kind: Literal["full", "increment"]) -> set[str]:
     return names if after is not None and is_judged_alike(chains, kind, after) else set()
 
 
-def settle(before: Scan, storage: Storage, assume_order: str | None) -> None:
-    """Put right what `find_unsettled` finds in the directory of a scan, looked at again.
+def settle(before: Scan, storage: Storage, assume_order: str | None) -> Unsettled:
+    """Put right what `find_unsettled` finds in the directory of a scan, and return what was.
 
-    Under the directory's lock, and when nothing is being saved any more.
+    It is looked at again. Under its lock, and when nothing is being saved any more.
 
     Raises
     ------
@@ -115,11 +115,14 @@ def settle(before: Scan, storage: Storage, assume_order: str | None) -> None:
     chains = find_chains(scan_again(before, storage), assume_order)
     found = find_unsettled(chains, storage)
     fulls = {full.name: full for full in chains.scan.fulls}
+    listed = []
     for name in found.unlisted:
         # Of today is only its merge: keep rules count the time that the state file says.
         when = saved_time(fulls[name], storage) or fulls[name].mtime_ns / 1e9
-        update_state_file(directory, name, when, storage, assume_order)
+        if update_state_file(directory, name, when, storage, assume_order) is None:
+            listed.append(name)
     for kind in _KINDS:
         gone = dict.fromkeys(name for each, name in found.gone if each == kind)
         if gone:
             unlist_checkpoints(directory, kind, gone, (), storage, assume_order)
+    return found._replace(unlisted=tuple(listed))

@@ -11,15 +11,19 @@ import shutil
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain import find_chains, scan_directory
+from ckptctl.commands.compact_views import CompactResultView
 from ckptctl.merge import CompactOptions, plan_compact, run_compact
+from ckptctl.output.text import PlainPage
 from ckptctl.storage.lock import directory_lock
 from tests.merge.prunes import age, chain_of
+from tests.merge.storages import Hooked
 from tests.oracle.chain import flip, full, table, write_state
 
 
@@ -228,6 +232,22 @@ def test_what_a_state_file_put_right_lets_go_is_asked_for_too(run, tmp_path: Pat
     assert (chain.directory / "checkpoint").read_bytes() == before
     done = run("compact", chain.directory, "--yes")
     assert (done.returncode, done.stdout.partition("\t")[0]) == (0, "put right")
+    assert "state file\tmodel.ckpt-20\tlisted again\n" in done.stdout
+
+
+def test_the_step_that_is_told_is_the_one_it_merged_to(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20")
+
+    def save() -> None:
+        chain.add(full(40, table("emb", [1, 2, 3])))
+        write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"])
+
+    storage = Hooked("rmdir", after=save)  # of the temporary, behind the commit
+    result = run_compact(str(chain.directory), CompactOptions(), jobs=1, storage=storage)
+    assert (result.merged, result.holdings.latest) == (True, 40)
+    told = StringIO()
+    CompactResultView(result).text(PlainPage(told))
+    assert told.getvalue().split("\t")[2] == "step=20"
 
 
 def test_the_document_says_what_went_and_why(run, old: Path) -> None:
