@@ -139,7 +139,7 @@ def enter_fulls(
         live = (full.name for full in fulls if full.complete and chains.is_live(full))
         newest = max((*live, *new), key=_step)
     named = os.path.basename(state.latest)
-    if named not in map(os.path.basename, state.all_paths):  # and is listed by that alone
+    if named and named not in map(os.path.basename, state.all_paths):  # listed by that alone
         saved = (full.mtime_ns / 1e9 for full in fulls if full.name == named)
         state = insert_full(state, named, next(saved, 0.0), newest=False)
     dead = {full.name for full in fulls if full.name not in new and not chains.is_live(full)}

@@ -483,3 +483,12 @@ def test_a_link_to_the_directory_is_no_copy(tmp_path: Path) -> None:
     copy.directory.symlink_to(chain.directory)
     copy.merge(50)
     assert state_of(chain.directory).latest == str(chain.full_prefix(50))
+
+
+def test_a_path_that_ends_in_a_slash_names_nothing_new(tmp_path: Path) -> None:
+    chain = small_chain(tmp_path)
+    lines = ['model_checkpoint_path: "model.ckpt-40/"']
+    lines += [f'all_model_checkpoint_paths: "model.ckpt-{step}"' for step in (10, 40)]
+    (chain.directory / "checkpoint").write_text("\n".join(lines) + "\n")
+    chain.merge()
+    assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
