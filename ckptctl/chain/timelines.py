@@ -13,7 +13,8 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   exception that rests on them does not apply.
 * An increment whose lineage names an abandoned full is abandoned: "an abandoned full is
   never the base of a live increment", read from the other end.
-* A merged full takes no part in the comparisons. It is abandoned with the full that it was
+* A merged full takes no part in the comparisons, unless it is named: whoever names it goes on
+  from it, and what is listed above it is left behind. It is abandoned with the full that it was
   merged from, and when the trainer wrote a step below its `up_to` after it: the run was
   then rolled back to before what it holds, and it would carry dead rows into the new
   timeline.
@@ -378,6 +379,7 @@ class _Followers:
         merged: set[str] = set()
         if state is order.scan.full_state:
             merged = {full.name for full in order.scan.fulls} - {item.name for item in found}
+            merged.discard(state.latest or "")
         bases = {item.base_name for item in found}
         listed: list[tuple[int, int]] = []
         for name, place in state.order.items():

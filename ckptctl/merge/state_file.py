@@ -263,7 +263,9 @@ def update_state_file(
         fresh = {
             full.name: full.mtime_ns / 1e9
             for full in live.values()
-            if full.name not in listed and full.merged is None and full.mtime_ns >= since
+            if (full.name not in listed or (full.name, full.index.identity) not in seen)
+            and full.merged is None
+            and full.mtime_ns >= since
         }
         after = enter_fulls(chains, {**fresh, name: when}, max(live, key=_step))
         if after is None:

@@ -209,6 +209,11 @@ CASES = [
         id="a merged full in step order, written last",
     ),
     pytest.param(
+        chains_of(full(100), full(200), merged(140, 100), fulls=[100, 140, 200], named_full=140),
+        {"F200"},
+        id="a merged full that is named: the run was set back to it",
+    ),
+    pytest.param(
         chains_of(full(100), full(200), merged(140, 100), fulls=[100, 200]),
         set(),
         id="an unlisted merged full, written last",

@@ -220,7 +220,8 @@ class Lives(RuleBasedStateMachine):
     def set_back(self, back: int, cron: str) -> None:
         """Somebody rolls the run back, by the lines that name the newest: `docs/runbook.md`.
 
-        Not over merged fulls: these take no part in the write order (`timelines.py`).
+        Not from above a merged full to below it: one that is not named takes no part in the
+        write order (`timelines.py`).
         """
         chains = self._chains()
         points = list(chains.restore_points)
@@ -228,7 +229,7 @@ class Lives(RuleBasedStateMachine):
         increment = None if self._full_index(step).exists() else chains.increment_at(step)
         base = chains.base_of(increment).base if increment is not None else chains.full_at(step)
         assert base is not None
-        if any(full.merged and full.step >= base.step for full in chains.scan.fulls):
+        if any(full.merged and full.step > base.step for full in chains.scan.fulls):
             return
         self.ran("set_back")
         at = self.clock.tick()
