@@ -5,7 +5,8 @@
 before the first rename, with size and mtime of every file that is renamed: whatever a
 killed run leaves behind is then known to be ours, file by file. Where an older bundle with a
 mark of its own stands until then, the first form lies inside the temporary. At the end it
-says no more than where the bundle comes from.
+says no more than where the bundle comes from, and which index is its own: a trainer may save
+over the bundle and leave the mark.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX, index_path, shard_path
 from ckptctl.bundle.table import IndexTable
-from ckptctl.errors import ChangedError, CkptctlError
+from ckptctl.errors import ChangedError, CkptctlError, DamageError, NotFoundError, RefusedError
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
-__all__ = ["Mark", "PendingBundle", "file_identity"]
+__all__ = ["Mark", "PendingBundle", "file_identity", "read_mark"]
 
 _MAX_MARK_BYTES = 64 << 20
 #: What a mark says beside the names of files: JSON.
@@ -33,6 +34,16 @@ Mark = Mapping[str, Any]
 def file_identity(info: FileInfo) -> list[int]:
     """Return what tells a file from another of its name, also when both were copied."""
     return [info.size, info.mtime_ns]
+
+
+def read_mark(path: str, storage: Storage) -> dict[str, Any]:
+    """Return a mark, or {} where there is none that could be one of ours."""
+    try:
+        check_no_link(path, storage)
+        facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))
+    except (NotFoundError, RefusedError, DamageError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 class PendingBundle:
@@ -106,10 +117,10 @@ class PendingBundle:
             older = {info.name: file_identity(info) for info in self.replaces}
             self._write_mark(os.path.join(self.temporary, INNER_MARK), {"replaces": older})
 
-    def _write_mark(self, path: str, more: Mark | None) -> None:
-        facts = dict(self.mark or {})
-        if more is not None:
-            facts |= {"temporary": os.path.basename(self.temporary), **more}
+    def _write_mark(self, path: str, more: Mark, *, finished: bool = False) -> None:
+        facts = {**(self.mark or {}), **more}
+        if not finished:
+            facts["temporary"] = os.path.basename(self.temporary)
         data = json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n"
         self.storage.write_atomic(path, data, self.like)
 
@@ -159,10 +170,12 @@ class PendingBundle:
         for path, final in (*moves, (self.index_temporary, index_path(self.prefix))):
             self._attributes(path, final)
         storage.fsync_dir(self.temporary)
+        info = storage.stat(self.index_temporary)
+        own = {"index": file_identity(info)} if info is not None else {}
         self._make_way()
         if self.mark is not None:
             self._marked = True
-            self._write_mark(self.prefix + MARK_SUFFIX, {"files": self._identities(moves)})
+            self._write_mark(self.prefix + MARK_SUFFIX, {"files": self._identities(moves), **own})
         for path, final in moves:
             parent = os.path.dirname(final)
             if parent != self._directory:  # SSDHASH: <prefix>-<name>-emb_files/
@@ -178,7 +191,7 @@ class PendingBundle:
             self._remove_temporary()
             if self.mark is not None:  # from here on it only says where the bundle is from
                 storage.fsync_dir(self._directory)  # what it no longer names is gone for good
-                self._write_mark(self.prefix + MARK_SUFFIX, None)
+                self._write_mark(self.prefix + MARK_SUFFIX, own, finished=True)
 
     def _identities(self, moves: Sequence[tuple[str, str]]) -> dict[str, list[int]]:
         found = {}

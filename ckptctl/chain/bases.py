@@ -14,7 +14,9 @@ Where the rules leave a choice, it is made so that what is not proven is refused
 * A full that ckptctl removed counts as gone whether it is still listed or not. A merged one
   does not: it never emptied a recorder.
 * A merged full that cannot be used (incomplete, or named by another step than what is in
-  it) is passed over and hides no base: it never emptied a recorder either.
+  it) is passed over and hides no base: it never emptied a recorder either. A damaged one is
+  known for merged by its mark, if that names the very index: a trainer that saves over a merged
+  full leaves the mark. One that may be either counts as a trainer's, and shows nothing.
 * "The oldest listed full" is the first one listed that ckptctl did not merge: a merge puts
   its result into the list where its step belongs, which says nothing of what rotated away.
 * Check 4, "both state files list one checkpoint while more lie there": more in each of the
@@ -200,7 +202,7 @@ class Bases:
         else:
             choice = self._by_lineage(increment, lineage.base_step)
         base = choice.base
-        if choice.proven and base is not None and not is_ours(base):
+        if choice.proven and base is not None and not is_merge(base):
             first = choice.series[0]
             if self.timelines.order.before(first, base):
                 reason = (
@@ -292,7 +294,7 @@ class Bases:
 
     def _by_steps(self, increment: Checkpoint) -> BaseChoice:
         below = self.live[: bisect_left(self._live_steps, increment.step)]
-        base = next((f for f in reversed(below) if self._usable(f) or not is_ours(f)), None)
+        base = next((f for f in reversed(below) if self._usable(f) or not f.ours), None)
         if base is None:
             return _refuse("no-base", "there is no live full below it", 4)
         if base.step in self.twins:
@@ -370,7 +372,7 @@ class Bases:
         before = self.timelines.order.written
         for full in self.scan.fulls:
             between = base.step < full.step < increment.step
-            if not between or self.timelines.is_live(full) or is_ours(full):
+            if not between or self.timelines.is_live(full) or full.ours:
                 continue
             if before(full, increment) is False:
                 continue
@@ -387,7 +389,7 @@ class Bases:
             checkpoint
             for checkpoint in (*self.scan.fulls, *self.scan.increments)
             if self.timelines.is_live(checkpoint)
-            and not (checkpoint.kind == "full" and is_ours(checkpoint))
+            and not (checkpoint.kind == "full" and checkpoint.may_be_ours)
         )
 
     def _not_rotated(self, base: Checkpoint) -> tuple[str, str] | None:
@@ -397,13 +399,13 @@ class Bases:
             return "no-state-file", "no state file: nothing says that a full rotated away"
         if base.name in state.order:
             return "listed", f"{state.path} lists {base.name}"
-        ours = {full.name for full in self.scan.fulls if is_ours(full)}
+        ours = {full.name for full in self.scan.fulls if full.may_be_ours}
         ours |= {item.name for item in self.scan.removed if item.merged}
         listed = [step for name, step in state.steps.items() if name not in ours]
         oldest = next(iter(listed or state.steps.values()), None)
         if oldest is not None and base.step > oldest:
             return "above-oldest", f"{base.name} lies above the oldest listed full, {oldest}"
-        own = [full for full in self.scan.fulls if not is_ours(full)]
+        own = [full for full in self.scan.fulls if not full.may_be_ours]
         increments = self.scan.increment_state
         if len(state.order) == 1 < len(own) and len(increments.order) == 1 < len(
             self.scan.increments
@@ -415,11 +417,6 @@ class Bases:
 def is_merge(full: Checkpoint) -> bool:
     """Return whether ckptctl merged a full from others."""
     return full.merged is not None
-
-
-def is_ours(full: Checkpoint) -> bool:
-    """Return whether ckptctl wrote a full; where its index is damaged the mark says so."""
-    return is_merge(full) or (full.facts.damage is not None and full.mark is not None)
 
 
 def misnamed(full: Checkpoint) -> bool:

@@ -94,12 +94,16 @@ class Merged(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the head of an index says at once: no tensor list, no data but these two."""
+    """What the head of an index says at once: no tensor list, no data but these two.
+
+    Where it is damaged, `ours` says whether a mark of ckptctl's names that very file.
+    """
 
     num_shards: int = 1
     lineage: Lineage | None = None
     merged: Merged | None = None
     damage: DamageError | None = None
+    ours: bool = False
 
 
 def parse_lineage(raw: bytes, step: int, path: str) -> Lineage:

@@ -176,6 +176,16 @@ class Checkpoint:
         """What ckptctl merged it from."""
         return self.facts.merged
 
+    @property
+    def ours(self) -> bool:
+        """Whether ckptctl merged it: it says so, or where it is damaged its mark does."""
+        return self.merged is not None or self.facts.ours
+
+    @property
+    def may_be_ours(self) -> bool:
+        """Whether it may be: beside a damaged index a mark may be that of an earlier full."""
+        return self.ours or (self.facts.damage is not None and self.mark is not None)
+
     @cached_property
     def _read(self) -> Contents | DamageError:
         if self.facts.damage is not None:

@@ -54,7 +54,7 @@ class IndexSource(NamedTuple):
                 raw = self._read_fact(reader, MERGED_TENSOR)
                 return Facts(shards, merged=parse_merged(raw, self.step, reader.index_path))
         except DamageError as error:
-            return Facts(damage=error)
+            return Facts(damage=error, ours=self._is_ours())
         return Facts(shards)
 
     def contents(self) -> Contents:
@@ -88,6 +88,23 @@ class IndexSource(NamedTuple):
         if entry is None or entry.shape or entry.dtype.name not in ("int64", "int32"):
             return None
         return int.from_bytes(self._read_data(reader, entry), "little", signed=True)
+
+    def _is_ours(self) -> bool:
+        """Return whether the mark of a finished merge names this very index, damaged or not.
+
+        That a mark is there says nothing: a trainer that saves over a merged full leaves it.
+        """
+        from ckptctl.bundle.commit import file_identity, read_mark
+        from ckptctl.bundle.names import MARK_SUFFIX, index_path
+
+        if self.kind != "full":
+            return False
+        try:
+            info = self.storage.stat(index_path(self.prefix))
+            mark = read_mark(self.prefix + MARK_SUFFIX, self.storage)
+        except OSError:
+            return False
+        return info is not None and mark.get("index") == file_identity(info)
 
     def _open(self) -> BundleReader:
         # A scan alone opens no index, and so loads nothing that reads one.

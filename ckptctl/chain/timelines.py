@@ -209,15 +209,11 @@ def _copy_evidence(scan: Scan) -> str | None:
 def _unmerged(scan: Scan) -> list[Checkpoint]:
     """Return the fulls that take part in comparisons of write order.
 
-    A merged full was written when ckptctl ran, not when the trainer was at its step. Where
-    the index is damaged the mark beside it says so; beside a sound one it says nothing,
-    since a trainer that restarts saves over a merged full and leaves the mark.
+    A merged full was written when ckptctl ran, not when the trainer was at its step. Beside a
+    sound index a mark says nothing, since a trainer that restarts saves over a merged full and
+    leaves it; what is damaged and has one may be either, and its time tells nothing.
     """
-    return [
-        full
-        for full in scan.fulls
-        if full.merged is None and not (full.facts.damage is not None and full.mark is not None)
-    ]
+    return [full for full in scan.fulls if not full.may_be_ours]
 
 
 def _notes(order: WriteOrder) -> Iterable[str]:
@@ -378,7 +374,7 @@ class _Followers:
         self._places = state.order
         merged: set[str] = set()
         if state is order.scan.full_state:
-            merged = {full.name for full in order.scan.fulls} - {item.name for item in found}
+            merged = {full.name for full in order.scan.fulls if full.ours}
             merged.discard(state.latest or "")
         bases = {item.base_name for item in found}
         listed: list[tuple[int, int]] = []

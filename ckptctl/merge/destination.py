@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import Any, NamedTuple
 
 from ckptctl.bundle import index_path
-from ckptctl.bundle.commit import file_identity
+from ckptctl.bundle.commit import file_identity, read_mark
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files, split_step
 from ckptctl.chain.scan import check_no_increments
-from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError, UsageError
+from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.local import no_room_for_output
-from ckptctl.storage.own import OWN_DIRECTORY, TRASH_DIRECTORY, check_no_link
+from ckptctl.storage.own import OWN_DIRECTORY, TRASH_DIRECTORY
 
 __all__ = [
     "Found",
@@ -28,8 +27,6 @@ __all__ = [
     "read_mark",
     "saved_time",
 ]
-
-_MAX_MARK_BYTES = 64 << 20
 
 
 class Found(NamedTuple):
@@ -218,16 +215,6 @@ def _own_temporaries(
 def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileInfo]:
     entries = storage.listdir(os.path.join(directory, info.name))
     return {os.path.join(info.name, each.name): each for each in entries}
-
-
-def read_mark(path: str, storage: Storage) -> dict[str, Any]:
-    """Return a mark, or {} where there is none that could be one of ours."""
-    try:
-        check_no_link(path, storage)
-        facts = json.loads(storage.read_small(path, _MAX_MARK_BYTES))
-    except (NotFoundError, RefusedError, DamageError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def saved_time(full: Checkpoint, storage: Storage) -> float | None:

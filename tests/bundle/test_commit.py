@@ -115,7 +115,7 @@ def test_the_order_of_things(tmp_path: Path) -> None:
 
 
 def test_the_mark_names_every_file_that_is_renamed(tmp_path: Path) -> None:
-    """While these are renamed; afterwards it says no more than where the bundle is from."""
+    """While these are renamed; afterwards it says where the bundle is from, and which it is."""
     path = tmp_path / "m-1.ckptctl.json"
     seen = []
 
@@ -132,7 +132,8 @@ def test_the_mark_names_every_file_that_is_renamed(tmp_path: Path) -> None:
     assert set(seen[0]["files"]) == files
     for name, identity in seen[0]["files"].items():
         assert identity == file_identity(LOCAL.stat(str(tmp_path / name)))
-    assert json.loads(path.read_text()) == {"step": 1}
+    index = file_identity(LOCAL.stat(str(tmp_path / "m-1.index")))
+    assert json.loads(path.read_text()) == {"step": 1, "index": index}
 
 
 def test_the_mark_of_what_replaces_lies_apart(tmp_path: Path) -> None:
@@ -145,7 +146,8 @@ def test_the_mark_of_what_replaces_lies_apart(tmp_path: Path) -> None:
             [inner] = tmp_path.glob("m-1_temp_*/ckptctl.json")
             older = {info.name: file_identity(info) for info in options["replaces"]}
             assert json.loads(inner.read_text())["replaces"] == older
-            assert json.loads((tmp_path / "m-1.ckptctl.json").read_text()) == {"step": 1}
+            mark = json.loads((tmp_path / "m-1.ckptctl.json").read_text())
+            assert mark == {"step": 1, "index": older["m-1.index"]}
 
     write(str(tmp_path / "m-1"), RecordingStorage(look), **options)
 

@@ -94,13 +94,14 @@ def _checkpoint(
     missing: bool = False,
     short: bool = False,
     mark: bool = False,
+    ours: bool = False,
 ) -> Checkpoint:
     base = "model.ckpt" if kind == "full" else "incremental_model.ckpt"
     name = name or f"{base}-{step}"
     parts = split_step(name)
     assert parts is not None
     if damage:
-        facts = Facts(damage=DamageError("bad magic number", file=name))
+        facts = Facts(damage=DamageError("bad magic number", file=name), ours=ours)
     contents: Contents | DamageError = Contents(
         tensors=5,
         tables=1,

@@ -237,10 +237,16 @@ CASES = [
         id="an incomplete merged full hides nothing",
     ),
     pytest.param(
-        chains_of(full(100), full(150, damage=True, mark=True), incr(180)),
+        chains_of(full(100), full(150, damage=True, mark=True, ours=True), incr(180)),
         180,
         ("F100", True, "listed"),
-        id="a damaged full of our mark hides nothing",
+        id="a damaged full that our mark names hides nothing",
+    ),
+    pytest.param(
+        chains_of(full(100), full(150, damage=True, mark=True), incr(180)),
+        180,
+        (None, False, "base-incomplete"),
+        id="a damaged full with our mark alone: the trainer may have saved over a merged one",
     ),
     pytest.param(
         chains_of(full(100), full(150, missing=True), incr(180, base=100)),
