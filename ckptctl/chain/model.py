@@ -147,6 +147,11 @@ class Checkpoint:
         """When `.index` was written: the last file of a checkpoint."""
         return self.index.mtime_ns
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether that is known: a link that leads nowhere has a time of its own."""
+        return not self.index.is_unfollowed
+
     @cached_property
     def files(self) -> tuple[tuple[str, FileInfo], ...]:
         """Path and info of every file, in the order in which they may be deleted."""

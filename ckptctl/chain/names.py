@@ -27,6 +27,7 @@ __all__ = [
     "group_files",
     "in_a_temporary",
     "in_our_temporary",
+    "is_essential",
     "split_step",
 ]
 
@@ -64,6 +65,11 @@ def split_step(name: str) -> tuple[str, int] | None:
         return None
     step = int(match["step"])
     return (match["base"], step) if step <= MAX_STEP else None
+
+
+def is_essential(name: str) -> bool:
+    """Return whether something is called like an index or data: no checkpoint is whole without."""
+    return name.endswith(".index") or _DATA.fullmatch(name) is not None
 
 
 def in_our_temporary(name: str) -> bool:
@@ -104,7 +110,8 @@ class Grouped:
     temporaries
         (name that it belongs to, entry, whether only ckptctl names files so).
     misfits
-        Directories and links to nothing that are called like files of a checkpoint.
+        Directories that are called like files of a checkpoint, and links to nothing that are
+        called like its `.meta` or mark.
     """
 
     def __init__(self) -> None:
@@ -127,8 +134,8 @@ class Grouped:
 def group_files(entries: Iterable[FileInfo]) -> Grouped:
     """Sort the entries of one directory by the checkpoint that they belong to.
 
-    A symlink must come with the size and mtime of what it points to; one that points
-    nowhere, or at a directory, comes with `is_dir`.
+    A symlink must come with the size and mtime of what it points to; one that points at a
+    directory, or nowhere and is not essential, comes with `is_dir`.
     """
     found = Grouped()
     side: list[tuple[str, FileInfo]] = []
@@ -149,7 +156,7 @@ def _sort_directory(info: FileInfo, found: Grouped, side: list[tuple[str, FileIn
     temporary = _TEMP_DIR.fullmatch(info.name)
     if info.name.endswith(_FILES):
         side.append((info.name, info))
-    elif info.name.endswith((".index", ".meta", MARK_SUFFIX)) or _DATA.fullmatch(info.name):
+    elif is_essential(info.name) or info.name.endswith((".meta", MARK_SUFFIX)):
         found.misfits.append(info)
     elif temporary and not info.is_symlink:
         found.temporaries.append((temporary["stem"], info, False))

@@ -29,6 +29,7 @@ from ckptctl.chain.names import (
     Grouped,
     choose_base_name,
     group_files,
+    is_essential,
     split_step,
 )
 from ckptctl.chain.source import IndexSource
@@ -192,7 +193,11 @@ class _Room:
         return os.path.join(self.directory, name)
 
     def _follow(self, info: FileInfo) -> FileInfo:
-        """Give a symlink the facts of what it leads to; it stays marked as one."""
+        """Give a symlink the facts of what it leads to; it stays marked as one.
+
+        An index or data behind a link that leads nowhere just now, to a mount that is gone say,
+        is there and cannot be read.
+        """
         if not info.is_symlink:
             return info
         try:
@@ -200,7 +205,7 @@ class _Room:
         except OSError:  # a mount that is gone: as good as nowhere
             target = None
         if target is None:
-            return info._replace(is_dir=True)
+            return info if is_essential(info.name) else info._replace(is_dir=True)
         return target._replace(name=info.name, is_symlink=True)
 
     def _sort(self, grouped: Grouped, base: str | None, misfits: set[str]) -> None:
@@ -213,7 +218,6 @@ class _Room:
             if group.index is not None:
                 (own if ours else others).append(self._checkpoint(group, ours))
             elif ours and f"{group.name}.index" not in misfits:
-                # A link to an index that is not mounted just now leaves no leftovers.
                 leftovers += [self._leftover(group, info) for info in group.unindexed]
         marks = {group.name for group in grouped.names.values() if group.mark is not None}
         for name, info, atomic in grouped.temporaries:
@@ -235,6 +239,8 @@ class _Room:
             else:
                 side.append((self._path(info.name), info))
         assert group.index is not None
+        own = (group.index, *group.shards, *group.side)
+        away = next((self._path(info.name) for info in own if info.is_unfollowed), "")
         return Checkpoint(
             kind=kind,
             step=step,
@@ -243,7 +249,7 @@ class _Room:
             prefix=self._path(group.name),
             index=group.index,
             source=IndexSource(
-                self._path(group.name), kind, step, self.kind == "increment", self.storage
+                self._path(group.name), kind, step, self.kind == "increment", self.storage, away
             ),
             shards=tuple(group.shards),
             meta=group.meta,

@@ -33,7 +33,8 @@ __all__ = ["IndexSource"]
 class IndexSource(NamedTuple):
     """Reads what a checkpoint does not know at once from its index.
 
-    `incremental` is whether it lies among the increments, also where it is an `other`.
+    `incremental` is whether it lies among the increments, also where it is an `other`; `away`
+    the path of a file of it that is a link which leads nowhere.
     """
 
     prefix: str
@@ -41,6 +42,7 @@ class IndexSource(NamedTuple):
     step: int
     incremental: bool
     storage: Storage
+    away: str = ""
 
     def facts(self) -> Facts:
         """Return what the head of the index says; damage is one of the facts."""
@@ -111,6 +113,9 @@ class IndexSource(NamedTuple):
         from ckptctl.bundle import BundleReader
 
         path = f"{self.prefix}.index"
+        if self.away:
+            what = self.away[len(self.prefix) + 1 :]
+            raise UnreadableError(f"{what} is a link that leads nowhere", file=self.away)
         try:
             return BundleReader(self.prefix, self.storage)
         except NotFoundError:

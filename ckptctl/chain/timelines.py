@@ -10,7 +10,8 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   names counts as the newest of its list (`StateFile.order`).
 * A checkpoint that is listed and gone is still evidence: it was written when the list says.
 * "Written after" and "written before" need more than 2 s; where they are not shown, the
-  exception that rests on them does not apply.
+  exception that rests on them does not apply. Of a checkpoint whose index is a link that leads
+  nowhere no time is known: only a list shows that it is abandoned.
 * An increment whose lineage names an abandoned full is abandoned: "an abandoned full is
   never the base of a live increment", read from the other end.
 * A merged full takes no part in the comparisons, unless it is named: whoever names it goes on
@@ -87,7 +88,7 @@ class WriteOrder(NamedTuple):
             order = self.scan.state_of(a).order
             if a.name in order and b.name in order:
                 return order[a.name] < order[b.name]
-        return self.earlier(a.mtime_ns, b.mtime_ns)
+        return self.earlier(a.mtime_ns, b.mtime_ns) if a.is_dated and b.is_dated else None
 
     def written(self, a: Checkpoint, b: Checkpoint) -> bool | None:
         """As `before`, but by when they were written alone.
@@ -186,7 +187,7 @@ def _copy_evidence(scan: Scan) -> str | None:
         (scan.full_state, _unmerged(scan)),
         (scan.increment_state, scan.increments),
     ):
-        here = {checkpoint.name: checkpoint for checkpoint in checkpoints}
+        here = {checkpoint.name: checkpoint for checkpoint in checkpoints if checkpoint.is_dated}
         # As listed, not as `order`: an edited line says nothing of times. A name that is
         # listed twice was written, if at all, where it stands last.
         last = {name: place for place, name in enumerate(state.listed)}
@@ -256,6 +257,7 @@ def _dead_fulls(order: WriteOrder) -> dict[str, str]:
                     other.step < merged.up_to
                     or (other.step == merged.up_to and order.set_back_behind(full))
                 )
+                and other.is_dated
                 and order.earlier(full.mtime_ns, other.mtime_ns)
             ),
             None,
@@ -286,7 +288,7 @@ def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[s
             continue
         if base.prefix in dead_fulls:
             dead[increment.prefix] = f"recorded against {base.name}, which is abandoned"
-        elif order.earlier(increment.mtime_ns, base.mtime_ns):
+        elif order.before(increment, base):
             dead[increment.prefix] = f"{_BEFORE} {base.name}{OR_COPIED}"
     return _other_lines(scan) | dead
 
@@ -358,6 +360,7 @@ def _overtaken(order: WriteOrder, found: Sequence[Checkpoint], state: StateFile)
             named is not None
             and checkpoint.name not in state.order
             and checkpoint.step > named[1]
+            and checkpoint.is_dated
             and not order.earlier(state.mtime_ns or 0, checkpoint.mtime_ns)
         ):
             dead[checkpoint.prefix] = (
@@ -382,8 +385,9 @@ class _Followers:
             parts = split_step(name)
             if parts is not None and parts[0] in bases and name not in merged:
                 listed.append((place, parts[1]))
-        timed = [(item.mtime_ns, item.step) for item in found]
-        unlisted = [(i.mtime_ns, i.step) for i in found if i.name not in state.order]
+        dated = [item for item in found if item.is_dated]
+        timed = [(item.mtime_ns, item.step) for item in dated]
+        unlisted = [(i.mtime_ns, i.step) for i in dated if i.name not in state.order]
         self._listed = _SuffixMinimum(listed)
         self._timed = _SuffixMinimum(timed)
         self._unlisted = _SuffixMinimum(unlisted)
@@ -394,7 +398,7 @@ class _Followers:
         place = self._places.get(checkpoint.name)
         if place is not None:
             lowest.append(self._listed.after(place))
-        if self._order.time_usable:
+        if self._order.time_usable and checkpoint.is_dated:
             # Times decide only where one of the two is not listed.
             timed = self._timed if place is None else self._unlisted
             lowest.append(timed.after(checkpoint.mtime_ns + SAME_TIME_NS))

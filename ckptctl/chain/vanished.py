@@ -47,7 +47,7 @@ def find_changed(
     """
     for checkpoint in meant:
         for path, info in checkpoint.files:
-            now = storage.stat(path, follow=info.is_symlink)
+            now = storage.stat(path, follow=info.is_symlink and not info.is_unfollowed)
             if gone if now is None else now.identity != info.identity:
                 what = "is gone" if now is None else "changed"
                 return ChangedError(

@@ -159,6 +159,7 @@ def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float
         stamp = stamps.get((checkpoint.kind, checkpoint.name))
         if stamp is None:
             stamp = saved_time(checkpoint, storage)
-        return stamp if stamp is not None else checkpoint.mtime_ns / 1e9 if usable else None
+        known = usable and checkpoint.is_dated
+        return stamp if stamp is not None else checkpoint.mtime_ns / 1e9 if known else None
 
     return when

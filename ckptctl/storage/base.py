@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -31,6 +32,11 @@ class FileInfo(NamedTuple):
     def identity(self) -> tuple[int, int, int, int]:
         """Device, inode, size and mtime: equal means the content was not touched."""
         return (self.device, self.inode, self.size, self.mtime_ns)
+
+    @property
+    def is_unfollowed(self) -> bool:
+        """Whether it is about a link itself, and not about what that leads to."""
+        return stat.S_ISLNK(self.mode)
 
 
 class Readable(Protocol):

@@ -19,7 +19,7 @@ from ckptctl.chain import (
     find_chains,
     split_step,
 )
-from ckptctl.errors import DamageError, StateFileError
+from ckptctl.errors import DamageError, StateFileError, UnreadableError
 from ckptctl.storage import FileInfo
 
 DIRECTORY = "/ckpt"
@@ -95,6 +95,7 @@ def _checkpoint(
     short: bool = False,
     mark: bool = False,
     ours: bool = False,
+    away: bool = False,
 ) -> Checkpoint:
     base = "model.ckpt" if kind == "full" else "incremental_model.ckpt"
     name = name or f"{base}-{step}"
@@ -102,6 +103,8 @@ def _checkpoint(
     assert parts is not None
     if damage:
         facts = Facts(damage=DamageError("bad magic number", file=name), ours=ours)
+    if away:
+        facts = Facts(damage=UnreadableError("link that leads nowhere", file=name))
     contents: Contents | DamageError = Contents(
         tensors=5,
         tables=1,
@@ -119,7 +122,12 @@ def _checkpoint(
         base_name=parts[0],
         name=name,
         prefix=f"{DIRECTORY if kind == 'full' else INCREMENTS}/{name}",
-        index=info(f"{name}.index", 10, step if at is None else at),
+        index=info(
+            f"{name}.index",
+            10,
+            step if at is None else at,
+            **({"mode": 0o120777, "is_symlink": True} if away else {}),
+        ),
         source=FakeSource(facts or Facts(), contents, step if global_step == -1 else global_step),
         shards=() if missing else (shard,),
         mark=info(f"{name}.ckptctl.json", 1) if mark else None,

@@ -240,6 +240,26 @@ CASES = [
         id="a damaged one with our mark takes no part either",
     ),
     pytest.param(
+        chains_of(full(100), full(200), full(140, at=900, away=True), incr(150), fulls=None),
+        set(),
+        id="the time of a link that leads nowhere tells nothing of others",
+    ),
+    pytest.param(
+        chains_of(full(100), full(200, away=True), incr(250, away=True), fulls=[100]),
+        set(),
+        id="nor of what it stands for",
+    ),
+    pytest.param(
+        chains_of(full(100), full(200, away=True), full(140, away=True), fulls=[100, 200, 140]),
+        {"F200"},
+        id="but the list does",
+    ),
+    pytest.param(
+        chains_of(merged(200, 100, at=300), full(100), incr(150, at=900, away=True), fulls=[100]),
+        set(),
+        id="nor of a merged full",
+    ),
+    pytest.param(
         chains_of(full(100), full(200), full(140, at=900, damage=True), fulls=None),
         {"F200"},
         id="a damaged one without it does",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,17 @@ def listed(chain: Chain, room: str = "") -> list[int] | None:
         return None
     assert os.path.basename(found.latest) in map(os.path.basename, found.all_paths)
     return [int(path.rpartition("-")[2]) for path in found.all_paths]
+
+
+def unmounted(archive: Path, *paths: Path) -> Callable[[], None]:
+    """Put files behind links to an archive that is gone; return what brings it back."""
+    archive.mkdir()
+    gone = archive.with_name(f"{archive.name}.gone")
+    for path in paths:
+        path.rename(archive / path.name)
+        path.symlink_to(archive / path.name)
+    archive.rename(gone)
+    return lambda: gone.rename(archive) and None
 
 
 def with_side(tmp_path: Path) -> Chain:

@@ -25,6 +25,7 @@ from tests.merge.prunes import (
     plan,
     prune,
     stays,
+    unmounted,
     with_side,
 )
 from tests.oracle.chain import (
@@ -241,6 +242,25 @@ class Failing(LocalStorage):
         if path == self.path:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return super().open(path)
+
+
+@pytest.mark.parametrize("files", [".*", ".index", ".data*"])
+@pytest.mark.parametrize("step", [10, 20])
+def test_what_is_behind_links_to_what_is_not_mounted_stays(
+    tmp_path: Path, step: int, files: str
+) -> None:
+    """Nor does anything go that hangs on it, as an orphan or for the time of a link."""
+    chain = age(small_chain(tmp_path))
+    prefix = chain.prefix(step)
+    mount = unmounted(tmp_path / "archive", *prefix.parent.glob(f"{prefix.name}{files}"))
+    found = plan(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True, min_age_s=0)
+    own = stays(found)
+    assert own.pop("I20" if step == 20 else "F10") == "unreadable"
+    assert goes(found) == ({"I30": "stale"} if step == 20 else {})
+    assert any("leads nowhere" in told for told in found.damage)
+    prune(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True, min_age_s=0)
+    mount()
+    assert {"F10", "I20", "F40", "I50"} <= here(chain)
 
 
 @pytest.mark.parametrize("kind", ["full", "increment"])

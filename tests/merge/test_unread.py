@@ -11,13 +11,16 @@ import pytest
 
 from ckptctl.errors import UnprovenError, UnreadableError
 from ckptctl.inspect.target import find_target
+from ckptctl.inspect.verify import execute_verify, plan_verify
 from ckptctl.merge import plan_compact, plan_merge
 from ckptctl.merge.compact import run_compact
+from ckptctl.merge.policy import KeepLast
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL, LocalStorage
 from ckptctl.storage.local import LocalFile
 from tests.inspect.spoils import as_nobody
 from tests.merge.model import small_chain
+from tests.merge.prunes import age, chain_of, goes, plan, stays, unmounted
 from tests.oracle.chain import INCREMENTS, Chain
 
 #: Of a chain F10 I20 I30 F40 I50.
@@ -81,6 +84,57 @@ def test_increments_that_are_not_there_to_look_at(
     assert "mount" in caught.value.remedy
     # Who names a full needs no increments.
     assert plan_merge(str(chain.directory), 40).nothing_to_do is not None
+
+
+#: Files of a checkpoint that may lie elsewhere, behind links.
+AWAY = {"all": "*", "index": ".index", "data": ".data*", "side": "-emb-ssd_record.*"}
+
+
+@pytest.mark.parametrize("files", AWAY.values(), ids=AWAY)
+@pytest.mark.parametrize("step", [40, 50])
+@pytest.mark.parametrize("look", WAYS.values(), ids=WAYS)
+def test_a_checkpoint_behind_links_to_what_is_not_mounted(
+    tmp_path: Path, step: int, files: str, look: Callable[[str, LocalStorage], object]
+) -> None:
+    chain = age(small_chain(tmp_path, side=True))
+    prefix = chain.prefix(step)
+    paths = [path for path in prefix.parent.glob(f"{prefix.name}{files}") if path.is_file()]
+    if not paths:  # increments have no side files
+        return
+    mount = unmounted(tmp_path / "archive", *paths)
+    with pytest.raises(UnreadableError, match="leads nowhere: so it is not known") as caught:
+        look(str(chain.directory), LOCAL)
+    assert (caught.value.exit_code, caught.value.file) == (4, str(prefix))
+    found = execute_verify(plan_verify(str(chain.directory))).findings
+    own = [each for each in found if each.file.startswith((f"{prefix}.index", f"{prefix}.data"))]
+    assert {(each.code, each.severity) for each in own} <= {("CK090", "unread")}
+    assert any(each.code == "CK090" for each in found)
+    mount()
+    look(str(chain.directory), LOCAL)
+    assert find_target("latest", str(chain.directory)).step == 50
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_base_may_be_behind_links(tmp_path: Path, listed: bool) -> None:
+    """Not applied to the full below it, and not told as abandoned for the time of a link."""
+    chain = chain_of(tmp_path, "F5", "F10", "I20", "I30")
+    if not listed:
+        (chain.directory / "checkpoint").unlink()
+    mount = unmounted(tmp_path / "archive", *chain.directory.glob("model.ckpt-10.*"))
+    with pytest.raises(UnprovenError, match=r"model\.ckpt-10, is incomplete"):
+        plan_merge(str(chain.directory), 30)
+    with pytest.raises(UnreadableError):
+        plan_compact(str(chain.directory))
+    found = plan(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True, min_age_s=0)
+    assert goes(found) == {}
+    assert stays(found) == {
+        "F5": "policy",
+        "F10": "unreadable",
+        "I20": "unproven",
+        "I30": "unproven",
+    }
+    mount()
+    assert plan_merge(str(chain.directory)).base.name == "model.ckpt-10"
 
 
 def test_a_step_may_be_among_increments_that_cannot_be_looked_at(chain: Chain) -> None:
