@@ -12,7 +12,8 @@ Where the rules leave a choice, it is made so that what is not proven is refused
   base name: some Saver wrote it, and every full save empties the recorders.
 * Lineage that names the base proves checks 3 and 4 both.
 * A full that ckptctl removed counts as gone whether it is still listed or not. A merged one
-  does not: it never emptied a recorder.
+  does not: it never emptied a recorder. But one that is listed does: it was taken out of the list
+  before it went, so a trainer may have saved its step anew since, and lost that.
 * A merged full that cannot be used (incomplete, or named by another step than what is in
   it) is passed over and hides no base: it never emptied a recorder either. A damaged one is
   known for merged by its mark, if that names the very index: a trainer that saves over a merged
@@ -353,7 +354,8 @@ class Bases:
         """Return names of fulls between base and increment that are gone: check 3."""
         here = {full.name for full in self.scan.fulls}
         removed = [item for item in self.scan.removed if item.kind == "full"]
-        harmless = {item.name for item in removed if item.merged}
+        listed = self.scan.full_state.order
+        harmless = {item.name for item in removed if item.merged and item.name not in listed}
         counted = dict(self.scan.full_state.steps)
         counted.update((item.name, item.step) for item in removed)
         return [

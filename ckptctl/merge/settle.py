@@ -34,7 +34,8 @@ class Unsettled(NamedTuple):
     unlisted
         Names of merged fulls that were listed once and are no more, by step.
     gone
-        (kind, name) of what ckptctl removed and a state file lists.
+        (kind, name) of what ckptctl removed and a state file lists; no merged full, since a
+        trainer may have saved its step anew and lost it: the list alone shows that (check 3).
     """
 
     unlisted: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ def _gone(chains: Chains, kind: Literal["full", "increment"]) -> set[str]:
     here = {
         each.name for each in (*scan.fulls, *scan.increments, *scan.others) if each.kind == kind
     }
-    removed = {each.name for each in scan.removed if each.kind == kind}
+    removed = {each.name for each in scan.removed if each.kind == kind and not each.merged}
     names = (removed & {*found.listed}) - here - {found.latest}
     if not names or found.state is None:
         return set()

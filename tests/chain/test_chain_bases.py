@@ -188,14 +188,22 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(100), incr(180), removed=[Removed("full", "model.ckpt-150", 150, merged=True)]
+        ),
+        180,
+        ("F100", True, "listed"),
+        id="check 3: a merged full that ckptctl removed emptied no recorder",
+    ),
+    pytest.param(
+        chains_of(
             full(100),
             incr(180),
             fulls=[100, 150],
             removed=[Removed("full", "model.ckpt-150", 150, merged=True)],
         ),
         180,
-        ("F100", True, "listed"),
-        id="check 3: a merged full that ckptctl removed emptied no recorder",
+        ("F100", False, "full-gone"),
+        id="check 3: a merged full that ckptctl removed, listed again, may have been saved anew",
     ),
     pytest.param(
         chains_of(

@@ -11,7 +11,9 @@ import pytest
 from ckptctl.chain import Chains, find_chains, scan_directory
 from ckptctl.errors import UnprovenError
 from ckptctl.merge import execute_merge, plan_merge
-from tests.merge.prunes import chain_of
+from ckptctl.merge.compact import run_compact
+from ckptctl.merge.policy import KeepLast, KeepStep
+from tests.merge.prunes import chain_of, here, prune
 from tests.oracle.chain import INCREMENTS, Chain, changes, full, increment, table, write_state
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -80,3 +82,27 @@ def test_a_damaged_merge_is_known_by_its_mark(merged: Chain) -> None:
     chains = chains_of(merged)
     assert chains.base_of(chains.scan.increments[-1]).code == "base-incomplete"
     assert all(chains.is_live(increment) for increment in chains.scan.increments)
+
+
+def test_a_lost_full_is_not_taken_for_a_removed_merge_of_its_name(tmp_path: Path) -> None:
+    """After a rollback a trainer saves the steps anew that ckptctl merged to before."""
+    chain = chain_of(tmp_path, "F10", "I20", "I30")
+    for step in (20, 30):
+        execute_merge(plan_merge(str(chain.directory), step), jobs=1)
+    prune(chain, KeepLast(1), KeepStep(10), min_age_s=0)
+    assert here(chain) == {"F10", "F30"}
+    for path in chain.directory.glob("model.ckpt-30.*"):
+        path.unlink()
+    chain.add(full(20, table("emb", [1, 2])), increment(40, changes("emb", [3])))
+    write_state(chain.directory, ["model.ckpt-10", "model.ckpt-20"])
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-40"])
+    assert chains_of(chain).restore_points == (10, 20, 40)
+    for path in chain.directory.glob("model.ckpt-20.*"):
+        path.unlink()
+    for _ in range(2):  # nor is the trace of it lost
+        chains = chains_of(chain)
+        assert chains.restore_points == (10,)
+        assert chains.base_of(chains.scan.increments[-1]).code == "full-gone"
+        run_compact(str(chain.directory))
+    with pytest.raises(UnprovenError, match=r"model\.ckpt-20 was saved between"):
+        plan_merge(str(chain.directory), 40)
