@@ -12,10 +12,13 @@ state file: nothing rests on it. A trainer may begin another save at any moment.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import NamedTuple
 
 from ckptctl import knobs
+from ckptctl.bundle.names import MARK_SUFFIX
+from ckptctl.chain.model import Leftover
 from ckptctl.chain.names import in_our_temporary
 from ckptctl.chain.scan import scan_directory
 from ckptctl.errors import NotFoundError, RefusedError
@@ -148,7 +151,7 @@ def _look(directory: str, storage: Storage) -> dict[str, _Sign]:
         age = (scan.taken_ns - item.mtime_ns) / 1e9
         if item.reason == "atomic" or age > (_DEAD_S if temporary else _IDLE_S):
             continue
-        if _is_ours(item.path, item.marked, storage) if item.is_dir else item.marked:
+        if _is_ours(item, storage):
             continue
         found[item.path] = _Sign(item.bytes, item.mtime_ns, temporary)
     for checkpoint in (*scan.fulls, *scan.increments, *scan.others):
@@ -159,16 +162,28 @@ def _look(directory: str, storage: Storage) -> dict[str, _Sign]:
     return found
 
 
-def _is_ours(path: str, marked: bool, storage: Storage) -> bool:
-    """Return whether a temporary directory is one of ckptctl's, by the names in it.
+def _is_ours(item: Leftover, storage: Storage) -> bool:
+    """Return whether a leftover is one of ckptctl's: by the names in it, or by a mark of its name.
 
-    `marked` says whether there is a mark of ours of its name: then an empty one is, too.
+    By that of a merge that is not finished only: the mark of a finished one stays for good, and
+    a trainer that starts from the merged full saves over it.
     """
-    try:
-        names = [info.name for info in storage.listdir(path)]
-    except (NotFoundError, RefusedError):
+    if item.reason == "tempstate":
         return False
-    return (bool(names) or marked) and all(map(in_our_temporary, names))
+    if item.reason == "temporary":
+        try:
+            names = [info.name for info in storage.listdir(item.path)]
+        except (NotFoundError, RefusedError):
+            return False
+        if names:
+            return all(map(in_our_temporary, names))
+    from ckptctl.bundle.commit import read_mark  # hardly ever needed
+
+    prefix = os.path.join(os.path.dirname(item.path), item.name)
+    temporary = read_mark(prefix + MARK_SUFFIX, storage).get("temporary") if item.marked else None
+    if item.reason == "temporary":
+        return temporary == os.path.basename(item.path)
+    return temporary is not None
 
 
 def _judge(before: dict[str, _Sign], after: dict[str, _Sign]) -> Writer | None:

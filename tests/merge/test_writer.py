@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -157,11 +158,46 @@ def test_temporaries_of_ours_are_no_save(tmp_path: Path) -> None:
     put(chain.directory / f"model.ckpt-50_temp_{HEX}" / "data-00000-of-00002")
     put(chain.directory / f"model.ckpt-50_temp_{HEX}" / "ckptctl.json")
     put(chain.directory / "checkpoint.ckptctl-0123456789abcdef.tmp")
-    put(chain.directory / "model.ckpt-50.ckptctl.json")
-    (chain.directory / f"model.ckpt-50_temp_{HEX[::-1]}").mkdir()
+    begun = chain.directory / f"model.ckpt-50_temp_{HEX[::-1]}"
+    begun.mkdir()
+    mark = chain.directory / "model.ckpt-50.ckptctl.json"
+    mark.write_text(json.dumps({"temporary": begun.name}))
+    put(chain.directory / "model.ckpt-50.data-00000-of-00002")
     assert found(chain) is None
     (chain.directory / f"model.ckpt-60_temp_{HEX}").mkdir()  # nobody's yet
     assert found(chain) == f"model.ckpt-60_temp_{HEX}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.ckpt-50.data-00000-of-00001.tempstate123456",
+        "model.ckpt-50_temp/part-00000-of-00002.data-00000-of-00001",
+        f"model.ckpt-50.meta.tmp{HEX}",
+        f"model.ckpt-50_temp_{HEX}",
+    ],
+)
+def test_a_save_over_a_merged_full_is_waited_for(tmp_path: Path, name: str) -> None:
+    """The mark of the merge stays beside it, and hides none of it."""
+    chain = small_chain(tmp_path)
+    execute_merge(chain.plan(), jobs=1)
+    assert (chain.directory / "model.ckpt-50.ckptctl.json").exists()
+    assert found(chain) is None
+    path = chain.directory / name
+    path.mkdir() if name.endswith(f"_temp_{HEX}") else put(path)
+    assert name.startswith(found(chain) or "nobody")
+
+
+def test_data_of_a_save_over_a_merged_full_are_waited_for(tmp_path: Path) -> None:
+    """A Saver that rotated it away leaves the mark, too."""
+    chain = small_chain(tmp_path)
+    execute_merge(chain.plan(), jobs=1)
+    for path in chain.directory.glob("model.ckpt-50.*"):
+        if path.suffix != ".json":
+            path.unlink()
+    data = put(chain.directory / "model.ckpt-50.data-00000-of-00001")
+    assert found(chain) is None
+    assert found(chain, at=2, do=lambda: grow(data)) == data.name
 
 
 # --- waited for, or refused -----------------------------------------------------------
