@@ -179,8 +179,9 @@ class Bases:
         base = choice.base
         if base is None:
             return choice
-        if not base.complete:
-            reason = f"its base {base.name} is incomplete"
+        if not base.sound:
+            how = f"damaged: {base.unfit}" if base.complete else "incomplete"
+            reason = f"its base {base.name} is {how}"
             return _refuse("base-incomplete", reason, 3, [base.name])
         for before in choice.series[:-1]:
             if not before.complete:

@@ -273,7 +273,7 @@ class Chains:
         dead = self.timelines.why_abandoned(checkpoint)
         if dead is not None:
             return f"{checkpoint.name} is abandoned: {dead}"
-        if not checkpoint.complete or checkpoint.unfit:
+        if not checkpoint.sound:
             return "; ".join(item.message for item in incompleteness(checkpoint))
         if checkpoint.kind == "full":
             return misnamed_reason(checkpoint) if misnamed(checkpoint) else None
@@ -322,7 +322,7 @@ class Chains:
                 full.step >= increment.step
                 and full.step not in self.bases.twins
                 and not misnamed(full)
-                and full.complete
+                and full.sound
                 for full in self.bases.live
             )
         )

@@ -80,7 +80,7 @@ class Contents(NamedTuple):
     needs
         Bytes that the entries need of each data shard.
     problem
-        Of an increment: why its rows are refused as damage, by names and shapes alone, or "".
+        Why its rows are refused as damage, by names and shapes alone, or "".
     """
 
     tensors: int = 0
@@ -258,12 +258,17 @@ class Checkpoint:
 
     @property
     def unfit(self) -> str:
-        """Why a complete increment is refused as damage all the same, or "".
+        """Why a complete checkpoint is refused as damage all the same, or "".
 
-        It is no restore point. But a PS may restore it, so it is no leftover either; and no
-        later one is proven without it.
+        It is no restore point. But a PS may restore it, so it is no leftover either; no later
+        increment is proven without it, and a full covers nothing that is older.
         """
         return self.contents.problem if self.complete else ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is complete, and nothing in it is refused."""
+        return self.complete and not self.unfit
 
     @cached_property
     def global_step(self) -> int | None:

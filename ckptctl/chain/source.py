@@ -80,7 +80,7 @@ class IndexSource(NamedTuple):
             sparse=sparse,
             dense=_shards_of_slices(reader, catalogue.plain),
             needs=tuple(reader.shard_needs()),
-            problem=_problem(catalogue) if self.kind == "increment" else "",
+            problem=_problem(catalogue),
         )
 
     def global_step(self) -> int | None:

@@ -174,8 +174,7 @@ class _Judge:
             why = "a later increment holds all of its keys"
             return Verdict(True, "superseded", "superseded", why)
         if item.unfit:
-            why = f"{incompleteness(item)[0].message}; no option removes it"
-            return Verdict(False, "damaged", "unfit", why)
+            return _unfit(item)
         point = self.chains.is_restore_point(item)
         why = "a restore point" if point else self.chains.why_not(item) or "no restore point"
         return Verdict(False, "ok", "ok", why)
@@ -193,6 +192,8 @@ class _Judge:
             return Verdict(False, "unproven", "unproven", why)
         if item.step in self.chains.bases.twins:
             return Verdict(False, "ok", "ambiguous", "two fulls lie at its step")
+        if item.unfit:
+            return _unfit(item)
         decision = self._decisions[item.prefix]
         return Verdict(not decision.keep, "ok", "policy", decision.reason)
 
@@ -225,7 +226,7 @@ class _Judge:
 
     def _counts(self, full: Checkpoint) -> bool:
         return (
-            full.complete
+            full.sound
             and not misnamed(full)
             and full.step not in self.chains.bases.twins
             and self.chains.is_live(full)
@@ -402,3 +403,8 @@ class _Judge:
             if size == 1 or looks >= _MOST_LOOKS:
                 return set(held)
             size //= 2
+
+
+def _unfit(item: Checkpoint) -> Verdict:
+    why = f"{incompleteness(item)[0].message}; no option removes it"
+    return Verdict(False, "damaged", "unfit", why)

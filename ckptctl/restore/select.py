@@ -244,7 +244,7 @@ def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:
 
 def _unusable(chains: Chains, checkpoint: Checkpoint) -> IncompleteError | RefusedError:
     why = chains.why_not(checkpoint) or f"{checkpoint.name} cannot be restored"
-    kind = RefusedError if checkpoint.complete else IncompleteError
+    kind = RefusedError if checkpoint.sound else IncompleteError
     return kind(
         why,
         file=checkpoint.prefix,

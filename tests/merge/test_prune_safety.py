@@ -441,3 +441,20 @@ def test_an_increment_whose_columns_do_not_fit_stays(tmp_path: Path) -> None:
     assert goes(found) == {}
     assert stays(found) == {"F10": "policy", "I20": "ok", "I30": "unfit"}
     assert points(chain) == {10, 20}
+
+
+def test_a_full_whose_columns_do_not_fit_covers_nothing(tmp_path: Path) -> None:
+    """All of its bytes match their checksums, and yet we refuse it: what lies below stays."""
+    chain = age(
+        build_chain(
+            tmp_path,
+            full(10, table("emb", [1], freqs=1)),
+            increment(20, changes("emb", [1, 2], freqs=1)),
+            full(30, table("emb", [1, 2], freqs=1), raw={"emb-freqs": ints("int64", [1])}),
+        )
+    )
+    assert points(chain) == {10, 20}
+    found = plan(chain, KeepLast(1), leftovers=True, orphans=True, abandoned=True)
+    assert goes(found) == {}
+    assert stays(found)["F30"] == "unfit"
+    assert chain.plan().step == 20, "what can be restored is merged"
