@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ from tensorflow.python.training.saver import BulkSaverBuilder
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import LINEAGE_TENSOR
-from ckptctl.errors import NotFoundError, UsageError
+from ckptctl.errors import NotFoundError, UnprovenError, UsageError
 from ckptctl.training.places import cpu_of
 from ckptctl.training.recorder import Recorder, Track
 
@@ -29,8 +30,10 @@ __all__ = [
     "Item",
     "has_rows",
     "item_of",
+    "other_slices",
     "owner_of",
     "refuse_gaps",
+    "refuse_other_slices",
 ]
 
 
@@ -229,9 +232,9 @@ def refuse_gaps(saveables: Iterable[Any]) -> None:
     """Raise where slices of a variable are missing: no increment with it can be restored."""
     missing: dict[str, int] = {}
     for spec in (spec for saveable in saveables for spec in saveable.specs if spec.slice_spec):
-        *shape, extents = spec.slice_spec.split()  # "60 4 20,20:0,4": shape, then start,length
-        size = math.prod(int(extent.partition(",")[2]) for extent in extents.split(":"))
-        missing[spec.name] = missing.get(spec.name, math.prod(map(int, shape))) - size
+        shape, box = _box(spec.slice_spec)
+        size = math.prod(length for _, length in box)
+        missing[spec.name] = missing.get(spec.name, math.prod(shape)) - size
     for name in (name for name, size in missing.items() if size):
         raise UsageError(
             "not all slices of a partitioned variable are saved, so no increment can be restored",
@@ -239,6 +242,52 @@ def refuse_gaps(saveables: Iterable[Any]) -> None:
             remedy="give the Saver all slices; if it is a slot, build the optimizer outside of "
             "tf.variable_scope, in which TensorFlow names a slot of each slice as one of its own "
             "(tf.name_scope does no harm)",
+        )
+
+
+def other_slices(full: str, specs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the variables of a graph that a full has in other slices.
+
+    An increment counts rows in the slices of the graph that it was recorded in, and which
+    those are, only its full says.
+
+    Parameters
+    ----------
+    full
+        Prefix of the full.
+    specs
+        Name and slice, "" for the whole, of each tensor of the graph.
+    """
+    ours: defaultdict[str, list[Any]] = defaultdict(list)
+    for name, spec in specs:
+        ours[name] += [_box(spec)[1]] if spec else []
+    found = []
+    with BundleReader(full) as reader:
+        for name, boxes in ours.items():
+            entry = reader.get(name)
+            if entry is not None:
+                whole = [tuple((0, size) for size in entry.shape)]
+                theirs = [each.resolve(entry.shape) for each in entry.slices]
+                if sorted(boxes or whole) != sorted(theirs or whole):
+                    found.append(name)
+    return tuple(sorted(found))
+
+
+def refuse_other_slices(increment: str, full: str, others: Collection[str]) -> None:
+    """Raise if an increment has rows of a variable that its full has in other slices."""
+    if not others:
+        return
+    with BundleReader(increment) as reader:
+        rows = [name for name in others if reader.get(name) is None]
+    for name in rows:
+        raise UnprovenError(
+            "the rows of the increment are counted in other slices than those of this graph, "
+            "which was built with another partitioner",
+            file=increment,
+            tensor=name,
+            expected=f"the slices of {full}",
+            found="others in this graph",
+            remedy="ckptctl merge, then restore the merged full: any graph can",
         )
 
 
@@ -258,6 +307,13 @@ def item_of(saveable: Any, recorder: Recorder) -> Item:
             else:  # not named as TensorFlow's partitioner does: saved whole
                 track = None
     return Item(saveable, owner, name, track)
+
+
+def _box(slice_spec: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Return the shape and each (start, length) of "60 4 20,20:0,4"."""
+    *shape, extents = slice_spec.split()
+    pairs = (extent.partition(",") for extent in extents.split(":"))
+    return tuple(map(int, shape)), tuple((int(start), int(size)) for start, _, size in pairs)
 
 
 def _read(saveable: Any, spec: Any) -> Any:

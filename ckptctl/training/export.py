@@ -28,6 +28,7 @@ from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
+from ckptctl.training.builders import other_slices, refuse_other_slices
 from ckptctl.training.serving import (
     INCREMENTAL_COLLECTION,
     NO_INCREMENTS,
@@ -157,7 +158,8 @@ def load_incremental(
     ckptctl.errors.UsageError
         `prefix` is an increment, and the model was exported without `save_incr_model`.
     ckptctl.errors.CkptctlError
-        A check of the rules does not hold, or the increment lacks a variable of the model.
+        A check of the rules does not hold, or the increment lacks a variable of the model, or
+        the model was exported with another partitioner.
         Nothing was loaded.
     """
     model = _Model(session, meta_graph_def, import_scope)
@@ -176,6 +178,7 @@ def load_incremental(
     identities = [identity_of(item) for item in increments]
     held = _HELD.get(session) or _exported(model.facts)
     skip = _applied(held, base, identities, [identity_of(i.prefix) for i in chosen.to_prove])
+    model.check_slices(chosen.base.prefix, increments)
     # Before anything is loaded: a model half way between two states serves neither.
     plans = [(item, model.ops_for(item)) for item in increments[skip or 0 :]]
     done = []
@@ -252,6 +255,14 @@ class _Model:
             )
         graph = self._session.graph
         return [graph.get_operation_by_name(self._scope + name) for name in names]
+
+    def check_slices(self, full: str, increments: Collection[str]) -> None:
+        """Raise if rows of increments are counted in other slices than the model's."""
+        assert self.facts is not None
+        wholes = [whole for item in self.facts["items"] for whole in item["whole"]]
+        others = other_slices(full, [(whole["name"], whole["slice"]) for whole in wholes])
+        for increment in increments:
+            refuse_other_slices(increment, full, others)
 
     def run(self, ops: list[Any], prefix: str) -> None:
         """Run the ops that apply an increment."""

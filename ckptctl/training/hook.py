@@ -80,6 +80,9 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         base = recorder.bases.get(directory_of(self._save_path))
         if base is None or step <= base.last_step:
             return False  # nothing was trained since
+        if base.others:
+            _LOG.info("no increment fits %s: a full is saved at step %d", base.full, step)
+            return bool(self._save(session, step))
         for listener in self._listeners:
             listener.before_save(session, step)
         os.makedirs(os.path.dirname(self._incremental_path), exist_ok=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -24,8 +24,8 @@ from tensorflow.python.util import compat
 
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
-from ckptctl.errors import DamageError, NotFoundError, UsageError
-from ckptctl.training.builders import IncrementBuilder, item_of
+from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
+from ckptctl.training.builders import IncrementBuilder, item_of, other_slices, refuse_other_slices
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recorder import Previous, directory_of
 from ckptctl.training.recovery import RestorePoint
@@ -92,6 +92,8 @@ class IncrementalSaver(tf1.train.Saver):
         ------
         ckptctl.errors.NotFoundError
             There is no durable full yet that it could be recorded against.
+        ckptctl.errors.RefusedError
+            That full was restored, and has a variable in other slices than this graph.
         ckptctl.errors.UsageError
             There is no step, or it is not above that of the save before.
         """
@@ -105,6 +107,14 @@ class IncrementalSaver(tf1.train.Saver):
                 "changed since",
                 file=directory or ".",
                 remedy="save one with the Saver first, with global_step and write_state",
+            )
+        if base.others:
+            raise RefusedError(
+                "the full that was restored has a variable in other slices than this graph, so "
+                "no increment of this graph fits it",
+                file=base.full,
+                tensor=base.others[0],
+                remedy="save a full first",
             )
         if global_step is None:
             raise UsageError("an increment needs a step", remedy="give global_step")
@@ -157,7 +167,27 @@ class IncrementalSaver(tf1.train.Saver):
 
     def restore(self, sess: Any, save_path: str) -> None:
         """Do as `apply`: the full is restored by the Saver that this one belongs to."""
+        base = self._recorder.bases.get(directory_of(os.path.dirname(save_path)))
+        if base is not None:
+            refuse_other_slices(save_path, base.full, base.others)
         self.apply(sess, save_path)
+
+    def check_slices(self, full: str, increments: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return the variables that a full has in other slices than the graph.
+
+        Raises
+        ------
+        ckptctl.errors.UnprovenError
+            One of the increments on it has rows of such a variable.
+        """
+        if not os.path.exists(f"{full}.index"):  # increments lie on local disks
+            return ()
+        saveables = (item.saveable for item, _, _ in self._adder.restores)
+        specs = [(spec.name, spec.slice_spec) for each in saveables for spec in each.specs]
+        others = other_slices(full, specs)
+        for increment in increments:
+            refuse_other_slices(increment, full, others)
+        return others
 
     def beside(self, sess: Any, prefix: str) -> _Beside:
         """Return a session that applies an increment too, after the full that it restores.

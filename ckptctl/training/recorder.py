@@ -84,6 +84,8 @@ class Base:
         Prefixes of the increments on it, oldest first.
     previous
         The last of them.
+    others
+        Variables that it has in other slices than the graph: no increment fits it.
     """
 
     full: str
@@ -91,6 +93,7 @@ class Base:
     clocks: dict[str, int]
     series: list[str] = field(default_factory=list)
     previous: Previous | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def last_step(self) -> int:

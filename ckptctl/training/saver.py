@@ -150,6 +150,9 @@ class Saver(tf1.train.Saver):
         ------
         ckptctl.errors.DamageError, tf.errors.DataLossError
             The data of every restore point is damaged: the variables hold parts of them.
+        ckptctl.errors.UnprovenError
+            Its increments were recorded with another partitioner. Nothing was restored:
+            `ckptctl merge` makes a full of them, which any graph can restore.
         """
         damaged: set[str | None] = set()
         failure: Exception | None = None
@@ -171,6 +174,7 @@ class Saver(tf1.train.Saver):
 
     def _recover(self, sess: Any, point: RestorePoint) -> None:
         assert self.incremental is not None
+        self.incremental.check_slices(point.full, point.increments)
         first, later = point.increments[:1], point.increments[1:]
         session = self.incremental.beside(sess, *first) if first else sess
         self._begin(sess)
@@ -198,5 +202,8 @@ class Saver(tf1.train.Saver):
     def _restored(self, prefix: str) -> None:
         parts = split_step(os.path.basename(prefix))
         if parts is not None:
+            assert self.incremental is not None
             clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
-            self._recorder.bases[directory_of(prefix)] = Base(prefix, parts[1], clocks)
+            others = self.incremental.check_slices(prefix)
+            base = Base(prefix, parts[1], clocks, others=others)
+            self._recorder.bases[directory_of(prefix)] = base

@@ -352,6 +352,24 @@ def test_an_increment_that_lacks_a_variable_changes_nothing(
     assert_same(served.values(), before)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_another_partitioner_is_refused(training: Training, tmp_path: Path, parts: int) -> None:
+    """The rows of a part would go to others of the same number."""
+    training.train([1])
+    full = training.full()
+    training.train([3, 25, 45, 59])
+    increment = training.increment()
+    served = Served(serving_graph(training, full, tmp_path / "export", parts))
+    before = served.values()
+    with pytest.raises(UnprovenError, match="another partitioner") as caught:
+        served.load(increment)
+    assert caught.value.tensor == "emb"
+    assert_same(served.values(), before)
+    merged = execute_merge(plan_merge(str(training.directory))).prefix
+    assert served.load(merged) == (merged,)
+    np.testing.assert_array_equal(served.values()["emb"], training.at[2]["emb"])
+
+
 def test_an_increment_whose_base_is_unknown_is_refused(training: Training, tmp_path: Path) -> None:
     training.train([1])
     full = training.full()

@@ -14,7 +14,13 @@ import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
 from ckptctl import BundleReader, scan_directory
-from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
+from ckptctl.errors import (
+    DamageError,
+    NotFoundError,
+    RefusedError,
+    UnprovenError,
+    UsageError,
+)
 from tests.bundle.builders import corrupt
 from tests.training.model import (
     DIM,
@@ -274,6 +280,47 @@ def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
         others.saver.incremental.restore(session, prefix)
         before[[1, 39]] = trained[[1, 39]]
         np.testing.assert_array_equal(smaller.values(session)["emb"], before)
+
+
+def test_a_full_in_other_slices_is_no_base(tmp_path: Path) -> None:
+    """Of a dense variable neither: a merge wants the slices of the full."""
+    for optimizer in ("adagrad", "adam"):
+        where = tmp_path / optimizer
+        where.mkdir()
+        three, two = Model(optimizer), Model(optimizer, parts=2)
+        saves, others = Saves(three, where), Saves(two, where)
+        with three.session() as session:
+            full = saves.full(session)
+            three.train(session, [1, 30])
+            prefix = saves.increment(session)
+        with two.session() as session:
+            others.saver.restore(session, full)
+            assert others.saver.incremental is not None
+            if optimizer == "adagrad":
+                with pytest.raises(UnprovenError, match="another partitioner"):
+                    others.saver.incremental.restore(session, prefix)
+            two.train(session, [1])
+            two.train(session, [1])
+            with pytest.raises(RefusedError, match="other slices than this graph") as caught:
+                others.increment(session)
+            assert (caught.value.file, caught.value.tensor) == (full, "emb")
+            others.full(session)
+            two.train(session, [59])
+            others.increment(session)
+            assert_same(state_of(where, 3), two.values(session))
+
+
+def test_increments_of_the_whole_fit_any_slices(tmp_path: Path) -> None:
+    three, two = Model("adam"), Model("adam", parts=2)
+    saves, others = Saves(three, tmp_path), Saves(two, tmp_path)
+    with three.session() as session:
+        saves.full(session)
+        three.train(session, [1, 30])
+        saves.increment(session)
+        expected = three.values(session)
+    with two.session() as session:
+        assert others.saver.recover(session, str(tmp_path)) == 1
+        assert_same(two.values(session), expected)
 
 
 def test_what_an_increment_restores_waits_for_the_full() -> None:

@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
-from ckptctl import find_chains, scan_directory
-from ckptctl.errors import IncompleteError, UnreadableError, UsageError
+from ckptctl import execute_merge, find_chains, plan_merge, scan_directory
+from ckptctl.errors import IncompleteError, UnprovenError, UnreadableError, UsageError
 from tests.bundle.builders import corrupt
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
@@ -68,6 +69,30 @@ def test_a_session_goes_on_from_the_last_increment(tmp_path: Path) -> None:
     third = train(Model(), tmp_path, [7], [1])
     assert third["start"] == 2
     assert_same(state_of(tmp_path, 4), third["values"])
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 2), (12, 5), (2, 3), (3, 1), (1, 3)])
+def test_another_partitioner_takes_no_rows_for_others(
+    tmp_path: Path, before: int, now: int
+) -> None:
+    """Rows are counted in the slices of the graph that recorded them."""
+    first = train(Model(parts=before), tmp_path, [3], [25], [45], [59])
+    with pytest.raises(UnprovenError, match="ckptctl merge, then restore") as caught:
+        train(Model(parts=now), tmp_path)
+    assert caught.value.tensor == "emb"
+    execute_merge(plan_merge(str(tmp_path)))
+    second = train(Model(parts=now), tmp_path, [4], [26], [46])
+    assert second["start"] == 4
+    # A full in place of the first increment: none fits the full that was restored.
+    assert [full.step for full in scan_directory(str(tmp_path)).fulls] == [0, 4, 5]
+    third = train(Model(parts=now), tmp_path)
+    assert third["start"] == 7
+    assert_same(third["values"], second["values"])
+    untouched = np.setdiff1d(np.arange(ROWS), [4, 26, 46])
+    for name in ("emb", "emb/Adagrad"):
+        np.testing.assert_array_equal(
+            second["values"][name][untouched], first["values"][name][untouched]
+        )
 
 
 def test_a_start_saves_no_second_full_over_the_first(tmp_path: Path) -> None:
