@@ -228,9 +228,9 @@ class _Model:
     def load_full(self, prefix: str) -> None:
         """Load a full over whatever the session holds."""
         _HELD[self._session] = _UNKNOWN  # what a load that fails leaves
-        graph, definition = self._session.graph, self._saver_def
-        restore = graph.get_operation_by_name(self._scope + definition.restore_op_name)
-        self._session.run(restore, {self._scope + definition.filename_tensor_name: prefix})
+        # TensorFlow's loader put the scope before the names in here, and before no others.
+        definition = self._saver_def
+        self._session.run(definition.restore_op_name, {definition.filename_tensor_name: prefix})
         _HELD[self._session] = _Held(identity_of(prefix))
 
     def ops_for(self, prefix: str) -> list[Any]:

@@ -407,6 +407,10 @@ def test_a_model_in_a_scope(training: Training, tmp_path: Path) -> None:
     assert served.load(increment) == (increment,)
     found = {name.removeprefix("model/"): value for name, value in served.values().items()}
     assert_same(found, training.at[2])
+    training.train([3])
+    full = training.full()
+    assert served.load(full) == (full,)
+    np.testing.assert_array_equal(served.values()["model/emb"], training.at[3]["emb"])
 
 
 def test_a_merged_full_is_loaded_like_any_other(training: Training, tmp_path: Path) -> None:
