@@ -133,9 +133,9 @@ def load_incremental(
     An increment is put together by the rules of every command (`restore.md`): its base must
     be known, and in delta mode the increments before it are applied first. The base is
     loaded only where the session does not hold it, or holds what the increment cannot be
-    applied to. A session remembers what `load_incremental` loaded, and an exported model
-    from which full it came, by the checksum of its index; what else writes its variables
-    goes unnoticed. While ops run, requests may see rows of before and after.
+    applied to. Of each variable a session remembers what `load_incremental` loaded, and an
+    exported model from which full it came, by the checksum of its index; what else writes its
+    variables goes unnoticed. While ops run, requests may see rows of before and after.
 
     Parameters
     ----------
@@ -176,8 +176,10 @@ def load_incremental(
     base = identity_of(chosen.base.prefix)
     increments = [item.prefix for item in chosen.increments]
     identities = [identity_of(item) for item in increments]
-    held = _HELD.get(session) or _exported(model.facts)
+    held, all_alike = model.held()
     skip = _applied(held, base, identities, [identity_of(i.prefix) for i in chosen.to_prove])
+    if skip == len(increments) and not all_alike:
+        skip -= 1
     model.check_slices(chosen.base.prefix, increments)
     # Before anything is loaded: a model half way between two states serves neither.
     plans = [(item, model.ops_for(item)) for item in increments[skip or 0 :]]
@@ -187,25 +189,26 @@ def load_incremental(
             _LOG.info("%s needs its base, which is loaded first: %s", prefix, chosen.base.prefix)
         model.load_full(chosen.base.prefix)
         done.append(chosen.base.prefix)
-    _HELD[session] = _UNKNOWN  # what an apply that fails leaves
+    model.hold(_UNKNOWN)  # what an apply that fails leaves
     for item, ops in plans:
         model.run(ops, item)
         done.append(item)
-    _HELD[session] = _Held(base, tuple(identities))
+    model.hold(_Held(base, tuple(identities)))
     _LOG.info("loaded step %d: %s", chosen.step, done)
     return tuple(done)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What a session holds: identities of a full, and of increments applied to it."""
+    """What a variable holds: identities of a full, and of increments applied to it."""
 
     full: str | None
     increments: tuple[str | None, ...] = ()
 
 
 _UNKNOWN = _Held(None)
-_HELD: WeakKeyDictionary[Any, _Held] = WeakKeyDictionary()
+#: By session, then by variable: models that share one change it for each other.
+_HELD: WeakKeyDictionary[Any, dict[Any, _Held]] = WeakKeyDictionary()
 
 
 class _Model:
@@ -216,6 +219,9 @@ class _Model:
         self._saver_def = meta_graph_def.saver_def
         self._scope = f"{import_scope.rstrip('/')}/" if import_scope else ""
         self.facts: dict[str, Any] | None = None
+        self._exported: _Held | None = None
+        #: Whether increments may have rows of a variable.
+        self._variables: dict[Any, bool] = {}
         collections = meta_graph_def.collection_def
         if INCREMENTAL_COLLECTION in collections:
             self.facts = json.loads(collections[INCREMENTAL_COLLECTION].bytes_list.value[0])
@@ -224,14 +230,38 @@ class _Model:
                     f"a newer ckptctl exported this SavedModel (version {self.facts['version']} "
                     f"of {INCREMENTAL_COLLECTION}): use that one"
                 )
+            self._exported = _Held(self.facts["full"]) if self.facts["full"] else None
+            for item in self.facts["items"]:
+                writes = session.graph.get_operation_by_name(self._scope + item["whole_op"])
+                self._variables[_variable_of(writes)] = bool(item["rows_op"])
 
     def load_full(self, prefix: str) -> None:
         """Load a full over whatever the session holds."""
-        _HELD[self._session] = _UNKNOWN  # what a load that fails leaves
+        self.hold(_UNKNOWN)  # what a load that fails leaves
         # TensorFlow's loader put the scope before the names in here, and before no others.
         definition = self._saver_def
         self._session.run(definition.restore_op_name, {definition.filename_tensor_name: prefix})
-        _HELD[self._session] = _Held(identity_of(prefix))
+        self.hold(_Held(identity_of(prefix)))
+
+    def held(self) -> tuple[_Held | None, bool]:
+        """Return what the variables hold of which increments have rows, and if all hold that.
+
+        The others are in each increment whole, so that applying any brings them to it.
+        """
+        known = _HELD.get(self._session, {})
+        states = {variable: known.get(variable, self._exported) for variable in self._variables}
+        by_rows = {states[each] for each, rows in self._variables.items() if rows}
+        found = by_rows or set(states.values())
+        held = found.pop() if len(found) == 1 else None
+        return held, set(states.values()) == {held}
+
+    def hold(self, held: _Held) -> None:
+        """Remember what the variables hold."""
+        known = _HELD.setdefault(self._session, {})
+        if self._variables:
+            known.update(dict.fromkeys(self._variables, held))
+        else:  # which ones a model that loads fulls only has is not known
+            known.update(dict.fromkeys(known, _UNKNOWN))
 
     def ops_for(self, prefix: str) -> list[Any]:
         """Return the ops that apply what an increment holds."""
@@ -325,8 +355,12 @@ def _applied(
     return None
 
 
-def _exported(facts: Mapping[str, Any]) -> _Held | None:
-    return _Held(facts["full"]) if facts["full"] else None
+def _variable_of(writes: Any) -> Any:
+    """Return what tells the variable that an op writes from others of a session."""
+    owner = writes.inputs[0].op if writes.inputs else writes
+    # One in another scope with the same shared name is the same resource.
+    shared = owner.get_attr("shared_name") if "shared_name" in owner.node_def.attr else b""
+    return owner.device, shared.decode() or owner.name
 
 
 def _saver_of(graph: Any) -> Any:

@@ -413,6 +413,54 @@ def test_a_model_in_a_scope(training: Training, tmp_path: Path) -> None:
     np.testing.assert_array_equal(served.values()["model/emb"], training.at[3]["emb"])
 
 
+@pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_two_models_in_one_session(tmp_path: Path, mode: str, resource: bool) -> None:
+    """Each is brought to where it is asked to be, whether they share variables or not."""
+    model = Model(parts=1, resource=resource)
+    with model.graph.as_default():
+        other = tf1.get_variable("other", [ROWS, DIM], use_resource=resource)
+        train = tf1.train.AdagradOptimizer(0.1).minimize(tf.gather(other, model.ids))
+        model.train_op = tf.group(model.train_op, train)
+    training = Training(tmp_path / "ckpt", model, incremental_mode=mode)
+    training.train([1])
+    full = training.full()
+    prefixes = []
+    for row in (10, 20, 30):
+        training.train([row])
+        prefixes.append(training.increment())
+    session = tf1.Session(graph=tf.Graph())
+    found = {}
+    for scope, names in {"a": ["emb"], "b": ["other"], "c": ["emb", "other"]}.items():
+        room = str(tmp_path / scope)
+        with tf.Graph().as_default():
+            wanted = [tf1.get_variable(n, [ROWS, DIM], use_resource=resource) for n in names]
+            tf1.train.get_or_create_global_step()
+            saver = ct.Saver(sharded=True, incremental_save_restore=True)
+            with tf1.Session() as exporting:
+                saver.restore(exporting, full)
+                outputs = dict(zip(names, wanted, strict=True))
+                ct.export_saved_model(
+                    exporting, room, {}, outputs, saver=saver, save_incr_model=True
+                )
+        found[scope] = tf1.saved_model.load(session, TAGS, room, import_scope=scope)
+
+    def load(scope: str, step: int) -> int:
+        prefix = full if step == 1 else prefixes[step - 2]
+        loaded = ct.load_incremental(session, found[scope], prefix, import_scope=scope)
+        held = values(session, session.graph)
+        for name in ("emb", "other", "global_step"):
+            value = held.get(f"{scope}/{name}")
+            if value is not None:
+                np.testing.assert_array_equal(value, training.at[step][name], err_msg=name)
+        return len(loaded)
+
+    assert [load("a", 2), load("b", 2), load("a", 3), load("b", 3)] == [1, 1, 1, 1]
+    assert [load("a", 4), load("b", 3), load("b", 3)] == [1, 1, 0]  # they share the step
+    for scope, step in [("c", 4), ("a", 2), ("c", 3), ("b", 1), ("c", 3), ("a", 4), ("b", 4)]:
+        load(scope, step)
+
+
 def test_a_merged_full_is_loaded_like_any_other(training: Training, tmp_path: Path) -> None:
     training.train([1])
     training.full()
