@@ -6,11 +6,12 @@ Names and layout of an increment are DeepRec's with `incremental_include_normal_
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,7 @@ from tensorflow.python.training.saver import BulkSaverBuilder
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import LINEAGE_TENSOR
 from ckptctl.errors import NotFoundError, UnprovenError, UsageError
+from ckptctl.tables import part_components
 from ckptctl.training.places import cpu_of
 from ckptctl.training.recorder import Recorder, Track
 
@@ -30,11 +32,14 @@ __all__ = [
     "Item",
     "has_rows",
     "item_of",
+    "items_of",
     "other_slices",
     "owner_of",
     "refuse_gaps",
     "refuse_other_slices",
 ]
+
+_LOG = logging.getLogger("ckptctl.training")
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,16 @@ class Item:
     name
         Its name in increments where rows are saved: `<full name>/part_<i>`, slot behind.
     track
-        Where its changed rows are recorded, or None where it is saved whole.
+        Where its changed rows are recorded, or None where they are not.
+    whole
+        Save it whole in any case, see `items_of`.
     """
 
     saveable: Any
     owner: Any
     name: str
     track: Track | None
+    whole: bool = False
 
 
 class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
@@ -133,7 +141,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         ticks = [self._recorder.tick(device) for device in devices]
         with tf.control_dependencies(ticks):
             for item in items:
-                if item.track is None:
+                if item.track is None or item.whole:
                     for spec in item.saveable.specs:
                         names.append(spec.name)
                         slices.append(spec.slice_spec)
@@ -176,7 +184,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
                     rows = _restore_rows(prefix, item, self._recorder)
                     whole = _restore_whole(prefix, item, self._recorder)
                 self.restores.append((item, rows, whole))
-                chosen.append(whole if item.track is None else rows)
+                chosen.append(whole if item.track is None or item.whole else rows)
         return tf.group(*chosen, name=name)
 
     def chosen(self, reader: BundleReader) -> list[Any]:
@@ -307,6 +315,27 @@ def item_of(saveable: Any, recorder: Recorder) -> Item:
             else:  # not named as TensorFlow's partitioner does: saved whole
                 track = None
     return Item(saveable, owner, name, track)
+
+
+def items_of(saveables: Iterable[Any], recorder: Recorder) -> list[Item]:
+    """Return what increments have of variables: of all slices of one the rows, or of none.
+
+    Nor are there rows of a variable that is called like a slice of another: whose they are,
+    nobody could tell.
+    """
+    items = [(each.specs[0].name, item_of(each, recorder)) for each in saveables]
+    sliced = {name for name, item in items if item.saveable.specs[0].slice_spec}
+    whole: dict[str, str] = {}
+    for name, item in items:
+        if name in sliced and item.track is None:
+            whole.setdefault(name, f"rows of {item.name} can't be recorded")
+        elif name not in sliced:
+            others = [part.whole for part in part_components(name) if part.whole in sliced]
+            if others:
+                whole[name] = f"it is called like a part of {others[0]}"
+    for name in sorted(whole.keys() & {name for name, item in items if item.track is not None}):
+        _LOG.warning("%s is saved whole in increments: %s", name, whole[name])
+    return [replace(item, whole=name in whole) for name, item in items]
 
 
 def _box(slice_spec: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:

@@ -25,7 +25,7 @@ from tensorflow.python.util import compat
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
-from ckptctl.training.builders import IncrementBuilder, item_of, other_slices, refuse_other_slices
+from ckptctl.training.builders import IncrementBuilder, items_of, other_slices, refuse_other_slices
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recorder import Previous, directory_of
 from ckptctl.training.recovery import RestorePoint
@@ -55,7 +55,7 @@ class IncrementalSaver(tf1.train.Saver):
     def __init__(self, full: Saver, saveables: list[Any], mode: Mode) -> None:
         self.mode: Mode = mode
         self._recorder = full.recorder
-        items = [item_of(saveable, self._recorder) for saveable in saveables]
+        items = items_of(saveables, self._recorder)
         self._adder = IncrementBuilder(
             self._recorder, items, full._write_version, full._builder.restored
         )

@@ -323,6 +323,54 @@ def test_increments_of_the_whole_fit_any_slices(tmp_path: Path) -> None:
         assert_same(two.values(session), expected)
 
 
+@pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
+@pytest.mark.parametrize("kind", ["alone", "left out", "assigned"])
+def test_slices_of_a_variable_are_saved_alike(
+    tmp_path: Path, kind: str, resource: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An increment with rows of one slice and another one whole fits no full."""
+    model = Model(resource=resource)
+    with model.graph.as_default():
+        other = tf1.get_variable(
+            "other",
+            [ROWS, DIM],
+            partitioner=tf1.fixed_size_partitioner(3),
+            use_resource=resource,
+        )
+        slices = list(other)
+        updated = {"alone": [1], "left out": [0, 2], "assigned": [0, 2]}[kind]
+        added = [tf1.scatter_add(slices[i], [3, 5], tf.ones([2, DIM])) for i in updated]
+        if kind == "assigned":
+            added.append(tf1.assign(slices[1], slices[1] * 1.5))
+        model.train_op = tf.group(model.train_op, *added)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [1, 30])
+        prefix = saves.increment(session)
+        expected = model.values(session)
+        assert not [name for name in rows_in(prefix) if name.startswith("other")]
+        assert_same(state_of(tmp_path, 1), expected)
+        session.run(model.init)
+        assert saves.saver.recover(session, str(tmp_path)) == 1
+        assert_same(model.values(session), expected)
+    assert caplog.text.count("other is saved whole in increments: ") == 1
+
+
+def test_a_variable_that_is_called_like_a_part_is_saved_whole(tmp_path: Path) -> None:
+    model = Model()
+    with model.graph.as_default():
+        other = tf1.get_variable("emb/part_5", [20, DIM])
+        added = tf1.scatter_add(other, [3], tf.ones([1, DIM]))
+        model.train_op = tf.group(model.train_op, added)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [1])
+        assert "emb/part_5" not in rows_in(saves.increment(session))
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
 def test_what_an_increment_restores_waits_for_the_full() -> None:
     """Both are restored in one run."""
 
