@@ -4,7 +4,8 @@ The rule is "idle" under "Words" of `shared/spec/restore.md`; why it happens is 
 `deeprec-format.md` 3.1. Where it leaves a choice:
 
 * The sparse tensors of a full are its EVs, and those of its normal variables whose rows
-  alone are in this increment or in an earlier one of the chain.
+  alone are in this increment, or in an earlier one of the chain and this one has them not whole:
+  another optimizer may have followed.
 * "The preceding live increment had rows" is true when any earlier one of the chain had:
   cumulative sets never shrink, so the recorder of a PS that stays idle over two increments
   is still found. It says nothing in delta mode, where a set may well be empty.
@@ -170,8 +171,8 @@ def _sparse_tensors(
     groups = {name: rows.group for name, rows in full.sparse.items()}
     normal = [name for name, rows in increment.sparse.items() if rows.normal]
     for name in dict.fromkeys((*normal, *earlier.normal(count))):
-        shard = _shard_of_rows(name, full)
-        if shard is not None:
+        whole, shard = _slice_of_rows(name, full)
+        if shard is not None and (name in increment.sparse or whole not in increment.dense):
             shards[name] = shard
     cut = _cut_otherwise(increment, full)
     found = []
@@ -197,13 +198,13 @@ def _cut_otherwise(increment: Contents, full: Contents) -> dict[str, int]:
     return found
 
 
-def _shard_of_rows(name: str, full: Contents) -> int | None:
-    """Return the shard of the slice of a full that `name[/part_i][/Slot]` belongs to."""
+def _slice_of_rows(name: str, full: Contents) -> tuple[str, int | None]:
+    """Return which variable of a full `name[/part_i][/Slot]` is of, and its slice's shard."""
     for component in part_components(name):
         slices = full.dense.get(component.whole, ())
         if component.number < len(slices):
-            return slices[component.number]
-    return full.dense[name][0] if full.dense.get(name) else None
+            return component.whole, slices[component.number]
+    return name, full.dense[name][0] if full.dense.get(name) else None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -324,6 +324,36 @@ CASES = [
         "no",
         id="a normal variable that the full lacks says nothing of a shard",
     ),
+    pytest.param(
+        chains_of(
+            full(100, sparse={}, dense={"tab": (0,), "wide/Adam": (0, 1)}),
+            incr(110, sparse={"tab": normal(3), "wide/part_1/Adam": normal(3, 1)}),
+            incr(120, sparse={}, dense={"tab": (0,), "wide/Adam": (0, 1)}),
+        ),
+        120,
+        "no",
+        id="whole, where an earlier one had rows",
+    ),
+    pytest.param(
+        chains_of(
+            full(100, sparse=rows(emb=(4, 0)), dense={"tab": (1,), "wide": (1, 2)}),
+            incr(110, sparse=rows(emb=1) | {"tab": normal(3, 1), "wide/part_1": normal(3, 2)}),
+            incr(120, sparse=rows(emb=1), dense={"tab": (1,)}),
+        ),
+        120,
+        "part",
+        id="one is there whole, another is missing",
+    ),
+    pytest.param(
+        chains_of(
+            full(100, sparse=rows(emb=(4, 0)), dense={"tab": (1,)}),
+            incr(110, sparse=rows(emb=1) | {"tab": normal(3, 1)}),
+            incr(120, sparse=rows(emb=0), dense={"tab": (1,)}),
+        ),
+        120,
+        "all",
+        id="what is whole says nothing of the tables",
+    ),
 ]
 
 

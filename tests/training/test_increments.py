@@ -432,6 +432,26 @@ def test_nothing_is_recorded_against_a_restore_that_failed(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_increments_of_another_optimizer_hold_the_whole(tmp_path: Path, mode: Any) -> None:
+    """They are not idle for want of the rows that were in those before."""
+    expected: dict[str, np.ndarray] = {}
+    for optimizer, start in [("lazy-adam", 0), ("adam", 2), ("lazy-adam", 4)]:
+        model = Model(optimizer)
+        saves = Saves(model, tmp_path, incremental_mode=mode)
+        with model.session() as session:
+            if not start:
+                saves.full(session)
+            else:
+                assert saves.saver.recover(session, str(tmp_path)) == start
+                assert_same(model.values(session), expected)
+            for ids in ([1, start], [30]):
+                model.train(session, ids)
+                saves.increment(session)
+            expected = model.values(session)
+            assert_same(state_of(tmp_path, start + 2), expected)
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
 def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
     model = Model()
     saves = Saves(model, tmp_path, incremental_mode=mode)
