@@ -39,9 +39,10 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
 
     def after_create_session(self, session: Any, coord: Any) -> None:
         """Save a full where there is none at this step, and start both timers."""
-        super().after_create_session(session, coord)
         if self._incremental_timer is not None:
             self._increments()
+        super().after_create_session(session, coord)
+        if self._incremental_timer is not None:
             step = session.run(self._global_step_tensor)
             self._incremental_timer.update_last_triggered_step(step)
 
@@ -76,8 +77,8 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
 
     def _save_increment(self, session: Any, step: int) -> bool:
         """Save an increment; return whether a listener wants the training to stop."""
-        saver, recorder = self._increments()
-        base = recorder.bases.get(directory_of(self._save_path))
+        saver = self._increments()
+        base = saver.recorder.bases.get(directory_of(self._save_path))
         if base is None or step <= base.last_step:
             return False  # nothing was trained since
         if base.others:
@@ -87,18 +88,24 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
             listener.before_save(session, step)
         os.makedirs(os.path.dirname(self._incremental_path), exist_ok=True)
         _LOG.info("saving an increment at step %d to %s", step, self._incremental_path)
-        saver.save(session, self._incremental_path, global_step=step)
+        saver.incremental.save(session, self._incremental_path, global_step=step)
         wishes = [listener.after_save(session, step) for listener in self._listeners]
         return any(wishes)
 
-    def _increments(self) -> tuple[Any, Any]:
-        full = self._get_saver()
-        if getattr(full, "incremental", None) is None:
+    def _increments(self) -> Any:
+        saver = self._get_saver()
+        if getattr(saver, "incremental", None) is None:
             raise UsageError(
                 "incremental_save_secs needs a ckptctl.training.Saver with "
                 "incremental_save_restore=True, in the Scaffold or given as saver"
             )
-        return full.incremental, full.recorder
+        if not saver.recovers:
+            raise UsageError(
+                "incremental_save_secs with a Saver that no Scaffold restores increments with: "
+                "a restart would not restore what is saved",
+                remedy="ckptctl.training.Scaffold(saver=..., incremental_save_restore=True)",
+            )
+        return saver
 
 
 def interval(name: str, value: Any) -> Any:

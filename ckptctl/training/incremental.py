@@ -86,7 +86,7 @@ class IncrementalSaver(tf1.train.Saver):
         ----------
         sess, save_path, global_step, latest_filename, write_state
             As `tf.compat.v1.train.Saver.save`. `save_path` without the step, in
-            `.incremental_checkpoint/` of the fulls' directory.
+            `.incremental_checkpoint/` of the fulls' directory: nobody looks elsewhere.
 
         Raises
         ------
@@ -95,11 +95,18 @@ class IncrementalSaver(tf1.train.Saver):
         ckptctl.errors.RefusedError
             That full was restored, and has a variable in other slices than this graph.
         ckptctl.errors.UsageError
-            There is no step, or it is not above that of the save before.
+            There is no step, or it is not above that of the save before, or `save_path` lies
+            elsewhere.
         """
         recorder = self._recorder
         recorder.check()
-        directory = os.path.dirname(os.path.dirname(save_path))
+        within = os.path.normpath(os.path.dirname(save_path))
+        if os.path.basename(within) != INCREMENT_DIRECTORY:
+            raise UsageError(
+                f"{save_path}: no restore looks for increments there",
+                remedy=f"DIR/{INCREMENT_DIRECTORY}/{INCREMENT_BASENAME}, DIR being the fulls'",
+            )
+        directory = os.path.dirname(within)
         base = recorder.bases.get(os.path.realpath(directory))
         if base is None:
             raise NotFoundError(

@@ -256,6 +256,22 @@ def test_a_step_is_any_integer_and_there_is_one(tmp_path: Path) -> None:
         assert saves.saver.incremental.save(session, path, 3) == f"{path}-3"
 
 
+def test_an_increment_lies_where_it_is_looked_for(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    (tmp_path / "increments").mkdir()
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [1])
+        assert saves.saver.incremental is not None
+        for path in ("increments/model.ckpt", "incremental_model.ckpt"):
+            with pytest.raises(UsageError, match=r"/\.incremental_checkpoint/"):
+                saves.saver.incremental.save(session, str(tmp_path / path), model.step)
+        crooked = f"{tmp_path}/increments/..//{INCREMENT.replace('/', '/./')}"
+        saves.saver.incremental.save(session, crooked, model.step)
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
 def test_recorders_are_in_no_checkpoint_and_no_collection(tmp_path: Path) -> None:
     model = Model()
     saves = Saves(model, tmp_path)

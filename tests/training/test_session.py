@@ -355,5 +355,17 @@ def test_a_scaffold_needs_our_saver() -> None:
         ct.Scaffold(saver=tf1.train.Saver(), incremental_save_restore=True)
 
 
+@pytest.mark.parametrize("scaffold", [tf1.train.Scaffold, ct.Scaffold])
+def test_increments_that_no_restart_restores_are_refused(tmp_path: Path, scaffold: Any) -> None:
+    model = Model()
+    with model.graph.as_default():
+        plain = scaffold(saver=ct.Saver(sharded=True, incremental_save_restore=True))
+        hook = EverySave(str(tmp_path), scaffold=plain, save_steps=1000)
+        creator = tf1.train.ChiefSessionCreator(plain, checkpoint_dir=str(tmp_path))
+        with pytest.raises(UsageError, match="a restart would not restore"):
+            tf1.train.MonitoredSession(creator, [hook])
+    assert not list(tmp_path.glob("*ckpt*"))
+
+
 def latest(directory: Path) -> int | None:
     return find_chains(scan_directory(str(directory))).latest
