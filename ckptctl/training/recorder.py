@@ -215,21 +215,22 @@ class Recorder:
         Raises
         ------
         ckptctl.errors.RefusedError
-            A session of this graph is open: what is added to it now would be ignored.
+            A session of this graph is open: what is added to it now would be ignored. Or a
+            variable whose rows are recorded got an update that cannot be recorded.
         """
         owners = {owner.name: owner for owner in variables}
         initialisers = initialisers_of(self.graph)
         found = {name: uses_of(op, initialisers, self.own) for name, op in owners.items()}
         self._watched |= owners
         self._judged |= {update.op.name for uses in found.values() for update in uses.sparse}
-        sparse = {name: uses for name, uses in found.items() if _is_sparse(name, uses)}
+        sparse = {name: uses for name, uses in found.items() if self._recordable(name, uses)}
         updates = {
             update.op.name: update
             for uses in sparse.values()
             for update in uses.sparse
             if update.op.name not in self._recorded
         }
-        if updates:
+        if any(map(self._unrecorded, sparse.values())):
             refuse_open_sessions(self.graph)
         for group in groups_of(updates.values(), owners):
             self._track(group, owners, sparse)
@@ -255,14 +256,9 @@ class Recorder:
         for name, owner in self._watched.items():
             uses = uses_of(owner, initialisers, self.own)
             unknown = [u.op for u in uses.sparse if u.op.name not in self._judged]
-            if name in self.tracks and uses.dense:
-                raise RefusedError(
-                    f"{uses.dense[0].name} ({uses.dense[0].type}) was added after the Saver "
-                    f"was built and may change any row of {name}, whose rows are recorded",
-                    remedy="build the Saver last",
-                )
-            if unknown and name in self.tracks:
-                late.append(owner)
+            if name in self.tracks:
+                if self._recordable(name, uses) and self._unrecorded(uses):
+                    late.append(owner)
             elif unknown:
                 self._judged.update(op.name for op in unknown)
                 _LOG.warning(
@@ -373,6 +369,25 @@ class Recorder:
     def _all_tracks(self) -> list[Track]:
         return list({id(track): track for track in self.tracks.values()}.values())
 
+    def _recordable(self, name: str, uses: Uses) -> bool:
+        """Return whether rows of a variable can be recorded; raise where they are already."""
+        if not uses.sparse:
+            return False
+        reason = obstacle(uses)
+        if reason is not None and name in self.tracks:
+            raise RefusedError(
+                f"the rows of {name} are recorded, and it was changed after the Saver was built: "
+                f"{reason}",
+                remedy="build the Saver last",
+            )
+        if reason is not None:
+            _LOG.warning("%s is saved whole in increments: %s", name, reason)
+        return reason is None
+
+    def _unrecorded(self, uses: Uses) -> list[Any]:
+        ops = [*(update.op for update in uses.sparse), *uses.loads, *uses.initialisers]
+        return [op for op in ops if op.name not in self._recorded]
+
     def _track_of(self, owner: Any) -> Track | None:
         return self._beside.get(owner.name)
 
@@ -479,12 +494,3 @@ def _write(track: Track, rows: Any, shape: Any, now: Any) -> Any:
 
 def _scatter(track: Track, rows: Any, now: Any) -> Any:
     return tf.raw_ops.ResourceScatterUpdate(resource=track.seen.handle, indices=rows, updates=now)
-
-
-def _is_sparse(name: str, uses: Uses) -> bool:
-    if not uses.sparse:
-        return False
-    reason = obstacle(uses)
-    if reason is not None:
-        _LOG.warning("%s is saved whole in increments: %s", name, reason)
-    return reason is None

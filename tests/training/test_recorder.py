@@ -142,6 +142,88 @@ def test_an_update_added_before_the_session_is_recorded(tmp_path: Path) -> None:
         assert rows_in(saves.increment(session))["emb"] == [2, 5]
 
 
+def test_a_saver_built_before_the_session_marks_all_rows_that_it_loads(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        other = tf1.train.Saver()
+    saves.saver.recorder.check()
+    model.graph.finalize()
+    with model.session() as session:
+        other.save(session, str(tmp_path / "other"), write_state=False, write_meta_graph=False)
+    with tf1.Session(graph=model.graph) as session:  # nothing of it was initialised
+        other.restore(session, str(tmp_path / "other"))
+        saves.full(session)
+        model.train(session, [5])
+        assert rows_in(saves.increment(session))["emb"] == [5]
+        other.restore(session, str(tmp_path / "other"))
+        model.train(session, [6])
+        model.train(session, [7])
+        assert rows_in(saves.increment(session))["emb"] == list(range(ROWS))
+        assert_same(state_of(tmp_path, 2), model.values(session))
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+def test_a_saver_that_nobody_looked_at_before_the_session_is_refused(
+    tmp_path: Path, finalized: bool
+) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        tf1.train.Saver([model.table])
+    if finalized:
+        model.graph.finalize()
+    with (
+        model.session() as session,
+        pytest.raises(RefusedError, match=r"(?s)then the session|last"),
+    ):
+        saves.full(session)
+
+
+def test_an_initialiser_given_after_the_saver_marks_all_rows(tmp_path: Path) -> None:
+    first = Model(parts=1)
+    with first.graph.as_default():
+        first.init = tf1.global_variables_initializer()
+        other = tf1.train.Saver([first.table])
+    with first.session() as session:
+        prefix = other.save(session, str(tmp_path / "pretrained"), write_state=False)
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        tf1.train.init_from_checkpoint(prefix, {"emb": model.table})
+        model.init = tf1.global_variables_initializer()
+    saves.saver.recorder.check()
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        assert rows_in(saves.increment(session))["emb"] == [5]
+        session.run(model.table.initializer)
+        model.train(session, [6])
+        assert rows_in(saves.increment(session))["emb"] == list(range(ROWS))
+        assert_same(state_of(tmp_path, 2), model.values(session))
+
+
+@pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
+@pytest.mark.parametrize("late", ["session", "saver"])
+def test_an_update_that_nothing_follows_is_refused_where_rows_are_recorded(
+    tmp_path: Path, resource: bool, late: str
+) -> None:
+    """It is too late to save the variable whole."""
+    model = Model(parts=1, resource=resource)
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        if resource:
+            tf.raw_ops.ResourceScatterAdd(resource=model.table.handle, **one(9))
+        else:
+            tf1.scatter_add(model.table, [9], tf.ones([1, DIM]))
+    with pytest.raises(RefusedError, match=r"(?s)rows of emb .* nothing follows .*Saver last"):
+        if late == "saver":
+            model.saver()
+        else:
+            with model.session() as session:
+                saves.full(session)
+
+
 @pytest.mark.parametrize("kind", ["update", "successor", "assign"])
 def test_what_is_added_after_the_session_is_refused(tmp_path: Path, kind: str) -> None:
     model = Model(parts=1)
