@@ -208,14 +208,14 @@ class IncrementalSaver(tf1.train.Saver):
 
     def resume(self, sess: Any, point: RestorePoint, open_gate: Any) -> None:
         """Open the gate of what is restored: the next increment is recorded after it."""
-        base = self._recorder.bases[directory_of(point.full)]
-        base.series = list(point.increments)
         within = os.path.join(os.path.dirname(point.full), INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)
         listed = list(state.all_model_checkpoint_paths) if state else []
         self.recover_last_checkpoints(listed)
         clocks = self._recorder.now(sess, [open_gate])
-        if point.increments:
+        base = self._recorder.bases.get(directory_of(point.full))
+        if base is not None and point.increments:
+            base.series = list(point.increments)
             base.previous = Previous(point.step, clocks, point.increment_id)
 
     def _chosen(self, prefix: str) -> list[Any]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,8 +169,8 @@ class Recorder:
     bases: dict[str, Base] = field(default_factory=dict)
     # Those of variables that are saved whole too, but updated together with others.
     _beside: dict[str, Track] = field(default_factory=dict)
-    # By name of an op that changes rows: the op, and what records it afterwards.
-    _recorded: dict[str, tuple[Any, list[Any]]] = field(default_factory=dict)
+    # By name of an op that changes rows: the op, and what records it afterwards, by track.
+    _recorded: dict[str, tuple[Any, dict[int, Any]]] = field(default_factory=dict)
     # By track, rows and whether they are nested: the clock that was read, the rows, what
     # recorded them.
     _befores: dict[tuple[int, str, bool], tuple[Any, Any, Any]] = field(default_factory=dict)
@@ -224,19 +224,13 @@ class Recorder:
         self._watched |= owners
         self._judged |= {update.op.name for uses in found.values() for update in uses.sparse}
         sparse = {name: uses for name, uses in found.items() if self._recordable(name, uses)}
-        updates = {
-            update.op.name: update
-            for uses in sparse.values()
-            for update in uses.sparse
-            if update.op.name not in self._recorded
-        }
-        if any(map(self._unrecorded, sparse.values())):
+        updates = {update.op.name: update for uses in sparse.values() for update in uses.sparse}
+        if any(name not in self.tracks or self._unrecorded(uses) for name, uses in sparse.items()):
             refuse_open_sessions(self.graph)
-        for group in groups_of(updates.values(), owners):
-            self._track(group, owners, sparse)
+        for group in groups_of(updates.values(), self._watched):
+            self._track(group, sparse)
         for name, uses in sparse.items():
-            if name in self.tracks:
-                self._record_wholes(uses, self.tracks[name])
+            self._record_wholes(uses, self.tracks[name])
         for update in updates.values():
             self._record_rows(update)
         self._version = self.graph.version
@@ -391,14 +385,14 @@ class Recorder:
     def _track_of(self, owner: Any) -> Track | None:
         return self._beside.get(owner.name)
 
-    def _track(self, group: list[str], owners: dict[str, Any], sparse: Container[str]) -> None:
+    def _track(self, group: list[str], sparse: Container[str]) -> None:
         known = [self._beside[name] for name in group if name in self._beside]
         if known:
             track = known[0]
         else:
             name = min(group, key=lambda item: (len(item), item))
-            clock = self.clock_of(owners[name].device)
-            rows = row_count(owners[name])
+            clock = self.clock_of(self._watched[name].device)
+            rows = row_count(self._watched[name])
             with room(self.graph, clock.device):
                 seen = variable(tf.zeros([rows], tf.int32), tf.int32, f"{_SCOPE}/{name}")
             track = Track(clock, seen, rows)
@@ -411,13 +405,13 @@ class Recorder:
         for op in uses.initialisers:
             if op.name in self._recorded:
                 continue
-            self._recorded[op.name] = (op, [])
+            self._recorded[op.name] = (op, {})
             with room(self.graph, track.clock.device):
                 mark = self._mark_first(track)
             op._add_control_input(mark)
         for op in uses.loads:
             if op.name not in self._recorded:
-                self._around(op, lambda: self._mark_first(track))
+                self._around(op, track)
 
     def _mark_first(self, track: Track) -> Any:
         """Return an op that marks all rows, where nothing may have been initialised yet."""
@@ -427,10 +421,13 @@ class Recorder:
     def _record_rows(self, update: SparseUpdate) -> None:
         """Record the rows of an update before it, and after it if the clock has moved."""
         op = update.op
+        _, done = self._recorded.get(op.name, (op, {}))
         tracks = {id(t): t for t in map(self._track_of, update.variables) if t is not None}
-        following, afters = successors(op), []
-        for track in tracks.values():
-            key = (id(track), update.rows.name, update.nested)
+        following, afters = successors(op), {}
+        for number, track in tracks.items():
+            if number in done:
+                continue
+            key = (number, update.rows.name, update.nested)
             with self._place(track.clock.device):
                 if key not in self._befores:
                     rows = tf.gather(update.rows, 0, axis=-1) if update.nested else update.rows
@@ -444,25 +441,27 @@ class Recorder:
                     now = _read(track.clock.epoch)
                 # All that waits for `op` waits for these, so they are few, and without control
                 # flow: the rows as many times as the clock moved, most often none.
-                afters.append(_scatter(track, tf.tile(rows, now - then), now))
+                afters[number] = _scatter(track, tf.tile(rows, now - then), now)
             op._add_control_input(before)
         self._follow(op, following, afters)
 
-    def _around(self, op: Any, mark: Callable[[], Any]) -> None:
-        """Let `mark` run before `op`, and after it before whatever follows."""
+    def _around(self, op: Any, track: Track) -> None:
+        """Mark all rows before `op`, and after it before whatever follows."""
         following = successors(op)
         with self._place(op.device):
-            before = mark()
+            before = self._mark_first(track)
             with tf.control_dependencies([op]):
-                after = mark()
+                after = self._mark_first(track)
         op._add_control_input(before)
-        self._follow(op, following, [after])
+        self._follow(op, following, {id(track): after})
 
-    def _follow(self, op: Any, following: list[Any], afters: list[Any]) -> None:
+    def _follow(self, op: Any, following: list[Any], afters: dict[int, Any]) -> None:
         for successor in following:
-            for after in afters:
-                successor._add_control_input(after)
-        self._recorded[op.name] = (op, afters)
+            if not successor.name.startswith(f"{RECORDS}/"):
+                for after in afters.values():
+                    successor._add_control_input(after)
+        _, done = self._recorded.get(op.name, (op, {}))
+        self._recorded[op.name] = (op, done | afters)
 
     def _hurried(self) -> list[tuple[Any, Any]]:
         """Return what was added behind a recorded op and does not wait for its record."""
@@ -473,7 +472,8 @@ class Recorder:
             for successor in successors(op):
                 if not successor.name.startswith(f"{RECORDS}/"):
                     waits = {before.name for before in successor.control_inputs}
-                    found += [(successor, after) for after in afters if after.name not in waits]
+                    late = [after for after in afters.values() if after.name not in waits]
+                    found += [(successor, after) for after in late]
         return found
 
     @contextmanager

@@ -87,6 +87,7 @@ class Saver(tf1.train.Saver):
         self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
         # Restored variables are not to be recorded as changed.
         self._begin_restore = recorder.begin_restore()
+        self._forgets = recorder.tracks.keys() & {owner.name for owner in self._owners()}
         self._open_gate = recorder.open_gate()
 
     @property
@@ -200,6 +201,10 @@ class Saver(tf1.train.Saver):
         sess.run(self._begin_restore)
 
     def _restored(self, prefix: str) -> None:
+        if not self._recorder.tracks.keys() <= self._forgets:
+            # Of what another Saver saves too, rows were forgotten that this full may lack.
+            _LOG.warning("%s was restored in part: no increments until a full is saved", prefix)
+            return
         parts = split_step(os.path.basename(prefix))
         if parts is not None:
             assert self.incremental is not None

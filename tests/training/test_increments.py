@@ -217,6 +217,47 @@ def test_an_update_of_what_an_update_returns_is_recorded(tmp_path: Path, last: s
         assert_same(state_of(tmp_path, 1), model.values(session))
 
 
+@pytest.mark.parametrize("first", ["table", "each"])
+def test_what_an_earlier_saver_left_out_is_recorded_too(tmp_path: Path, first: str) -> None:
+    """Its op was recorded for the table alone, and for its slot there was another."""
+    model = Model(parts=1)
+    with model.graph.as_default():
+        (slot,) = tf1.global_variables("emb/Adagrad")
+        extra = tf.group(tf1.scatter_update(slot, [50], tf.ones([1, DIM])))
+        for some in [model.table, slot][: 1 if first == "table" else 2]:
+            ct.Saver([some], incremental_save_restore=True)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        session.run(extra)
+        rows = rows_in(saves.increment(session))
+        assert {5, 50} <= set(rows["emb/Adagrad"])
+        assert 5 in rows["emb"]
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
+def test_tables_that_an_op_of_each_saver_joins_are_both_recorded(tmp_path: Path) -> None:
+    """Each has rows of its own already when an update of both comes."""
+    model = Model(parts=1)
+    with model.graph.as_default():
+        other = tf1.get_variable("other", [ROWS, DIM], use_resource=True)
+        grads = [tf.IndexedSlices(tf.ones([1, DIM]), tf.constant([9], tf.int64))] * 2
+        extra = tf.group(tf1.scatter_update(other, [3], tf.ones([1, DIM])))
+        ct.Saver([model.table], incremental_save_restore=True)
+        ct.Saver([other], incremental_save_restore=True)
+        sgd = tf1.train.GradientDescentOptimizer(0.1)
+        both = sgd.apply_gradients(zip(grads, [model.table, other], strict=True))
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        session.run([extra, both])
+        rows = rows_in(saves.increment(session))
+        assert (rows["emb"], rows["other"]) == ([5, 9], [3, 9])
+        assert_same(state_of(tmp_path, 1), model.values(session))
+
+
 def test_an_open_session_is_refused(tmp_path: Path) -> None:
     model = Model()
     with tf1.Session(graph=model.graph), pytest.raises(RefusedError, match="session of this graph"):
@@ -445,6 +486,39 @@ def test_nothing_is_recorded_against_a_restore_that_failed(tmp_path: Path) -> No
         model.train(session, [2])
         with pytest.raises(NotFoundError, match="no full"):
             saves.increment(session)
+
+
+@pytest.mark.parametrize("order", ["part first", "all first"])
+@pytest.mark.parametrize("how", ["restore", "recover"])
+def test_nothing_is_recorded_against_a_restore_of_a_part(
+    tmp_path: Path, order: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows of what another Saver saves were forgotten with those that were restored."""
+    model = Model(parts=1)
+
+    def part() -> ct.Saver:
+        with model.graph.as_default():
+            return ct.Saver([model.table], incremental_save_restore=True)
+
+    if order == "part first":
+        some, saves = part(), Saves(model, tmp_path)
+    else:
+        saves, some = Saves(model, tmp_path), part()
+    with model.session() as session:
+        full = saves.full(session)
+        model.train(session, [5])
+        if how == "restore":
+            some.restore(session, full)
+        else:
+            some.recover(session, str(tmp_path))
+        model.train(session, [6])
+        with pytest.raises(NotFoundError, match="no full"):
+            saves.increment(session)
+        assert f"{full} was restored in part" in caplog.text
+        saves.full(session)
+        model.train(session, [7])
+        assert rows_in(saves.increment(session))["emb"] == [7]
+        assert_same(state_of(tmp_path, 3), model.values(session))
 
 
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])
