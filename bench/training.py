@@ -121,10 +121,10 @@ class Increments:
         yield
         aside.rename(self.within)
 
-    def recover(self) -> None:
+    def recover(self) -> Any:
         """Restore into a session of its own, as after a failure: no variable has a value."""
         with tf1.Session(graph=self.training.graph) as session:
-            self.saver.recover(session, str(self.directory))
+            return self.saver.recover(session, str(self.directory))
 
 
 def spent(work: Callable[[], Any]) -> tuple[float, float]:
@@ -191,9 +191,8 @@ def increments(here: Increments, rounds: int) -> dict[str, float]:
             training.train(changed[:1])  # each is of a step of its own, and holds the same rows
             saves.append(spent(here.increment))
         written = size_of(here.saver.incremental.last_checkpoints[-1])
-        here.recover()  # from here on everything is as warm
-        (base,) = here.saver.recorder.bases.values()
-        assert base.previous is not None, "the increment was refused"
+        recovered = here.recover()  # from here on everything is as warm
+        assert recovered == training.session.run(training.step), "the increment was refused"
         restores = []
         for _ in range(RESTORES):
             with here.full_alone():

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow.compat.v1 as tf1
 
 from ckptctl.errors import UsageError
+from ckptctl.training.bases import directory_of, place_of
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
-from ckptctl.training.recorder import directory_of
 
 __all__ = ["CheckpointSaverHook", "interval"]
 
@@ -70,7 +70,7 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         prefix = f"{self._save_path}-{padded}"
         # Workers may already train: a kill would leave shards of two saves under the only
         # full that there is. Of another run's full that is as well.
-        if getattr(saver, "incremental", None) is not None and _is_newest(saver, prefix):
+        if getattr(saver, "incremental", None) is not None and _is_newest(saver, session, prefix):
             _LOG.info("there is a full at step %d already: %s", step, prefix)
             return False
         return super()._save(session, step)
@@ -78,7 +78,7 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
     def _save_increment(self, session: Any, step: int) -> bool:
         """Save an increment; return whether a listener wants the training to stop."""
         saver = self._increments()
-        base = saver.recorder.bases.get(directory_of(self._save_path))
+        base = saver.recorder.bases.of(session).get(directory_of(self._save_path))
         if base is None or step <= base.last_step:
             return False  # nothing was trained since
         if base.others:
@@ -121,13 +121,10 @@ def interval(name: str, value: Any) -> Any:
     return value if value is not None and float(value) > 0 else None
 
 
-def _is_newest(saver: Any, prefix: str) -> bool:
+def _is_newest(saver: Any, session: Any, prefix: str) -> bool:
     """Return whether a full is what this session restored, or saved, and the state file names."""
-    base, listed = saver.recorder.bases.get(directory_of(prefix)), saver.last_checkpoints
+    bases, listed = saver.recorder.bases.of(session), saver.last_checkpoints
+    base = bases.get(directory_of(prefix))
     if base is None or not listed:
         return False
-    return _place(base.full) == _place(listed[-1]) == _place(prefix)
-
-
-def _place(prefix: str) -> tuple[str, str]:
-    return directory_of(prefix), os.path.basename(prefix)
+    return place_of(base.full) == place_of(listed[-1]) == place_of(prefix)

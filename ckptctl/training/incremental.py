@@ -25,9 +25,9 @@ from tensorflow.python.util import compat
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
+from ckptctl.training.bases import Previous, directory_of
 from ckptctl.training.builders import IncrementBuilder, items_of, other_slices, refuse_other_slices
 from ckptctl.training.durable import make_durable
-from ckptctl.training.recorder import Previous, directory_of
 from ckptctl.training.recovery import RestorePoint
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class IncrementalSaver(tf1.train.Saver):
                 remedy=f"DIR/{INCREMENT_DIRECTORY}/{INCREMENT_BASENAME}, DIR being the fulls'",
             )
         directory = os.path.dirname(within)
-        base = recorder.bases.get(os.path.realpath(directory))
+        base = recorder.bases.of(sess).get(os.path.realpath(directory))
         if base is None:
             raise NotFoundError(
                 "no full with a step was saved or restored here yet, so there is nothing that "
@@ -174,7 +174,7 @@ class IncrementalSaver(tf1.train.Saver):
 
     def restore(self, sess: Any, save_path: str) -> None:
         """Do as `apply`: the full is restored by the Saver that this one belongs to."""
-        base = self._recorder.bases.get(directory_of(os.path.dirname(save_path)))
+        base = self._recorder.bases.of(sess).get(directory_of(os.path.dirname(save_path)))
         if base is not None:
             refuse_other_slices(save_path, base.full, base.others)
         self.apply(sess, save_path)
@@ -213,7 +213,7 @@ class IncrementalSaver(tf1.train.Saver):
         listed = list(state.all_model_checkpoint_paths) if state else []
         self.recover_last_checkpoints(listed)
         clocks = self._recorder.now(sess, [open_gate])
-        base = self._recorder.bases.get(directory_of(point.full))
+        base = self._recorder.bases.of(sess).get(directory_of(point.full))
         if base is not None and point.increments:
             base.series = list(point.increments)
             base.previous = Previous(point.step, clocks, point.increment_id)
@@ -231,7 +231,7 @@ class IncrementalSaver(tf1.train.Saver):
         ]
         entries.append((latest_save_path, time.time()))
         # A delta series is worth nothing with one of its increments gone.
-        series = (base.series for base in self._recorder.bases.values())
+        series = (base.series for base in self._recorder.bases)
         held = set(chain.from_iterable(series)) if self.mode == "delta" else set()
         surplus = max(len(entries) - keep, 0)
         going = [p for p in entries[:-1] if p[0] not in held][:surplus]

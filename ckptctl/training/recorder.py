@@ -18,7 +18,6 @@ and never before: a full that failed leaves everything as it was.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from typing import Any
 import tensorflow as tf
 
 from ckptctl.errors import RefusedError
+from ckptctl.training.bases import Bases
 from ckptctl.training.places import cpu_of, held_or, refuse_open_sessions, room, started, variable
 from ckptctl.training.updates import (
     SparseUpdate,
@@ -40,70 +40,13 @@ from ckptctl.training.updates import (
     uses_of,
 )
 
-__all__ = ["RECORDS", "Base", "Clock", "Previous", "Recorder", "Track", "directory_of"]
+__all__ = ["RECORDS", "Clock", "Recorder", "Track"]
 
 _LOG = logging.getLogger("ckptctl.training")
 _SCOPE = "ckptctl/recorder"
 _HOME = "_ckptctl_recorder"
 #: Scope of the ops that record what an op of the user's changes.
 RECORDS = "ckptctl/record"
-
-
-@dataclass(frozen=True)
-class Previous:
-    """The last increment on the base, known to be durable.
-
-    Attributes
-    ----------
-    step
-        Its step.
-    clocks
-        Device to its clock when it was taken: rows seen later are in the next one.
-    id
-        What its lineage calls it; None where another writer left none.
-    """
-
-    step: int
-    clocks: dict[str, int]
-    id: str | None = None
-
-
-@dataclass
-class Base:
-    """The full that the increments beside it are recorded against, known to be durable.
-
-    Attributes
-    ----------
-    full
-        Its prefix.
-    step
-        Its step.
-    clocks
-        Device to its clock: rows seen later changed since.
-    series
-        Prefixes of the increments on it, oldest first.
-    previous
-        The last of them.
-    others
-        Variables that it has in other slices than the graph: no increment fits it.
-    """
-
-    full: str
-    step: int
-    clocks: dict[str, int]
-    series: list[str] = field(default_factory=list)
-    previous: Previous | None = None
-    others: tuple[str, ...] = ()
-
-    @property
-    def last_step(self) -> int:
-        """Step of the last save, full or increment."""
-        return self.previous.step if self.previous is not None else self.step
-
-
-def directory_of(prefix: str) -> str:
-    """Return the directory of a checkpoint, in one spelling."""
-    return os.path.realpath(os.path.dirname(prefix))
 
 
 @dataclass(frozen=True)
@@ -158,15 +101,14 @@ class Recorder:
     own
         Names of ops of ours that change the user's variables, and record by themselves.
     bases
-        By directory, as `directory_of` spells it: the last durable full in it. No row is
-        forgotten by a save, so each directory has its own.
+        The last durable full of each directory.
     """
 
     graph: Any
     clocks: dict[str, Clock] = field(default_factory=dict)
     tracks: dict[str, Track] = field(default_factory=dict)
     own: set[str] = field(default_factory=set)
-    bases: dict[str, Base] = field(default_factory=dict)
+    bases: Bases = field(default_factory=Bases)
     # Those of variables that are saved whole too, but updated together with others.
     _beside: dict[str, Track] = field(default_factory=dict)
     # By name of an op that changes rows: the op, and what records it afterwards, by track.

@@ -13,11 +13,12 @@ from tensorflow.python.checkpoint import checkpoint_management
 from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, IncompleteError, UsageError
+from ckptctl.training.bases import Base, directory_of
 from ckptctl.training.builders import FullBuilder, has_rows, owner_of, refuse_gaps
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
-from ckptctl.training.recorder import Base, Recorder, directory_of
+from ckptctl.training.recorder import Recorder
 from ckptctl.training.recovery import RestorePoint, restorable
 from ckptctl.training.updates import initialisers_of, uses_of
 
@@ -110,7 +111,7 @@ class Saver(tf1.train.Saver):
         make_durable(prefix)
         parts = split_step(os.path.basename(prefix))
         if parts is not None and kwargs.get("write_state", True):
-            self._recorder.bases[directory_of(prefix)] = Base(prefix, parts[1], clocks)
+            self._recorder.bases.of(sess)[directory_of(prefix)] = Base(prefix, parts[1], clocks)
         return prefix
 
     def restore(self, sess: Any, save_path: str) -> None:
@@ -137,7 +138,7 @@ class Saver(tf1.train.Saver):
                 return
         self._begin(sess)
         super().restore(sess, save_path)
-        self._restored(save_path)
+        self._restored(sess, save_path)
         sess.run(self._open_gate)
 
     def recover(self, sess: Any, directory: str) -> int | None:
@@ -182,7 +183,7 @@ class Saver(tf1.train.Saver):
         super().restore(session, point.full)
         for prefix in later:
             self.incremental.apply(sess, prefix)
-        self._restored(point.full)
+        self._restored(sess, point.full)
         self.incremental.resume(sess, point, self._open_gate)
 
     def _owners(self) -> list[Any]:
@@ -200,7 +201,7 @@ class Saver(tf1.train.Saver):
         self._recorder.bases.clear()
         sess.run(self._begin_restore)
 
-    def _restored(self, prefix: str) -> None:
+    def _restored(self, sess: Any, prefix: str) -> None:
         if not self._recorder.tracks.keys() <= self._forgets:
             # Of what another Saver saves too, rows were forgotten that this full may lack.
             _LOG.warning("%s was restored in part: no increments until a full is saved", prefix)
@@ -211,4 +212,4 @@ class Saver(tf1.train.Saver):
             clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
             others = self.incremental.check_slices(prefix)
             base = Base(prefix, parts[1], clocks, others=others)
-            self._recorder.bases[directory_of(prefix)] = base
+            self._recorder.bases.of(sess)[directory_of(prefix)] = base

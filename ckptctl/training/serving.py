@@ -200,11 +200,11 @@ def _name_of(fetch: Any) -> str:
 
 def _held_by(sess: Any, recorder: Any) -> str | None:
     """Return the full whose state a training session holds, if it was not trained since."""
-    step = tf1.train.get_global_step(recorder.graph)
-    if step is None or not recorder.bases:
+    step, bases = tf1.train.get_global_step(recorder.graph), recorder.bases.of(sess)
+    if step is None or not bases:
         return None
     now = int(sess.run(step))
-    return next((base.full for base in recorder.bases.values() if base.step == now), None)
+    return next((base.full for base in bases.values() if base.step == now), None)
 
 
 # --- leaving out ---

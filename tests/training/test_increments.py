@@ -269,6 +269,48 @@ def test_eager_mode_is_refused() -> None:
         ct.Saver([tf.Variable(1.0)], incremental_save_restore=True)
 
 
+@pytest.mark.parametrize("filled", ["initialised", "restored"])
+def test_a_session_has_no_base_of_another(tmp_path: Path, filled: str) -> None:
+    """Its variables are its own, and so are its clocks."""
+    model = Model(parts=1)
+    with model.graph.as_default():
+        stock = tf1.train.Saver()
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        full = saves.full(session)
+        model.train(session, [5])
+        saves.increment(session)
+    with tf1.Session(graph=model.graph) as session:
+        if filled == "initialised":
+            session.run(model.init)
+        else:
+            stock.restore(session, full)
+        for row in (6, 7):
+            model.train(session, [row])
+        with pytest.raises(NotFoundError, match="no full"):
+            saves.increment(session)
+        saves.full(session)
+        model.train(session, [8])
+        assert rows_in(saves.increment(session))["emb"] == [8]
+        assert_same(state_of(tmp_path, 3), model.values(session))
+
+
+def test_a_monitored_session_is_the_one_that_it_wraps(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.graph.as_default():
+        scaffold = tf1.train.Scaffold(saver=saves.saver, init_op=model.init)
+        with tf1.train.MonitoredSession(tf1.train.ChiefSessionCreator(scaffold)) as monitored:
+            session = monitored._tf_sess()
+            saves.full(session)
+            model.train(session, [5])
+            saves.increment(session)
+            assert saves.saver.recover(monitored, str(tmp_path)) == 1
+            model.train(session, [6])
+            assert rows_in(saves.increment(session))["emb"] == [5, 6]
+            assert_same(state_of(tmp_path, 2), model.values(session))
+
+
 def test_an_increment_needs_a_full_and_progress(tmp_path: Path) -> None:
     model = Model()
     saves = Saves(model, tmp_path)
