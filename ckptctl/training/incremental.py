@@ -207,16 +207,17 @@ class IncrementalSaver(tf1.train.Saver):
         return _Beside(sess, self._chosen(prefix), self.saver_def.filename_tensor_name, prefix)
 
     def resume(self, sess: Any, point: RestorePoint, open_gate: Any) -> None:
-        """Open the gate of what is restored: the next increment is recorded after it."""
+        """Open the gate of what is restored, whose increments go on."""
         within = os.path.join(os.path.dirname(point.full), INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)
         listed = list(state.all_model_checkpoint_paths) if state else []
         self.recover_last_checkpoints(listed)
-        clocks = self._recorder.now(sess, [open_gate])
         base = self._recorder.bases.of(sess).get(directory_of(point.full))
         if base is not None and point.increments:
             base.series = list(point.increments)
-            base.previous = Previous(point.step, clocks, point.increment_id)
+            # Since the full: what others changed while it was restored looks like what was.
+            base.previous = Previous(point.step, base.clocks, point.increment_id)
+        sess.run(open_gate)
 
     def _chosen(self, prefix: str) -> list[Any]:
         with BundleReader(prefix) as reader:

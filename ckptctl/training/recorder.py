@@ -261,16 +261,11 @@ class Recorder:
         return tf.group(*shut, *forget, *moved, name="ckptctl/begin_restore")
 
     def open_gate(self) -> Any:
-        """Return an op that moves the clocks on, then says that the variables may be used.
-
-        The clocks move once they are read, see `now`: what workers change from here on is
-        recorded later than that.
-        """
+        """Return an op that says that the variables may be used."""
         opened = []
         for clock in self.clocks.values():
-            with tf.control_dependencies([clock.reading]):
-                # Where nothing is recorded, no initialiser has started the clock.
-                moved = self.tick(clock.device)
+            # Where nothing is recorded, no initialiser has started the clock.
+            moved = self.tick(clock.device)
             with tf.device(clock.device), tf.control_dependencies([moved]):
                 opened.append(clock.ready.assign(True, read_value=False))
         return tf.group(*opened, name="ckptctl/open_gate")
@@ -291,13 +286,9 @@ class Recorder:
 
     # --- what the saving process knows ---
 
-    def now(self, session: Any, then: Iterable[Any] = ()) -> dict[str, int]:
-        """Return the clock of each device: rows seen later changed after the next save.
-
-        What waits for the readings can be run `then`, in the same call.
-        """
-        readings = [clock.reading for clock in self.clocks.values()]
-        epochs, _ = session.run((readings, list(then)))
+    def now(self, session: Any) -> dict[str, int]:
+        """Return the clock of each device: rows seen later changed after the next save."""
+        epochs = session.run([clock.reading for clock in self.clocks.values()])
         return {device: int(epoch) for device, epoch in zip(self.clocks, epochs, strict=True)}
 
     # --- details ---

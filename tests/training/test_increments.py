@@ -602,12 +602,41 @@ def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
         again.train(session, [4])
         rows = rows_in(after.increment(session))
         changed = {row + 20 * int(n[-1]) for n, r in rows.items() if n[-2] == "_" for row in r}
-        assert changed == ({1, 2, 3, 4, 30} if mode == "cumulative" else {4})
-        assert_same(state_of(tmp_path, 4), again.values(session))
+        assert changed == {1, 2, 3, 4, 30}  # once more: others may have trained meanwhile
+        again.train(session, [5])
+        rows = rows_in(after.increment(session))
+        changed = {row + 20 * int(n[-1]) for n, r in rows.items() if n[-2] == "_" for row in r}
+        assert changed == ({1, 2, 3, 4, 5, 30} if mode == "cumulative" else {5})
+        assert_same(state_of(tmp_path, 5), again.values(session))
     # Each names the one before it, also across the recovery: a step may come again.
     found = [item.lineage for item in scan_directory(str(tmp_path)).increments]
-    assert len({lineage.id for lineage in found}) == 4
+    assert len({lineage.id for lineage in found}) == 5
     assert [lineage.previous_id for lineage in found] == [None, *(each.id for each in found[:-1])]
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_what_others_change_during_a_recovery_is_in_the_next_increment(
+    tmp_path: Path, mode: Any
+) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path, incremental_mode=mode)
+    incremental: Any = saves.saver.incremental
+    with model.session() as session:
+        saves.full(session)
+        for row in (1, 2):
+            model.train(session, [row])
+            saves.increment(session)
+        resume = incremental.resume
+
+        def beside(*args: Any) -> None:
+            model.train(session, [7])
+            resume(*args)
+
+        incremental.resume = beside
+        assert saves.saver.recover(session, str(tmp_path)) == 2
+        model.train(session, [9])
+        saves.increment(session)
+        assert_same(state_of(tmp_path, 4), model.values(session))
 
 
 def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
