@@ -25,7 +25,7 @@ from tensorflow.python.util import compat
 from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
-from ckptctl.training.bases import Previous, directory_of
+from ckptctl.training.bases import Previous, directory_of, place_of
 from ckptctl.training.builders import IncrementBuilder, items_of, other_slices, refuse_other_slices
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recovery import RestorePoint
@@ -210,8 +210,10 @@ class IncrementalSaver(tf1.train.Saver):
         """Open the gate of what is restored, whose increments go on."""
         within = os.path.join(os.path.dirname(point.full), INCREMENT_DIRECTORY)
         state = checkpoint_management.get_checkpoint_state(within)
-        listed = list(state.all_model_checkpoint_paths) if state else []
-        self.recover_last_checkpoints(listed)
+        listed = state.all_model_checkpoint_paths if state else []
+        # By their names: in a copy, the state file names those of the original.
+        names = map(os.path.basename, listed)
+        self.recover_last_checkpoints([os.path.join(within, name) for name in names])
         base = self._recorder.bases.of(sess).get(directory_of(point.full))
         if base is not None and point.increments:
             base.series = list(point.increments)
@@ -227,15 +229,14 @@ class IncrementalSaver(tf1.train.Saver):
         keep = self.saver_def.max_to_keep
         if not keep:
             return
-        entries: list[tuple[str, float]] = [
-            p for p in self._last_checkpoints if p[0] != latest_save_path
-        ]
+        latest = place_of(latest_save_path)
+        entries = [p for p in self._last_checkpoints if place_of(p[0]) != latest]
         entries.append((latest_save_path, time.time()))
         # A delta series is worth nothing with one of its increments gone.
         series = (base.series for base in self._recorder.bases)
-        held = set(chain.from_iterable(series)) if self.mode == "delta" else set()
+        held = set(map(place_of, chain(*series))) if self.mode == "delta" else set()
         surplus = max(len(entries) - keep, 0)
-        going = [p for p in entries[:-1] if p[0] not in held][:surplus]
+        going = [p for p in entries[:-1] if place_of(p[0]) not in held][:surplus]
         self._last_checkpoints = [p for p in entries if p not in going]
         self._checkpoints_to_be_deleted += going
 

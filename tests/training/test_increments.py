@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -654,6 +655,52 @@ def test_a_delta_series_is_kept_until_the_next_full(tmp_path: Path) -> None:
         model.train(session, [1])
         saves.increment(session)
         assert sorted(int(p.stem.rpartition("-")[2]) for p in here.glob("*.index")) == [4, 5]
+
+
+def test_a_delta_series_is_kept_however_its_directory_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / ".incremental_checkpoint"
+    monkeypatch.chdir(tmp_path)
+    for spelled in (tmp_path, Path(".")):
+        model = Model(parts=1)
+        saves = Saves(model, tmp_path, incremental_mode="delta", max_to_keep=2)
+        with model.session() as session:
+            if spelled == tmp_path:
+                saves.full(session)
+            else:
+                assert saves.saver.recover(session, f"{tmp_path}/.") == 3
+                saves.directory = spelled
+            for row in (1, 2, 3):
+                model.train(session, [row])
+                saves.increment(session)
+            trained = model.values(session)
+    assert len(list(here.glob("*.index"))) == 6
+    assert_same(state_of(tmp_path, 6), trained)
+
+
+def test_a_training_on_a_copy_deletes_nothing_of_the_original(tmp_path: Path) -> None:
+    def steps(folder: Path) -> list[int]:
+        found = (folder / ".incremental_checkpoint").glob("*.index")
+        return sorted(int(path.stem.rpartition("-")[2]) for path in found)
+
+    model, live, copy = Model(parts=1), tmp_path / "live", tmp_path / "copy"
+    live.mkdir()
+    saves = Saves(model, live, max_to_keep=3)
+    with model.session() as session:
+        saves.full(session)
+        for row in (1, 2, 3):
+            model.train(session, [row])
+            saves.increment(session)
+    shutil.copytree(live, copy)
+    again = Model(parts=1)
+    after = Saves(again, copy, max_to_keep=3)
+    with again.session() as session:
+        assert after.saver.recover(session, str(copy)) == 3
+        for row in (4, 5):
+            again.train(session, [row])
+            after.increment(session)
+    assert (steps(live), steps(copy)) == ([1, 2, 3], [3, 4, 5])
 
 
 def test_a_damaged_increment_ends_its_delta_series(
