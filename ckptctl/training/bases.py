@@ -21,12 +21,15 @@ class Previous:
         Its step.
     clocks
         Device to its clock when it was taken: rows seen later are in the next one.
+    saver
+        The one whose deltas can follow it, None where no delta can.
     id
         What its lineage calls it; None where another writer left none.
     """
 
     step: int
     clocks: dict[str, int]
+    saver: Any
     id: str | None = None
 
 

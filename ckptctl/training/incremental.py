@@ -135,17 +135,20 @@ class IncrementalSaver(tf1.train.Saver):
             _LOG.warning("%s is gone: no increment on it can be restored", base.full)
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"
-        since = base.clocks
-        if self.mode == "delta" and base.previous is not None:
-            since = base.previous.clocks
+        previous, since = base.previous, base.clocks
+        if self.mode == "delta" and previous is not None:
+            if previous.saver is self:
+                since = previous.clocks
+            else:  # it may be no delta, or lack variables
+                previous = None
         feed: dict[Any, Any] = {self._adder.since[device]: clock for device, clock in since.items()}
         own_id = uuid.uuid4().hex
-        feed[self._adder.lineage] = lineage(base.step, base.previous, self.mode, own_id)
+        feed[self._adder.lineage] = lineage(base.step, previous, self.mode, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
         clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
         make_durable(prefix)
-        base.previous = Previous(step, clocks, own_id)
+        base.previous = Previous(step, clocks, self, own_id)
         base.series.append(prefix)
         if write_state:
             self._RecordLastCheckpoint(prefix)
@@ -217,8 +220,11 @@ class IncrementalSaver(tf1.train.Saver):
         base = self._recorder.bases.of(sess).get(directory_of(point.full))
         if base is not None and point.increments:
             base.series = list(point.increments)
-            # Since the full: what others changed while it was restored looks like what was.
-            base.previous = Previous(point.step, base.clocks, point.increment_id)
+            # By the clocks of the full: what others changed meanwhile looks like what was restored.
+            last = point.lineage
+            delta = last is not None and (last.mode, last.base_step) == ("delta", base.step)
+            own_id = last.id if last is not None else None
+            base.previous = Previous(point.step, base.clocks, self if delta else None, own_id)
         sess.run(open_gate)
 
     def _chosen(self, prefix: str) -> list[Any]:

@@ -6,7 +6,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckptctl.chain import NO_STEP, ProvenPairs, check_read, find_chains, scan_directory
+from ckptctl.chain import (
+    NO_STEP,
+    Lineage,
+    ProvenPairs,
+    check_read,
+    find_chains,
+    scan_directory,
+)
 from ckptctl.errors import CkptctlError
 from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
@@ -21,13 +28,13 @@ _LOG = logging.getLogger("ckptctl.training")
 class RestorePoint:
     """What is restored: a full, and the increments to apply to it, oldest first.
 
-    `increment_id` is what the last of them is called by its lineage.
+    `lineage` is what the last of them says of its origin.
     """
 
     step: int
     full: str
     increments: tuple[str, ...]
-    increment_id: str | None = None
+    lineage: Lineage | None = None
 
 
 def restorable(directory: str) -> Iterator[RestorePoint]:
@@ -58,6 +65,5 @@ def restorable(directory: str) -> Iterator[RestorePoint]:
         except CkptctlError as error:
             _LOG.warning("step %d is not restored: %s", step, error)
             continue
-        last = chosen.increments[-1].lineage if chosen.increments else None
-        own_id = last.id if last is not None else None
-        yield RestorePoint(step, chosen.base.prefix, increments, own_id)
+        lineage = chosen.increments[-1].lineage if chosen.increments else None
+        yield RestorePoint(step, chosen.base.prefix, increments, lineage)

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
-from ckptctl import BundleReader, scan_directory
+from ckptctl import BundleReader, execute_merge, plan_merge, scan_directory
 from ckptctl.errors import (
     DamageError,
     NotFoundError,
@@ -637,6 +637,64 @@ def test_what_others_change_during_a_recovery_is_in_the_next_increment(
         assert saves.saver.recover(session, str(tmp_path)) == 2
         model.train(session, [9])
         saves.increment(session)
+        assert_same(state_of(tmp_path, 4), model.values(session))
+
+
+@pytest.mark.parametrize(
+    "modes", [("cumulative", "delta", "delta"), ("delta", "cumulative", "delta")], ids="-".join
+)
+def test_a_series_goes_on_in_another_mode(tmp_path: Path, modes: tuple[Any, ...]) -> None:
+    """A delta follows deltas of its own full alone, else it is one since the full."""
+    expected: dict[str, np.ndarray] = {}
+    for run, mode in enumerate(modes):
+        model = Model(parts=1)
+        saves = Saves(model, tmp_path, incremental_mode=mode)
+        with model.session() as session:
+            if run == 0:
+                saves.full(session)
+            else:
+                assert saves.saver.recover(session, str(tmp_path)) == 2 * run
+                assert_same(model.values(session), expected)
+                with pytest.raises(UsageError, match=f"last save was at step {2 * run}"):
+                    saves.increment(session)
+            for row in (1, 2):
+                model.train(session, [3 * run + row])
+                saves.increment(session)
+                expected = model.values(session)
+                assert_same(state_of(tmp_path, 2 * run + row), expected)
+
+
+def test_a_delta_series_begins_anew_on_a_full_that_was_merged(tmp_path: Path) -> None:
+    expected: dict[str, np.ndarray] = {}
+    for run in range(3):
+        model = Model(parts=1)
+        saves = Saves(model, tmp_path, incremental_mode="delta")
+        with model.session() as session:
+            if run == 0:
+                saves.full(session)
+            else:
+                assert saves.saver.recover(session, str(tmp_path)) == 4 * run
+                assert_same(model.values(session), expected)
+            for row in range(4):
+                model.train(session, [4 * run + row])
+                saves.increment(session)
+                if row == 1:
+                    execute_merge(plan_merge(str(tmp_path)))
+                    for old in tmp_path.glob(f"model.ckpt-{max(4 * run - 2, 0)}.*"):
+                        old.unlink()
+            expected = model.values(session)
+        assert_same(state_of(tmp_path, 4 * run + 4), expected)
+
+
+def test_deltas_of_one_saver_do_not_follow_what_another_saved(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path, incremental_mode="delta")
+    others = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        for row, each in enumerate([saves, others, saves, saves]):
+            model.train(session, [row])
+            each.increment(session)
         assert_same(state_of(tmp_path, 4), model.values(session))
 
 
