@@ -28,7 +28,7 @@ from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from ckptctl.training.bases import Previous, directory_of, place_of
 from ckptctl.training.builders import IncrementBuilder, items_of, other_slices, refuse_other_slices
 from ckptctl.training.durable import make_durable
-from ckptctl.training.recovery import RestorePoint
+from ckptctl.training.recovery import RestorePoint, stands_in
 
 if TYPE_CHECKING:
     from ckptctl.training.saver import Saver
@@ -131,7 +131,7 @@ class IncrementalSaver(tf1.train.Saver):
             raise UsageError(
                 f"increment at step {step}, but the last save was at step {base.last_step}"
             )
-        if not tf.io.gfile.exists(f"{base.full}.index"):
+        if not tf.io.gfile.exists(f"{base.full}.index") and not stands_in(directory, base.step):
             _LOG.warning("%s is gone: no increment on it can be restored", base.full)
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"

@@ -19,7 +19,7 @@ from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import select
 
-__all__ = ["RestorePoint", "restorable"]
+__all__ = ["RestorePoint", "restorable", "stands_in"]
 
 _LOG = logging.getLogger("ckptctl.training")
 
@@ -67,3 +67,12 @@ def restorable(directory: str) -> Iterator[RestorePoint]:
             continue
         lineage = chosen.increments[-1].lineage if chosen.increments else None
         yield RestorePoint(step, chosen.base.prefix, increments, lineage)
+
+
+def stands_in(directory: str, step: int) -> bool:
+    """Return whether a full is here that was merged from the one at a step."""
+    try:
+        fulls = scan_directory(directory or ".").fulls
+    except CkptctlError:
+        return False
+    return any(full.merged is not None and full.merged.base_step == step for full in fulls)

@@ -686,6 +686,28 @@ def test_a_delta_series_begins_anew_on_a_full_that_was_merged(tmp_path: Path) ->
         assert_same(state_of(tmp_path, 4 * run + 4), expected)
 
 
+def test_a_base_that_a_merged_full_stands_in_for_is_not_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        full = saves.full(session)
+        for row in range(4):
+            model.train(session, [row])
+            saves.increment(session)
+            if row in (0, 2):
+                merged = execute_merge(plan_merge(str(tmp_path))).prefix
+                for old in tmp_path.glob(f"model.ckpt-{max(row - 1, 0)}.*"):
+                    old.unlink()
+        assert_same(state_of(tmp_path, 4), model.values(session))
+        assert "is gone" not in caplog.text
+        Path(f"{merged}.index").unlink()
+        model.train(session, [5])
+        saves.increment(session)
+        assert f"{full} is gone: no increment on it can be restored" in caplog.text
+
+
 def test_deltas_of_one_saver_do_not_follow_what_another_saved(tmp_path: Path) -> None:
     model = Model(parts=1)
     saves = Saves(model, tmp_path, incremental_mode="delta")
