@@ -10,8 +10,8 @@ from ckptctl.storage import LOCAL
 __all__ = ["make_durable"]
 
 
-def make_durable(prefix: str) -> None:
-    """Flush a checkpoint's shards, then its index, then the directory.
+def make_durable(prefix: str, *above: str) -> None:
+    """Flush a checkpoint's shards, then its index, its directory, and what is `above`.
 
     A path with a scheme (`gs://`, `hdfs://`) is durable when TensorFlow has closed it.
     """
@@ -23,7 +23,8 @@ def make_durable(prefix: str) -> None:
     assert group.index is not None
     for info in (*group.shards, group.index):
         _flush(os.path.join(directory, info.name))
-    _flush(directory)
+    for folder in (directory, *above):
+        _flush(folder)
 
 
 def _flush(path: str) -> None:

@@ -141,13 +141,13 @@ class IncrementalSaver(tf1.train.Saver):
                 since = previous.clocks
             else:  # it may be no delta, or lack variables
                 previous = None
-        feed: dict[Any, Any] = {self._adder.since[device]: clock for device, clock in since.items()}
+        feed: dict[Any, Any] = {at: since.get(on, 0) for on, at in self._adder.since.items()}
         own_id = uuid.uuid4().hex
         feed[self._adder.lineage] = lineage(base.step, previous, self.mode, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
         clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
-        make_durable(prefix)
+        make_durable(prefix, directory or ".")
         base.previous = Previous(step, clocks, self, own_id)
         base.series.append(prefix)
         if write_state:

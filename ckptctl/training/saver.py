@@ -74,6 +74,11 @@ class Saver(tf1.train.Saver):
         if self._is_built or not self.incremental_save_restore:
             super().build()
             return
+        if self._write_version == tf1.train.SaverDef.V1:
+            raise UsageError(
+                "write_version: increments are recorded against fulls of format V2, not V1",
+                remedy="leave write_version out, or give tf.compat.v1.train.SaverDef.V2",
+            )
         graph = tf1.get_default_graph()
         recorder = Recorder.of(graph)
         self._recorder = recorder

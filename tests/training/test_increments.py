@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -257,6 +258,54 @@ def test_tables_that_an_op_of_each_saver_joins_are_both_recorded(tmp_path: Path)
         rows = rows_in(saves.increment(session))
         assert (rows["emb"], rows["other"]) == ([5, 9], [3, 9])
         assert_same(state_of(tmp_path, 1), model.values(session))
+
+
+def test_a_saver_knows_nothing_of_the_devices_of_a_later_one(tmp_path: Path) -> None:
+    with tf.Graph().as_default() as graph:
+        table = tf1.get_variable("emb", [ROWS, DIM], use_resource=True)
+        with tf1.device("/job:localhost/task:0/cpu:0"):
+            other = tf1.get_variable("other", [ROWS, DIM], use_resource=True)
+        step = tf1.train.get_or_create_global_step()
+        rows = [tf.nn.embedding_lookup(each, [5]) for each in (table, other)]
+        train = tf1.train.GradientDescentOptimizer(0.1).minimize(tf.add_n(rows), step)
+        some = ct.Saver([table], incremental_save_restore=True)
+        ct.Saver(incremental_save_restore=True)
+        init = tf1.global_variables_initializer()
+    (tmp_path / ".incremental_checkpoint").mkdir()
+    with tf1.Session(graph=graph) as session:
+        session.run(init)
+        some.save(session, str(tmp_path / "model.ckpt"), step)
+        session.run(train)
+        assert some.incremental is not None
+        prefix = some.incremental.save(session, str(tmp_path / INCREMENT), step)
+        assert rows_in(prefix) == {"emb": [5]}
+        np.testing.assert_array_equal(state_of(tmp_path, 1)["emb"], session.run(table))
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_the_old_format_is_refused(sharded: bool) -> None:
+    model, old = Model(), tf1.train.SaverDef.V1
+    with model.graph.as_default(), pytest.raises(UsageError, match=r"V1.*\n.*SaverDef\.V2"):
+        ct.Saver(sharded=sharded, incremental_save_restore=True, write_version=old)
+
+
+def test_the_directory_of_the_increments_survives_a_power_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, fsync = [], os.fsync
+
+    def told(descriptor: int) -> None:
+        fsync(descriptor)
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        monkeypatch.setattr(os, "fsync", told)
+        prefix = Path(saves.increment(session))
+    assert flushed[-3:] == [prefix.with_name(f"{prefix.name}.index"), prefix.parent, tmp_path]
 
 
 def test_an_open_session_is_refused(tmp_path: Path) -> None:
