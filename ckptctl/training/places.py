@@ -73,14 +73,19 @@ def held_or(default: Any, variable: Any) -> Any:
     return tf.raw_ops.Merge(inputs=[absent, held]).output
 
 
-def refuse_open_sessions(graph: Any) -> None:
-    """Raise where TensorFlow would ignore what is added to ops that it may have run."""
+def refuse_open_sessions(graph: Any, late: Any = None) -> None:
+    """Raise where TensorFlow would ignore what is added to ops that it may have run.
+
+    `late` is the op that it would be added to, where one was added after the Saver.
+    """
     for session in _living(BaseSession):
         if session.graph is graph and not session._closed:
+            told = f"{late.name} was added after the Saver was built, and " if late else ""
             raise RefusedError(
-                "a session of this graph is open: TensorFlow ignores what is added to ops "
+                f"{told}a session of this graph is open: TensorFlow ignores what is added to ops "
                 "that it has run, so rows would be lost",
-                remedy="build the optimizer, then the Saver, then the session",
+                remedy="build the optimizer and TensorFlow's own Savers, then the Saver, then the "
+                "session",
             )
 
 

@@ -188,13 +188,14 @@ class Recorder:
         if self.graph.version == self._version:
             return
         initialisers = initialisers_of(self.graph)
-        late = []
+        late, added = [], []
         for name, owner in self._watched.items():
             uses = uses_of(owner, initialisers, self.own)
             unknown = [u.op for u in uses.sparse if u.op.name not in self._judged]
             if name in self.tracks:
-                if self._recordable(name, uses) and self._unrecorded(uses):
+                if self._recordable(name, uses) and (new := self._unrecorded(uses)):
                     late.append(owner)
+                    added += new
             elif unknown:
                 self._judged.update(op.name for op in unknown)
                 _LOG.warning(
@@ -204,15 +205,15 @@ class Recorder:
                     unknown[0].name,
                 )
         hurried = self._hurried()
-        if (late or hurried) and self.graph.finalized:
-            name = (late or [op for op, _ in hurried])[0].name
+        added += [successor for successor, _ in hurried]
+        if added and self.graph.finalized:
             raise RefusedError(
-                f"{name} was used by ops that were added after the Saver was built, and that is "
-                "not recorded",
-                remedy="build the Saver last",
+                f"{added[0].name} was added after the Saver was built, and the graph is finalized: "
+                "the rows that it changes are not recorded",
+                remedy="build the Saver last, also after TensorFlow's own Savers",
             )
-        if hurried:
-            refuse_open_sessions(self.graph)
+        if added:
+            refuse_open_sessions(self.graph, added[0])
         for successor, after in hurried:
             successor._add_control_input(after)
         if late:
