@@ -237,7 +237,8 @@ class SameTask(NamedTuple):
                 piece = buffer[: rows * width].reshape(rows, width)
                 crcs[name] = column.read_old(at, view_bytes(piece), crc=crcs[name])
                 if end > begin and width:
-                    records(kept)[begin:end] = records(piece)[touched[begin:end] - at]
+                    out = records(kept)[begin:end]
+                    records(piece).take(touched[begin:end] - at, out=out, mode="clip")
                 own = self.counted.norms_of(typed(column, piece)) if measure else None
                 if own is not None:
                     norms.append(own)

@@ -362,3 +362,19 @@ def test_large_changes_do_not_overflow(tmp_path: Path) -> None:
     found = compare(tmp_path, [table("emb", {1: big})], [table("emb", {1: -big})])
     member = found["tables"][0]["members"][0]
     assert member["l2"]["max"] == pytest.approx(2 * 2**0.5 * big)
+
+
+@pytest.mark.parametrize("top", [1, 10, 400])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_keys_that_changed_most_of_many(top: int, ties: bool) -> None:
+    random = np.random.default_rng(1)
+    size = random.integers(1, 50, 6000) if ties else random.permutation(6000) + 1
+    found = diff_rows.RowsDiff(dtype_by_name("float32"), top=top)
+    for begin in range(0, 6000, 2500):
+        own = size[begin : begin + 2500].astype("<f4").reshape(-1, 1)
+        keys = np.arange(begin, begin + len(own))
+        sides = [walk.Rows((0, 1001), keys, {"values": values}) for values in (own * 0, own)]
+        found.add(*sides)
+    expected = sorted(range(6000), key=lambda key: (-size[key], key))[:top]
+    document: Any = found.document()
+    assert [each["key"] for each in document["top"]] == expected
