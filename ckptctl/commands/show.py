@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -126,5 +127,6 @@ def command(
         write_page(out, html, draw, shown.document(), found.prefix)
     if damage is not None:
         out.close()
-        damage.remedy = f"restore the file, or ckptctl export {found.prefix} --salvage -o PATH"
+        prefix = shlex.quote(found.prefix)
+        damage.remedy = f"restore the file, or ckptctl export {prefix} --salvage -o PATH"
         raise damage

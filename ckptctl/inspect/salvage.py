@@ -23,10 +23,10 @@ __all__ = ["leave_out_damaged"]
 
 #: Ends of the suffixes without which a row is none.
 _NEEDED = ("-keys", "-values", "_keys", "_values")
-#: Suffix to whose rows it bounds.
+#: Suffix to the attribute of a set that counts the rows it bounds.
 _OFFSETS = {
-    "-partition_offset": "admitted",
-    "-incr_partition_offset": "admitted",
+    "-partition_offset": "rows",
+    "-incr_partition_offset": "rows",
     "-partition_filter_offset": "filtered",
 }
 #: Where the bytes of an entry are: shard and offset tell those of a name apart.
@@ -150,7 +150,13 @@ class _Look:
                 continue
             like = like or own
             if isinstance(own, EvSet):
-                bad |= self._offsets(own, bad)
+                bad |= {
+                    suffix: reason
+                    for suffix in _OFFSETS
+                    if suffix in own.entries
+                    and suffix not in bad
+                    and (reason := self._offset_reason(own, suffix)) is not None
+                }
                 own = own._replace(
                     entries={suffix: e for suffix, e in own.entries.items() if suffix not in bad}
                 )
@@ -158,17 +164,13 @@ class _Look:
                 self._leave(own.name + suffix, reason)
             yield own
 
-    def _offsets(self, own: EvSet, bad: Mapping[str, str]) -> dict[str, str]:
-        """Return why the offsets of a part mean nothing, though they match their checksum."""
-        found = {}
-        for suffix, rows in _OFFSETS.items():
-            if suffix in own.entries and suffix not in bad:
-                count = own.filtered if rows == "filtered" else own.rows
-                try:
-                    read_offsets(self._view.reader, own, suffix, count)
-                except DamageError as error:
-                    found[suffix] = error.message
-        return found
+    def _offset_reason(self, own: EvSet, suffix: str) -> str | None:
+        """Return why offsets mean nothing, though they match their checksum, or None."""
+        try:
+            read_offsets(self._view.reader, own, suffix, getattr(own, _OFFSETS[suffix]))
+        except DamageError as error:
+            return error.message
+        return None
 
     def _reason(self, name: str, entry: Entry) -> str | None:
         return self._damaged.get(_place(name, entry))

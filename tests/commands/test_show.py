@@ -96,6 +96,7 @@ def test_the_environment_may_hold_the_filter(run, sharded: Path) -> None:
 
 
 def test_a_bundle_that_lost_a_shard(run, sharded: Path) -> None:
+    sharded = sharded.rename(sharded.with_name("of two words"))
     shard = sharded / "model.ckpt-160.data-00001-of-00002"
     shard.unlink()
     done = run("show", sharded / "model.ckpt-160")
@@ -103,7 +104,7 @@ def test_a_bundle_that_lost_a_shard(run, sharded: Path) -> None:
         4,
         "ckptctl: error: data shard missing",
     )
-    assert "export" in done.stderr
+    assert f"export '{sharded}/model.ckpt-160' --salvage" in done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     lost = next(row for row in rows if row[0] == "lost")
     assert lost[1] == str(shard)
