@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Literal, NamedTuple
 
 from ckptctl.bundle import index_path
@@ -128,7 +129,8 @@ def _find(
         raise AmbiguousError(
             f"{text!r} is two things",
             found=" and ".join(found),
-            remedy=f"write ./{text} for the first, {directory}@{text} for the other",
+            remedy=f"write {shlex.quote(f'./{text}')} for the first, "
+            f"{shlex.quote(f'{directory}@{text}')} for the other",
         )
     if found:
         return _bundle(text, found[0])

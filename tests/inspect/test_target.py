@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -146,13 +147,14 @@ def test_what_is_named_with_its_directory_is_not_of_this_one(
 def test_a_name_that_is_here_and_there(
     chain: Chain, other: Chain, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    chain.directory = chain.directory.rename(chain.directory.with_name("of two words"))
     monkeypatch.chdir(other.directory)
     name = f"model.ckpt-100{ending}"
     with pytest.raises(AmbiguousError, match="two things") as caught:
         find_target(name, str(chain.directory))
-    first, second = str(caught.value.remedy).removeprefix("write ").split(", ")
-    here = find_target(first.split(" ")[0], str(chain.directory))
-    there = find_target(second.split(" ")[0], str(chain.directory))
+    _, first, *_, second, _, _, _ = shlex.split(str(caught.value.remedy))
+    here = find_target(first, str(chain.directory))
+    there = find_target(second, str(chain.directory))
     assert (here.prefix, there.prefix) == ("./model.ckpt-100", str(chain.full_prefix(100)))
     # The same file under two names is one.
     assert find_target(name, str(other.directory)).prefix == "model.ckpt-100"
