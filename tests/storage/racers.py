@@ -3,7 +3,7 @@
 `racers.py DIRECTORY dead RACERS ROUNDS`: in each round a dead lease is left, and all racers
 want it at once. Who gets it holds it until all have had their answer, and checks it then.
 `racers.py DIRECTORY count RACERS ROUNDS`: each adds 1 to a number, so many times, under the
-lease; now and then one is killed while it holds it, and another takes its place.
+lease; one is killed in some turn while it holds it, and another takes its place, five times.
 
 Prints as JSON what came of it.
 """
@@ -85,11 +85,11 @@ def dead(directory: Path, racers: int, rounds: int) -> dict[str, object]:
 
 def add(directory: str, times: int, killed: bool) -> None:
     path = os.path.join(directory, "number")
-    for _ in range(times):
+    for left in range(times, 0, -1):
         with directory_lock(directory, 60.0) as lock:
             with open(path) as file:
                 number = int(file.read())
-            if killed and random.random() < 0.5:
+            if killed and random.random() < 1 / left:  # in any of its turns, at the latest the last
                 os.kill(os.getpid(), signal.SIGKILL)
             lock.check()
             with open(path, "w") as file:  # not atomic: two at once would tear it
