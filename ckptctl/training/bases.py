@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ckptctl.training.slices import NO_OTHERS, OtherSlices
+
 __all__ = ["Base", "Bases", "Previous", "directory_of", "place_of"]
 
 
@@ -58,7 +60,7 @@ class Base:
     clocks: dict[str, int]
     series: list[str] = field(default_factory=list)
     previous: Previous | None = None
-    others: tuple[str, ...] = ()
+    others: OtherSlices = NO_OTHERS
 
     @property
     def last_step(self) -> int:

@@ -7,10 +7,8 @@ Names and layout of an increment are DeepRec's with `incremental_include_normal_
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +17,12 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 from tensorflow.python.training.saver import BulkSaverBuilder
 
-from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import LINEAGE_TENSOR
-from ckptctl.errors import NotFoundError, UnprovenError, UsageError
 from ckptctl.tables import part_components
 from ckptctl.training.places import cpu_of
 from ckptctl.training.recorder import Recorder, Track
+from ckptctl.training.restores import Restore, Restores
+from ckptctl.training.slices import span_of
 
 __all__ = [
     "FullBuilder",
@@ -33,10 +31,7 @@ __all__ = [
     "has_rows",
     "item_of",
     "items_of",
-    "other_slices",
     "owner_of",
-    "refuse_gaps",
-    "refuse_other_slices",
 ]
 
 _LOG = logging.getLogger("ckptctl.training")
@@ -126,8 +121,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
         self._shards = 0
         #: Device to the placeholder of the clock since which rows count as changed.
         self.since: dict[str, Any] = {}
-        #: (item, op that restores rows or None, op that restores the whole).
-        self.restores: list[tuple[Item, Any, Any]] = []
+        self.restores = Restores()
         with tf.device(None), tf.device("/device:CPU:0"):
             self.lineage = tf1.placeholder(tf.string, [], "ckptctl/lineage")
             for number, device in enumerate(recorder.clocks):
@@ -181,31 +175,11 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
             for saveable in saveables:
                 item = self._items[id(saveable)]
                 with tf.device(cpu_of(saveable.device)):
-                    rows = _restore_rows(prefix, item, self._recorder)
-                    whole = _restore_whole(prefix, item, self._recorder)
-                self.restores.append((item, rows, whole))
-                chosen.append(whole if item.track is None or item.whole else rows)
+                    restore = _restore(prefix, item, self._recorder)
+                self.restores.all.append(restore)
+                whole = item.track is None or item.whole
+                chosen.append(restore.whole if whole else restore.rows)
         return tf.group(*chosen, name=name)
-
-    def chosen(self, reader: BundleReader) -> list[Any]:
-        """Return the ops that restore what an increment holds."""
-        found, missing = [], []
-        for item, rows, whole in self.restores:
-            if rows is not None and reader.get(f"{item.name}-sparse_incr_keys") is not None:
-                found.append(rows)
-            elif all(reader.get(spec.name) is not None for spec in item.saveable.specs):
-                found.append(whole)
-            else:
-                missing.append(item.name)
-        if missing:
-            raise NotFoundError(
-                "the increment lacks variables of this graph",
-                file=reader.prefix,
-                expected=missing[0],
-                found=f"{len(missing)} missing",
-                remedy="ckptctl merge --keep-missing, then restore the merged full",
-            )
-        return found
 
     def _changed(self, track: Track) -> Any:
         if id(track) not in self._keys:
@@ -234,69 +208,6 @@ def has_rows(owner: Any) -> bool:
         and shape.is_fully_defined()
         and int(shape[0]) < 1 << 31
     )
-
-
-def refuse_gaps(saveables: Iterable[Any]) -> None:
-    """Raise where slices of a variable are missing: no increment with it can be restored."""
-    missing: dict[str, int] = {}
-    for spec in (spec for saveable in saveables for spec in saveable.specs if spec.slice_spec):
-        shape, box = _box(spec.slice_spec)
-        size = math.prod(length for _, length in box)
-        missing[spec.name] = missing.get(spec.name, math.prod(shape)) - size
-    for name in (name for name, size in missing.items() if size):
-        raise UsageError(
-            "not all slices of a partitioned variable are saved, so no increment can be restored",
-            tensor=name,
-            remedy="give the Saver all slices; if it is a slot, build the optimizer outside of "
-            "tf.variable_scope, in which TensorFlow names a slot of each slice as one of its own "
-            "(tf.name_scope does no harm)",
-        )
-
-
-def other_slices(full: str, specs: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the variables of a graph that a full has in other slices.
-
-    An increment counts rows in the slices of the graph that it was recorded in, and which
-    those are, only its full says.
-
-    Parameters
-    ----------
-    full
-        Prefix of the full.
-    specs
-        Name and slice, "" for the whole, of each tensor of the graph.
-    """
-    ours: defaultdict[str, list[Any]] = defaultdict(list)
-    for name, spec in specs:
-        ours[name] += [_box(spec)[1]] if spec else []
-    found = []
-    with BundleReader(full) as reader:
-        for name, boxes in ours.items():
-            entry = reader.get(name)
-            if entry is not None:
-                whole = [tuple((0, size) for size in entry.shape)]
-                theirs = [each.resolve(entry.shape) for each in entry.slices]
-                if sorted(boxes or whole) != sorted(theirs or whole):
-                    found.append(name)
-    return tuple(sorted(found))
-
-
-def refuse_other_slices(increment: str, full: str, others: Collection[str]) -> None:
-    """Raise if an increment has rows of a variable that its full has in other slices."""
-    if not others:
-        return
-    with BundleReader(increment) as reader:
-        rows = [name for name in others if reader.get(name) is None]
-    for name in rows:
-        raise UnprovenError(
-            "the rows of the increment are counted in other slices than those of this graph, "
-            "which was built with another partitioner",
-            file=increment,
-            tensor=name,
-            expected=f"the slices of {full}",
-            found="others in this graph",
-            remedy="ckptctl merge, then restore the merged full: any graph can",
-        )
 
 
 def item_of(saveable: Any, recorder: Recorder) -> Item:
@@ -338,13 +249,6 @@ def items_of(saveables: Iterable[Any], recorder: Recorder) -> list[Item]:
     return [replace(item, whole=name in whole) for name, item in items]
 
 
-def _box(slice_spec: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-    """Return the shape and each (start, length) of "60 4 20,20:0,4"."""
-    *shape, extents = slice_spec.split()
-    pairs = (extent.partition(",") for extent in extents.split(":"))
-    return tuple(map(int, shape)), tuple((int(start), int(size)) for start, _, size in pairs)
-
-
 def _read(saveable: Any, spec: Any) -> Any:
     """Return what a variable holds when this op runs.
 
@@ -369,18 +273,26 @@ def _rows_of(saveable: Any, rows: Any) -> Any:
     return tf.gather(saveable.op, rows)
 
 
-def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
+def _restore(filename: Any, item: Item, recorder: Recorder) -> Restore:
+    specs = tuple((spec.name, spec.slice_spec) for spec in item.saveable.specs)
+    restore = Restore(item.name, specs, _restore_whole(filename, item, recorder))
     if item.owner is None or not has_rows(item.owner):
-        return None
+        return restore
+    rows, read = _restore_rows(filename, item, recorder)
+    length = int(tf.TensorShape(item.owner.get_attr("shape"))[0])
+    return replace(restore, rows=rows, read=read, span=span_of(specs[0][1], length))
+
+
+def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> tuple[Any, tuple[Any, ...]]:
     names = [f"{item.name}-sparse_incr_keys", f"{item.name}-sparse_incr_values"]
-    keys, values = tf.raw_ops.RestoreV2(
+    read = tf.raw_ops.RestoreV2(
         prefix=filename,
         tensor_names=names,
         shape_and_slices=["", ""],
         dtypes=[tf.int64, tf.float32],
     )
     shape = tf.TensorShape(item.owner.get_attr("shape"))
-    keys, values = tf.ensure_shape(keys, [None]), tf.ensure_shape(values, [None, shape[1]])
+    keys, values = tf.ensure_shape(read[0], [None]), tf.ensure_shape(read[1], [None, shape[1]])
     keys, values = _within(keys, values, int(shape[0]))
     handle = getattr(item.saveable, "handle_op", None)
     if handle is not None:
@@ -388,9 +300,9 @@ def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> Any:
     else:
         done = tf1.scatter_update(item.saveable.op, keys, values).op
     if item.track is None:
-        return done
+        return done, tuple(read)
     with tf.control_dependencies([done]):
-        return recorder.mark(item.track, keys)
+        return recorder.mark(item.track, keys), tuple(read)
 
 
 def _within(keys: Any, values: Any, rows: int) -> tuple[Any, Any]:

@@ -28,13 +28,14 @@ from ckptctl.errors import NotFoundError, UsageError
 from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
-from ckptctl.training.builders import other_slices, refuse_other_slices
+from ckptctl.training.restores import Restores
 from ckptctl.training.serving import (
     INCREMENTAL_COLLECTION,
     NO_INCREMENTS,
     ServingSaver,
     has_increments,
     identity_of,
+    restores_of,
     unfinalized,
 )
 
@@ -167,7 +168,7 @@ def load_incremental(
     if not _is_increment(prefix):
         model.load_full(prefix)
         return (prefix,)
-    if model.facts is None:
+    if model.filename is None:
         raise UsageError(
             f"{prefix} is an increment, and this SavedModel loads fulls only: export it with "
             "save_incr_model=True"
@@ -180,9 +181,9 @@ def load_incremental(
     skip = _applied(held, base, identities, [identity_of(i.prefix) for i in chosen.to_prove])
     if skip == len(increments) and not all_alike:
         skip -= 1
-    model.check_slices(chosen.base.prefix, increments)
     # Before anything is loaded: a model half way between two states serves neither.
-    plans = [(item, model.ops_for(item)) for item in increments[skip or 0 :]]
+    others = model.restores.other_slices(chosen.base.prefix)
+    plans = [model.restores.application(item, others) for item in increments[skip or 0 :]]
     done = []
     if skip is None:
         if increments:
@@ -190,9 +191,9 @@ def load_incremental(
         model.load_full(chosen.base.prefix)
         done.append(chosen.base.prefix)
     model.hold(_UNKNOWN)  # what an apply that fails leaves
-    for item, ops in plans:
-        model.run(ops, item)
-        done.append(item)
+    for plan in plans:
+        plan.run(session, [model.filename])
+        done.append(plan.prefix)
     model.hold(_Held(base, tuple(identities)))
     _LOG.info("loaded step %d: %s", chosen.step, done)
     return tuple(done)
@@ -217,23 +218,25 @@ class _Model:
     def __init__(self, session: Any, meta_graph_def: Any, import_scope: str) -> None:
         self._session = session
         self._saver_def = meta_graph_def.saver_def
-        self._scope = f"{import_scope.rstrip('/')}/" if import_scope else ""
-        self.facts: dict[str, Any] | None = None
+        self.restores = Restores()
+        self.filename: str | None = None
         self._exported: _Held | None = None
         #: Whether increments may have rows of a variable.
         self._variables: dict[Any, bool] = {}
         collections = meta_graph_def.collection_def
         if INCREMENTAL_COLLECTION in collections:
-            self.facts = json.loads(collections[INCREMENTAL_COLLECTION].bytes_list.value[0])
-            if self.facts["version"] != 1:
+            facts = json.loads(collections[INCREMENTAL_COLLECTION].bytes_list.value[0])
+            if facts["version"] != 1:
                 raise UsageError(
-                    f"a newer ckptctl exported this SavedModel (version {self.facts['version']} "
+                    f"a newer ckptctl exported this SavedModel (version {facts['version']} "
                     f"of {INCREMENTAL_COLLECTION}): use that one"
                 )
-            self._exported = _Held(self.facts["full"]) if self.facts["full"] else None
-            for item in self.facts["items"]:
-                writes = session.graph.get_operation_by_name(self._scope + item["whole_op"])
-                self._variables[_variable_of(writes)] = bool(item["rows_op"])
+            scope = f"{import_scope.rstrip('/')}/" if import_scope else ""
+            self.restores = restores_of(facts["items"], session.graph, scope)
+            self.filename = scope + facts["filename"]
+            self._exported = _Held(facts["full"]) if facts["full"] else None
+            for restore in self.restores.all:
+                self._variables[_variable_of(restore.whole)] = restore.rows is not None
 
     def load_full(self, prefix: str) -> None:
         """Load a full over whatever the session holds."""
@@ -262,42 +265,6 @@ class _Model:
             known.update(dict.fromkeys(self._variables, held))
         else:  # which ones a model that loads fulls only has is not known
             known.update(dict.fromkeys(known, _UNKNOWN))
-
-    def ops_for(self, prefix: str) -> list[Any]:
-        """Return the ops that apply what an increment holds."""
-        assert self.facts is not None
-        names, missing = [], []
-        with BundleReader(prefix) as reader:
-            for item in self.facts["items"]:
-                if item["rows_op"] and reader.get(item["keys"]) is not None:
-                    names.append(item["rows_op"])
-                elif all(reader.get(whole["name"]) is not None for whole in item["whole"]):
-                    names.append(item["whole_op"])
-                else:
-                    missing.append(item["name"])
-        if missing:
-            raise NotFoundError(
-                "the increment lacks variables of this model",
-                file=prefix,
-                expected=missing[0],
-                found=f"{len(missing)} missing",
-                remedy="ckptctl merge --keep-missing, then load the merged full",
-            )
-        graph = self._session.graph
-        return [graph.get_operation_by_name(self._scope + name) for name in names]
-
-    def check_slices(self, full: str, increments: Collection[str]) -> None:
-        """Raise if rows of increments are counted in other slices than the model's."""
-        assert self.facts is not None
-        wholes = [whole for item in self.facts["items"] for whole in item["whole"]]
-        others = other_slices(full, [(whole["name"], whole["slice"]) for whole in wholes])
-        for increment in increments:
-            refuse_other_slices(increment, full, others)
-
-    def run(self, ops: list[Any], prefix: str) -> None:
-        """Run the ops that apply an increment."""
-        assert self.facts is not None
-        self._session.run(ops, {self._scope + self.facts["filename"]: prefix})
 
 
 def _is_increment(prefix: str) -> bool:

@@ -22,13 +22,14 @@ import tensorflow.compat.v1 as tf1
 from tensorflow.python.checkpoint import checkpoint_management
 from tensorflow.python.util import compat
 
-from ckptctl.bundle import BundleReader
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from ckptctl.training.bases import Previous, directory_of, place_of
-from ckptctl.training.builders import IncrementBuilder, items_of, other_slices, refuse_other_slices
+from ckptctl.training.builders import IncrementBuilder, items_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recovery import RestorePoint, stands_in
+from ckptctl.training.restores import Application
+from ckptctl.training.slices import NO_OTHERS, OtherSlices
 
 if TYPE_CHECKING:
     from ckptctl.training.saver import Saver
@@ -120,7 +121,7 @@ class IncrementalSaver(tf1.train.Saver):
                 "the full that was restored has a variable in other slices than this graph, so "
                 "no increment of this graph fits it",
                 file=base.full,
-                tensor=base.others[0],
+                tensor=base.others.names[0],
                 remedy="save a full first",
             )
         if global_step is None:
@@ -171,43 +172,49 @@ class IncrementalSaver(tf1.train.Saver):
         ckptctl.errors.CkptctlError
             The increment cannot be read, or lacks a variable of the graph.
         """
-        ops = self._chosen(prefix)
-        with _naming(prefix):
-            sess.run(ops, dict.fromkeys(self._adder.prefixes, prefix))
+        self.run(sess, self._adder.restores.application(prefix))
 
     def restore(self, sess: Any, save_path: str) -> None:
-        """Do as `apply`: the full is restored by the Saver that this one belongs to."""
-        base = self._recorder.bases.of(sess).get(directory_of(os.path.dirname(save_path)))
-        if base is not None:
-            refuse_other_slices(save_path, base.full, base.others)
-        self.apply(sess, save_path)
+        """Do as `apply`: the full is restored by the Saver that this one belongs to.
 
-    def check_slices(self, full: str, increments: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return the variables that a full has in other slices than the graph.
+        Rows are counted in the slices of that full, where it is known.
 
         Raises
         ------
         ckptctl.errors.UnprovenError
-            One of the increments on it has rows of such a variable.
+            The full, or this graph, has slices that are cut by columns too.
         """
-        if not os.path.exists(f"{full}.index"):  # increments lie on local disks
-            return ()
-        saveables = (item.saveable for item, _, _ in self._adder.restores)
-        specs = [(spec.name, spec.slice_spec) for each in saveables for spec in each.specs]
-        others = other_slices(full, specs)
-        for increment in increments:
-            refuse_other_slices(increment, full, others)
-        return others
+        base = self._recorder.bases.of(sess).get(directory_of(os.path.dirname(save_path)))
+        others = base.others if base is not None else NO_OTHERS
+        self.run(sess, self._adder.restores.application(save_path, others))
 
-    def beside(self, sess: Any, prefix: str) -> _Beside:
-        """Return a session that applies an increment too, after the full that it restores.
+    def other_slices(self, full: str) -> OtherSlices:
+        """Return the variables that a full has in other slices than the graph."""
+        if not os.path.exists(f"{full}.index"):  # increments lie on local disks
+            return NO_OTHERS
+        return self._adder.restores.other_slices(full)
+
+    def applications(self, full: str, increments: Iterable[str]) -> list[Application]:
+        """Return what applies increments, one after the other, once a full is restored.
 
         Raises
         ------
         ckptctl.errors.CkptctlError
-            As `apply`.
+            As `restore`.
         """
-        return _Beside(sess, self._chosen(prefix), self.saver_def.filename_tensor_name, prefix)
+        others = self.other_slices(full)
+        return [self._adder.restores.application(prefix, others) for prefix in increments]
+
+    def run(self, sess: Any, application: Application) -> None:
+        """Apply an increment to what the session holds, on the parameter servers."""
+        with _naming(application.prefix):
+            application.run(sess, self._adder.prefixes)
+
+    def beside(self, sess: Any, application: Application) -> Any:
+        """Return a session that applies an increment too, after the full that it restores."""
+        if application.others:  # these don't wait for the full
+            raise ValueError(application)
+        return _Beside(sess, application, self.saver_def.filename_tensor_name)
 
     def resume(self, sess: Any, point: RestorePoint, open_gate: Any) -> None:
         """Open the gate of what is restored, whose increments go on."""
@@ -226,10 +233,6 @@ class IncrementalSaver(tf1.train.Saver):
             own_id = last.id if last is not None else None
             base.previous = Previous(point.step, base.clocks, self if delta else None, own_id)
         sess.run(open_gate)
-
-    def _chosen(self, prefix: str) -> list[Any]:
-        with BundleReader(prefix) as reader:
-            return self._adder.chosen(reader)
 
     def _RecordLastCheckpoint(self, latest_save_path: str) -> None:
         keep = self.saver_def.max_to_keep
@@ -256,13 +259,13 @@ class _Beside:
     """
 
     session: Any
-    ops: list[Any]
+    increment: Application
     filename: str
-    prefix: str
 
     def run(self, fetches: Any, feed_dict: dict[Any, Any]) -> None:
-        with _naming(self.prefix):
-            self.session.run([fetches, self.ops], {**feed_dict, self.filename: self.prefix})
+        prefix = self.increment.prefix
+        with _naming(prefix):
+            self.session.run([fetches, self.increment.ops], {**feed_dict, self.filename: prefix})
 
 
 @contextmanager
@@ -271,14 +274,17 @@ def _naming(prefix: str) -> Iterator[None]:
     try:
         yield
     except (
+        DamageError,
         tf.errors.DataLossError,
         tf.errors.InvalidArgumentError,
         tf.errors.NotFoundError,
     ) as error:
-        if error.op is None or _SCOPE not in error.op.name:
+        if isinstance(error, tf.errors.OpError) and (
+            error.op is None or _SCOPE not in error.op.name
+        ):
             raise
         raise DamageError(
-            f"the increment could not be restored: {error.message}",
+            f"the increment could not be restored: {getattr(error, 'message', error)}",
             file=prefix,
             remedy="ckptctl verify --data says what is wrong with it, if it is still there",
         ) from error

@@ -14,12 +14,13 @@ from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, IncompleteError, UsageError
 from ckptctl.training.bases import Base, directory_of
-from ckptctl.training.builders import FullBuilder, has_rows, owner_of, refuse_gaps
+from ckptctl.training.builders import FullBuilder, has_rows, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
 from ckptctl.training.recorder import Recorder
 from ckptctl.training.recovery import RestorePoint, restorable
+from ckptctl.training.slices import refuse_gaps
 from ckptctl.training.updates import initialisers_of, uses_of
 
 __all__ = ["Saver"]
@@ -158,8 +159,9 @@ class Saver(tf1.train.Saver):
         ckptctl.errors.DamageError, tf.errors.DataLossError
             The data of every restore point is damaged: the variables hold parts of them.
         ckptctl.errors.UnprovenError
-            Its increments were recorded with another partitioner. Nothing was restored:
-            `ckptctl merge` makes a full of them, which any graph can restore.
+            Its increments were recorded with another partitioner, and it or that of the graph
+            cuts variables by columns. Nothing was restored: `ckptctl merge` makes a full of
+            them, which any graph can restore.
         """
         damaged: set[str | None] = set()
         failure: Exception | None = None
@@ -181,13 +183,13 @@ class Saver(tf1.train.Saver):
 
     def _recover(self, sess: Any, point: RestorePoint) -> None:
         assert self.incremental is not None
-        self.incremental.check_slices(point.full, point.increments)
-        first, later = point.increments[:1], point.increments[1:]
-        session = self.incremental.beside(sess, *first) if first else sess
+        increments, session = self.incremental.applications(point.full, point.increments), sess
+        if increments and not increments[0].others:
+            session = self.incremental.beside(sess, increments.pop(0))
         self._begin(sess)
         super().restore(session, point.full)
-        for prefix in later:
-            self.incremental.apply(sess, prefix)
+        for increment in increments:
+            self.incremental.run(sess, increment)
         self._restored(sess, point.full)
         self.incremental.resume(sess, point, self._open_gate)
 
@@ -215,6 +217,6 @@ class Saver(tf1.train.Saver):
         if parts is not None:
             assert self.incremental is not None
             clocks = dict.fromkeys(self._recorder.clocks, 0)  # begin_restore: all rows at 0
-            others = self.incremental.check_slices(prefix)
+            others = self.incremental.other_slices(prefix)
             base = Base(prefix, parts[1], clocks, others=others)
             self._recorder.bases.of(sess)[directory_of(prefix)] = base

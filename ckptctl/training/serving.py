@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,8 @@ from tensorflow.core.protobuf import control_flow_pb2
 
 from ckptctl.training.builders import IncrementBuilder, item_of
 from ckptctl.training.recorder import RECORDS
+from ckptctl.training.restores import Restore, Restores
+from ckptctl.training.slices import Span
 
 __all__ = [
     "INCREMENTAL_COLLECTION",
@@ -29,6 +31,7 @@ __all__ = [
     "ServingSaver",
     "has_increments",
     "identity_of",
+    "restores_of",
     "unfinalized",
 ]
 
@@ -123,7 +126,7 @@ class ServingSaver:
             builder = IncrementBuilder(self._recorder, items, self._saver._write_version)
             builder._AddRestoreOps(filename, saveables)
         self._added.filename = filename
-        self._added.items = [_entry(*restore) for restore in builder.restores]
+        self._added.items = [_entry(restore) for restore in builder.restores.all]
 
     def _seeds(self) -> Iterator[str]:
         """Return the ops from which on all is left out."""
@@ -184,14 +187,31 @@ def _full_of(saver: Any) -> Any:
     )
 
 
-def _entry(item: Any, rows: Any, whole: Any) -> dict[str, Any]:
+def _entry(restore: Restore) -> dict[str, Any]:
     return {
-        "name": item.name,
-        "keys": f"{item.name}-sparse_incr_keys",
-        "rows_op": None if rows is None else _name_of(rows),
-        "whole": [{"name": s.name, "slice": s.slice_spec} for s in item.saveable.specs],
-        "whole_op": _name_of(whole),
+        "name": restore.name,
+        "keys": restore.keys,
+        "rows_op": None if restore.rows is None else _name_of(restore.rows),
+        "rows_read": [tensor.name for tensor in restore.read],
+        "span": restore.span,
+        "whole": [{"name": name, "slice": spec} for name, spec in restore.specs],
+        "whole_op": _name_of(restore.whole),
     }
+
+
+def restores_of(items: Iterable[Mapping[str, Any]], graph: Any, scope: str) -> Restores:
+    """Return what a graph, into which a model was loaded, has of `_entry`."""
+    return Restores(
+        Restore(
+            item["name"],
+            tuple((whole["name"], whole["slice"]) for whole in item["whole"]),
+            graph.get_operation_by_name(scope + item["whole_op"]),
+            graph.get_operation_by_name(scope + item["rows_op"]) if item["rows_op"] else None,
+            tuple(graph.get_tensor_by_name(scope + name) for name in item.get("rows_read", ())),
+            Span(*item["span"]) if item.get("span") else None,  # exported before there were any
+        )
+        for item in items
+    )
 
 
 def _name_of(fetch: Any) -> str:

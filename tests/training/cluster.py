@@ -93,14 +93,15 @@ def work(task: int, addresses: dict[str, list[str]], directory: str, options: An
         def after_save(self, session: Any, step: int) -> None:
             say("saved", step)
 
+    partitioner = tf1.fixed_size_partitioner(options.get("parts", 4))
     with tf1.device(tf1.train.replica_device_setter(cluster=tf1.train.ClusterSpec(addresses))):
         table = tf1.get_variable(
             "a",
             [options.get("rows", 3000), 4],
-            partitioner=tf1.fixed_size_partitioner(4),
+            partitioner=partitioner,
             initializer=tf1.random_uniform_initializer(),
         )
-        dense = tf1.get_variable("b", [30, 4], partitioner=tf1.fixed_size_partitioner(4))
+        dense = tf1.get_variable("b", [30, 4], partitioner=partitioner)
         ids = tf1.placeholder(tf.int64, [None], "ids")
         found = tf.nn.embedding_lookup(table, ids) * tf.reduce_mean(dense.as_tensor())
         step = tf1.train.get_or_create_global_step()

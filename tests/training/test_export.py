@@ -97,12 +97,15 @@ def only(found: dict[str, np.ndarray], names: Any) -> dict[str, np.ndarray]:
     return {name: found[name] for name in names}
 
 
-def serving_graph(training: Training, full: str, room: Path, parts: int = 3) -> str:
+def serving_graph(
+    training: Training, full: str, room: Path, parts: int = 3, partitioner: Any = None
+) -> str:
     """Export as a process that only serves does: no optimizer, the full restored."""
     graph = tf.Graph()
     with graph.as_default():
         model = Model.__new__(Model)
-        partitioner = tf1.fixed_size_partitioner(parts) if parts > 1 else None
+        if partitioner is None and parts > 1:
+            partitioner = tf1.fixed_size_partitioner(parts)
         resource = training.model.resource
         model.table = tf1.get_variable(
             "emb", [ROWS, DIM], partitioner=partitioner, use_resource=resource
@@ -347,27 +350,45 @@ def test_an_increment_that_lacks_a_variable_changes_nothing(
     training.session.run(init)
     served = Served(training.export(tmp_path / "export", saver=saver))
     before = served.values()
-    with pytest.raises(NotFoundError, match="lacks variables of this model"):
+    with pytest.raises(NotFoundError, match="lacks variables of this graph"):
         served.load(increment)
     assert_same(served.values(), before)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
-def test_another_partitioner_is_refused(training: Training, tmp_path: Path, parts: int) -> None:
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_another_partitioner_has_its_rows_in_its_own_slices(
+    tmp_path: Path, parts: int, mode: str
+) -> None:
     """The rows of a part would go to others of the same number."""
+    training = Training(tmp_path / "ckpt", predicting(Model()), incremental_mode=mode)
+    training.train([1])
+    full = training.full()
+    training.train([3, 25, 45, 59])
+    first = training.increment()
+    training.train([4])
+    second = training.increment()
+    served = Served(serving_graph(training, full, tmp_path / "export", parts))
+    assert served.load(second) == ((first, second) if mode == "delta" else (second,))
+    np.testing.assert_array_equal(served.values()["emb"], training.at[3]["emb"])
+    assert served.load(first) == (full, first)
+    np.testing.assert_array_equal(served.values()["emb"], training.at[2]["emb"])
+
+
+def test_a_partitioner_of_columns_is_refused(training: Training, tmp_path: Path) -> None:
     training.train([1])
     full = training.full()
     training.train([3, 25, 45, 59])
     increment = training.increment()
-    served = Served(serving_graph(training, full, tmp_path / "export", parts))
+    columns = tf1.fixed_size_partitioner(2, axis=1)
+    served = Served(serving_graph(training, full, tmp_path / "export", partitioner=columns))
     before = served.values()
-    with pytest.raises(UnprovenError, match="another partitioner") as caught:
+    with pytest.raises(UnprovenError, match="not cut by rows alone") as caught:
         served.load(increment)
     assert caught.value.tensor == "emb"
     assert_same(served.values(), before)
     merged = execute_merge(plan_merge(str(training.directory))).prefix
     assert served.load(merged) == (merged,)
-    np.testing.assert_array_equal(served.values()["emb"], training.at[2]["emb"])
 
 
 def test_an_increment_whose_base_is_unknown_is_refused(training: Training, tmp_path: Path) -> None:

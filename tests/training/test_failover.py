@@ -54,6 +54,18 @@ def test_training_goes_on_from_the_last_increment(tmp_path: Path, mode: str) -> 
             check(cluster, step, frozen)
 
 
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_training_goes_on_in_other_slices(tmp_path: Path, mode: str) -> None:
+    """Rows are fed to the parameter servers that hold them now."""
+    with Cluster(tmp_path / "ckpt", mode=mode, full_secs=600) as cluster:
+        for _ in range(3):
+            saved = cluster.workers[0].read(lambda word, _: word == "saved")
+    with Cluster(tmp_path / "ckpt", mode=mode, parts=3) as cluster:
+        step = cluster.workers[0].read(lambda word, _: word == "recovered")
+        assert step >= saved
+        check(cluster, step, Path(f"{cluster.directory}.frozen-{step}"))
+
+
 def test_merge_while_training(tmp_path: Path) -> None:
     directory = tmp_path / "ckpt"
     with Cluster(directory, full_secs=600) as cluster:

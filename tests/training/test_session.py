@@ -14,7 +14,14 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 import ckptctl.training as ct
-from ckptctl import execute_merge, find_chains, plan_merge, scan_directory
+from ckptctl import (
+    BundleReader,
+    execute_merge,
+    find_chains,
+    knobs,
+    plan_merge,
+    scan_directory,
+)
 from ckptctl.errors import IncompleteError, UnprovenError, UnreadableError, UsageError
 from tests.bundle.builders import corrupt
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
@@ -32,10 +39,11 @@ class EverySave(ct.CheckpointSaverHook):
         self._incremental_timer = tf1.train.SecondOrStepTimer(every_steps=1)
 
 
-def session(model: Model, directory: Path, **hook: Any) -> Any:
+def session(model: Model, directory: Path, mode: Any = None, **hook: Any) -> Any:
     """Return a monitored session that saves an increment at every step."""
     with model.graph.as_default():
-        scaffold = ct.Scaffold(incremental_save_restore=True)
+        saver = mode and ct.Saver(incremental_save_restore=True, incremental_mode=mode)
+        scaffold = ct.Scaffold(saver=saver, incremental_save_restore=True)
         hooks = [EverySave(str(directory), scaffold=scaffold, **({"save_steps": 1000} | hook))]
         return tf1.train.MonitoredTrainingSession(
             checkpoint_dir=str(directory),
@@ -71,27 +79,72 @@ def test_a_session_goes_on_from_the_last_increment(tmp_path: Path) -> None:
     assert_same(state_of(tmp_path, 4), third["values"])
 
 
+@pytest.mark.parametrize("resource", [True, False], ids=["resource", "ref"])
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
 @pytest.mark.parametrize(("before", "now"), [(3, 2), (12, 5), (2, 3), (3, 1), (1, 3)])
-def test_another_partitioner_takes_no_rows_for_others(
-    tmp_path: Path, before: int, now: int
+def test_another_partitioner_has_each_row_in_its_own_slices(
+    tmp_path: Path, before: int, now: int, mode: str, resource: bool
 ) -> None:
     """Rows are counted in the slices of the graph that recorded them."""
-    first = train(Model(parts=before), tmp_path, [3], [25], [45], [59])
-    with pytest.raises(UnprovenError, match="ckptctl merge, then restore") as caught:
-        train(Model(parts=now), tmp_path)
-    assert caught.value.tensor == "emb"
-    execute_merge(plan_merge(str(tmp_path)))
-    second = train(Model(parts=now), tmp_path, [4], [26], [46])
+    batches = [3], [25], [45, 3], [59]
+    first = train(Model(parts=before, resource=resource), tmp_path, *batches, mode=mode)
+    second = train(Model(parts=now, resource=resource), tmp_path, mode=mode)
     assert second["start"] == 4
+    assert_same(second["values"], first["values"])
+    third = train(Model(parts=now, resource=resource), tmp_path, [4], [26], [46], mode=mode)
+    assert third["start"] == 4
     # A full in place of the first increment: none fits the full that was restored.
-    assert [full.step for full in scan_directory(str(tmp_path)).fulls] == [0, 4, 5]
-    third = train(Model(parts=now), tmp_path)
-    assert third["start"] == 7
-    assert_same(third["values"], second["values"])
+    assert [full.step for full in scan_directory(str(tmp_path)).fulls] == [0, 4]
+    assert_same(state_of(tmp_path, 7), third["values"])
+    fourth = train(Model(parts=now, resource=resource), tmp_path, mode=mode)
+    assert fourth["start"] == 7
+    assert_same(fourth["values"], third["values"])
     untouched = np.setdiff1d(np.arange(ROWS), [4, 26, 46])
     for name in ("emb", "emb/Adagrad"):
         np.testing.assert_array_equal(
-            second["values"][name][untouched], first["values"][name][untouched]
+            third["values"][name][untouched], first["values"][name][untouched]
+        )
+
+
+def test_rows_of_other_slices_are_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(Model(parts=3), tmp_path, [3, 4, 25], [7, 39, 40, 41, 45])
+    monkeypatch.setattr(knobs, "PIECE_BYTES", 7)  # less than a row, and no part of one
+    assert_same(train(Model(parts=2), tmp_path)["values"], first["values"])
+
+
+def test_rows_of_other_slices_that_are_damaged_restore_what_is_older(tmp_path: Path) -> None:
+    """What was read goes to the variables before the last of it was checked."""
+    train(Model(parts=3), tmp_path, [3], [25], [45], [59])
+    prefix = f"{tmp_path}/.incremental_checkpoint/incremental_model.ckpt-4"
+    for name in ("emb/part_1-sparse_incr_keys", "emb/part_2/Adagrad-sparse_incr_values"):
+        with BundleReader(prefix) as reader:
+            entry = reader.entry(name)
+            shard = Path(reader.shard_path(entry.shard))
+        sound = shard.read_bytes()
+        corrupt(shard, entry.end - 1, 1)
+        second = train(Model(parts=2), tmp_path)
+        shard.write_bytes(sound)
+        assert second["start"] == 3
+        assert_same(second["values"], state_of(tmp_path, 3))
+
+
+def test_a_partitioner_of_columns_is_refused(tmp_path: Path) -> None:
+    trained = train(Model(parts=3), tmp_path, [3], [25])
+    with tf.Graph().as_default(), tf1.Session() as run:
+        table = tf1.get_variable(
+            "emb", [ROWS, DIM], partitioner=tf1.fixed_size_partitioner(2, axis=1)
+        )
+        saver = ct.Saver(incremental_save_restore=True)
+        with pytest.raises(UnprovenError, match="ckptctl merge, then restore") as caught:
+            saver.recover(run, str(tmp_path))
+        assert caught.value.tensor == "emb"
+        assert not any(run.run([tf1.is_variable_initialized(part) for part in table]))
+        execute_merge(plan_merge(str(tmp_path)))
+        assert saver.recover(run, str(tmp_path)) == 2
+        np.testing.assert_array_equal(
+            np.concatenate(run.run(list(table)), axis=1), trained["values"]["emb"]
         )
 
 
