@@ -375,7 +375,7 @@ class Bases:
         before = self.timelines.order.written
         for full in self.scan.fulls:
             between = base.step < full.step < increment.step
-            if not between or self.timelines.is_live(full) or full.ours:
+            if not between or self.timelines.is_live(full):
                 continue
             if before(full, increment) is False:
                 continue

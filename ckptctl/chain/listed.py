@@ -131,6 +131,10 @@ class _Source:
             self.learned = self.rest is not None
         return self.step[0]
 
+    def entered(self) -> bool:
+        """Return whether its mark says that its merge enters it into the state file."""
+        return self.inner.entered()
+
 
 class _Dense(Mapping[str, tuple[int, ...]]):
     """The dense tensors of an index, of which only those are remembered that were asked for.

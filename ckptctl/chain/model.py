@@ -104,6 +104,9 @@ class Source(Protocol):
     def global_step(self) -> int | None:
         """Return the value of `global_step`, None without one; raise `DamageError`."""
 
+    def entered(self) -> bool:
+        """Return whether its mark says that its merge enters it into the state file."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -190,6 +193,11 @@ class Checkpoint:
     def may_be_ours(self) -> bool:
         """Whether it may be: beside a damaged index a mark may be that of an earlier full."""
         return self.ours or (self.facts.damage is not None and self.mark is not None)
+
+    @cached_property
+    def entered(self) -> bool:
+        """Whether ckptctl merged it and put it into the state file, also where it is not now."""
+        return self.merged is not None and self.mark is not None and self.source.entered()
 
     @cached_property
     def _read(self) -> Contents | DamageError:

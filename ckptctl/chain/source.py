@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.chain.facts import (
     LINEAGE_TENSOR,
@@ -91,22 +91,34 @@ class IndexSource(NamedTuple):
             return None
         return int.from_bytes(self._read_data(reader, entry), "little", signed=True)
 
+    def entered(self) -> bool:
+        """Return whether its mark says that its merge enters it into the state file."""
+        return self._mark().get("listed") is True
+
+    def _mark(self) -> dict[str, Any]:
+        from ckptctl.bundle.commit import read_mark
+        from ckptctl.bundle.names import MARK_SUFFIX
+
+        try:
+            return read_mark(self.prefix + MARK_SUFFIX, self.storage)
+        except OSError:
+            return {}
+
     def _is_ours(self) -> bool:
         """Return whether the mark of a finished merge names this very index, damaged or not.
 
         That a mark is there says nothing: a trainer that saves over a merged full leaves it.
         """
-        from ckptctl.bundle.commit import file_identity, read_mark
-        from ckptctl.bundle.names import MARK_SUFFIX, index_path
+        from ckptctl.bundle.commit import file_identity
+        from ckptctl.bundle.names import index_path
 
         if self.kind != "full":
             return False
         try:
             info = self.storage.stat(index_path(self.prefix))
-            mark = read_mark(self.prefix + MARK_SUFFIX, self.storage)
         except OSError:
             return False
-        return info is not None and mark.get("index") == file_identity(info)
+        return info is not None and self._mark().get("index") == file_identity(info)
 
     def _open(self) -> BundleReader:
         # A scan alone opens no index, and so loads nothing that reads one.

@@ -26,7 +26,8 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   which state file was there (`set_back_since`).
 * A state file that was written after a merged full and names a lower step is no Saver's: that
   names what it has just saved, at or above all that was merged. It is one that was set back by
-  hand, or one that never listed the full. Then the step that the full was merged up to counts
+  hand, or one that never listed the full. Where it lists the full, or the merge had listed it,
+  it was set back, and the full is abandoned. Else the step that the full was merged up to counts
   as a lower one too, and nothing is proven to be recorded against it (`bases`).
 """
 
@@ -56,6 +57,7 @@ SAME_TIME_NS = 2_000_000_000
 
 
 _BEFORE = "written before its base"
+_SET_BACK = "the run was set back:"
 #: What times that look like a rollback may be instead.
 OR_COPIED = " (or copied without its times: --assume-order step)"
 
@@ -117,6 +119,13 @@ class WriteOrder(NamedTuple):
             return False
         return self.earlier(since, written) is True
 
+    def was_set_back_behind(self, merged: Checkpoint) -> bool:
+        """Return whether that says that the run was set back: it was in that file."""
+        state = self.scan.full_state
+        if merged.name in state.listed:
+            return names_below(state, merged)
+        return self.set_back_behind(merged) and merged.entered
+
 
 class Timelines:
     """Write order, and the checkpoints that are not on the present timeline.
@@ -154,6 +163,10 @@ class Timelines:
     def seems_older_than_its_base(self, checkpoint: Checkpoint) -> bool:
         """Return whether that is why it is abandoned: a copy without its times looks the same."""
         return (self.why_abandoned(checkpoint) or "").startswith(_BEFORE)
+
+    def only_set_back(self, checkpoint: Checkpoint) -> bool:
+        """Return whether that is why it is abandoned: until the trainer saves above it."""
+        return (self.why_abandoned(checkpoint) or "").startswith(_SET_BACK)
 
     def is_live(self, checkpoint: Checkpoint) -> bool:
         """Return whether a checkpoint is on the present timeline."""
@@ -265,6 +278,8 @@ def _dead_fulls(order: WriteOrder) -> dict[str, str]:
         if later is not None:
             where = "below it" if later.step < merged.up_to else "that it holds"
             dead[full.prefix] = f"{later.name}, of a step {where}, was written after it"
+        elif order.was_set_back_behind(full):
+            dead[full.prefix] = f"{_SET_BACK} {scan.full_state.path} names {scan.full_state.latest}"
     return dead
 
 

@@ -269,7 +269,7 @@ def plan_compact(
     )
     if no_room is not None and not prune.removed:
         raise no_room
-    unsettled = find_unsettled(chains, storage)
+    unsettled = find_unsettled(chains)
     newer = chains.passed_over()
     if merge is not None:  # its own words for it have the idle ones too
         merge = merge._replace(warnings=tuple(w for w in merge.warnings if w not in newer))
@@ -450,7 +450,7 @@ def _execute(
         merged = execute_merge(plan.merge, **common)
     order, before = options.restore.assume_order, plan.chains.scan
     chains = find_chains(scan_again(before, storage), order)
-    if find_unsettled(chains, storage):
+    if find_unsettled(chains):
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
         lock.check()
         try:

@@ -329,9 +329,9 @@ def _plan(
     if not chosen.increments and in_place:
         todo, leftovers = _unfinished(chains, chosen.base, relocate, storage)
         done = f"{chosen.base.name} is already a full"
-        if update and is_unlisted(chosen.base, chains, storage, asked=update_state is True):
+        if update and is_unlisted(chosen.base, chains, asked=update_state is True):
             todo = (*todo, f"{chosen.base.name} is entered into the state file")
-        elif update and is_unlisted(chosen.base, chains, storage, asked=True):
+        elif update and is_unlisted(chosen.base, chains, asked=True):
             done += ", and not in the state file: --update-state enters it"
         return MergePlan(
             **common,

@@ -19,7 +19,7 @@ class Later:
         self.scan = chains.scan
         self.assume_order = assume_order
         self.all = {item.prefix: item for item in (*self.scan.increments, *self.scan.fulls)}
-        self._now: dict[str, tuple[bool, bool]] = {}
+        self._now: dict[str, tuple[bool, ...]] = {}
 
     def troubled(self, removed: Collection[str]) -> list[str]:
         """Return the names of what stays and would be judged otherwise than now."""
@@ -35,15 +35,12 @@ class Later:
             item.name
             for item in self.all.values()
             if item.prefix not in removed
-            and (later.is_live(item), later.is_restore_point(item)) != self._judged_now(item)
+            and _judged(later, item) != self._judged_now(item)
         ]
 
-    def _judged_now(self, item: Checkpoint) -> tuple[bool, bool]:
+    def _judged_now(self, item: Checkpoint) -> tuple[bool, ...]:
         if item.prefix not in self._now:
-            self._now[item.prefix] = (
-                self.chains.is_live(item),
-                self.chains.is_restore_point(item),
-            )
+            self._now[item.prefix] = _judged(self.chains, item)
         return self._now[item.prefix]
 
     def _without(self, removed: Collection[str]) -> Scan:
@@ -78,3 +75,9 @@ class Later:
         if after is None:
             return StateFile(now.path)
         return written(after, scan)
+
+
+def _judged(chains: Chains, item: Checkpoint) -> tuple[bool, ...]:
+    # Whether by what the trainer overwrites counts too: it would come back to life by that.
+    by_state = chains.timelines.only_set_back(item)
+    return chains.is_live(item), chains.is_restore_point(item), by_state

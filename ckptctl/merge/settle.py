@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Chains, Checkpoint, Scan, find_chains, scan_again
 from ckptctl.chain.timelines import names_below, set_back_since
-from ckptctl.merge.destination import read_mark, saved_time
+from ckptctl.merge.destination import saved_time
 from ckptctl.merge.state_file import (
     drop_checkpoints,
     enter_fulls,
@@ -49,7 +48,7 @@ class Unsettled(NamedTuple):
         return {"list": list(self.unlisted), "unlist": [name for _, name in self.gone]}
 
 
-def is_unlisted(full: Checkpoint, chains: Chains, storage: Storage, *, asked: bool = False) -> bool:
+def is_unlisted(full: Checkpoint, chains: Chains, *, asked: bool = False) -> bool:
     """Return whether a merged full is to be in the state file, and is not in it.
 
     It was `asked` for, or its merge has listed it, or was killed before: the mark says so. A
@@ -64,18 +63,18 @@ def is_unlisted(full: Checkpoint, chains: Chains, storage: Storage, *, asked: bo
         and state.state is not None
         and not scan.in_state_file(full)
         and not (names_below(state, full) and since is not None and since < (state.mtime_ns or 0))
-        and (asked or read_mark(full.prefix + MARK_SUFFIX, storage).get("listed") is True)
+        and (asked or full.entered)
         and (asked or enter_fulls(chains, {full.name: 0.0}) is not None)
     )
 
 
-def find_unsettled(chains: Chains, storage: Storage) -> Unsettled:
+def find_unsettled(chains: Chains) -> Unsettled:
     """Return what a trainer's Saver undid of what ckptctl did to the state files."""
     scan = chains.scan
     unlisted = [
         full.name
         for full in scan.fulls
-        if is_unlisted(full, chains, storage) and chains.is_restore_point(full)
+        if is_unlisted(full, chains) and chains.is_restore_point(full)
     ]
     gone = [(kind, name) for kind in _KINDS for name in sorted(_gone(chains, kind))]
     return Unsettled(tuple(unlisted), tuple(gone))
@@ -114,7 +113,7 @@ def settle(before: Scan, storage: Storage, assume_order: str | None) -> Unsettle
     """
     directory = before.directory
     chains = find_chains(scan_again(before, storage), assume_order)
-    found = find_unsettled(chains, storage)
+    found = find_unsettled(chains)
     fulls = {full.name: full for full in chains.scan.fulls}
     listed = []
     for name in found.unlisted:

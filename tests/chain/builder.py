@@ -34,6 +34,7 @@ class FakeSource:
     known: Facts
     content: Contents | DamageError
     step: int | None
+    listed: bool = False
     asked: list[str] = field(default_factory=list)
 
     def facts(self) -> Facts:
@@ -49,6 +50,10 @@ class FakeSource:
     def global_step(self) -> int | None:
         self.asked.append("global_step")
         return self.step
+
+    def entered(self) -> bool:
+        self.asked.append("entered")
+        return self.listed
 
 
 def info(name: str, size: int = NEEDED, at: float = 0, **changes: object) -> FileInfo:
@@ -96,6 +101,7 @@ def _checkpoint(
     mark: bool = False,
     ours: bool = False,
     away: bool = False,
+    entered: bool = False,
 ) -> Checkpoint:
     base = "model.ckpt" if kind == "full" else "incremental_model.ckpt"
     name = name or f"{base}-{step}"
@@ -128,7 +134,9 @@ def _checkpoint(
             step if at is None else at,
             **({"mode": 0o120777, "is_symlink": True} if away else {}),
         ),
-        source=FakeSource(facts or Facts(), contents, step if global_step == -1 else global_step),
+        source=FakeSource(
+            facts or Facts(), contents, step if global_step == -1 else global_step, entered
+        ),
         shards=() if missing else (shard,),
         mark=info(f"{name}.ckptctl.json", 1) if mark else None,
     )

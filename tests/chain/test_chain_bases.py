@@ -109,8 +109,8 @@ CASES = [
             full_state_at=600,
         ),
         160,
-        ("M140", False, "set-back"),
-        id="such a one that lineage leads to, and is still listed",
+        ("F100", True, "lineage"),
+        id="such a one that lineage leads to, and is still listed: it is abandoned",
     ),
     pytest.param(
         chains_of(

@@ -235,6 +235,25 @@ CASES = [
         id="the state file was set back behind it, and its step was saved again",
     ),
     pytest.param(
+        chains_of(full(100), merged(140, 100), fulls=[100, 140], named_full="model.ckpt-100"),
+        {"M140"},
+        id="the state file lists it and was set back below it",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(140, 100, at=500, entered=True), fulls=[100], full_state_at=600
+        ),
+        {"M140"},
+        id="the same, and a Saver had dropped it from the list",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(140, 100, at=500, entered=True), fulls=[100], full_state_at=400
+        ),
+        set(),
+        id="it was to be listed, and its merge was killed before",
+    ),
+    pytest.param(
         chains_of(full(100), full(200), full(140, at=900, damage=True, mark=True), fulls=None),
         set(),
         id="a damaged one with our mark takes no part either",

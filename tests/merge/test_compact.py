@@ -535,6 +535,31 @@ def test_a_run_that_was_set_back_by_hand_stays_set_back(tmp_path: Path) -> None:
     assert 3 not in rows_of(chain.full_prefix(18), "emb")  # of the run that was given up
 
 
+@pytest.mark.parametrize("dropped", [False, True], ids=["listed", "dropped by a Saver"])
+def test_a_run_set_back_by_the_runbook_does_not_begin_at_a_merged_full(
+    tmp_path: Path, dropped: bool
+) -> None:
+    chain = grown(tmp_path)
+    compact(chain)
+    _ago(chain.full_prefix(30), 100)
+    names = ["model.ckpt-10", *([] if dropped else ["model.ckpt-30"])]
+    write_state(chain.directory, names, latest="model.ckpt-10")
+    date(chain.directory / "checkpoint", 50)
+    increments = [f"incremental_model.ckpt-{step}" for step in (20, 30)]
+    write_state(chain.directory / INCREMENTS, increments, latest=increments[0])
+    assert max(points(chain)) == 10
+    chains = find_chains(scan_directory(str(chain.directory)))
+    assert "the run was set back" in (chains.timelines.why_abandoned(chains.scan.fulls[-1]) or "")
+    compact(chain)  # takes out of the list what it had removed
+    assert compact(chain).outcome == "nothing"
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state is not None
+    assert state.latest == "model.ckpt-10"
+    assert max(points(chain)) == 10
+    prune(chain, abandoned=True, min_age_s=0.0)
+    assert here(chain) == {"F10"}
+
+
 def test_an_abandoned_full_in_the_way_says_how_to_remove_it(tmp_path: Path) -> None:
     chain = set_back(tmp_path)
     for step in (20, 30):
@@ -553,7 +578,7 @@ def test_where_a_run_that_was_set_back_goes_on_above_it_nothing_is_guessed(tmp_p
     chain.add(increment(35, changes("emb", [1, 7])))
     _ago(chain.increment_prefix(35), 20)
     write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-35"])
-    with pytest.raises(UnprovenError, match=r"names model\.ckpt-10"):
+    with pytest.raises(UnprovenError, match=r"model\.ckpt-30 is abandoned"):
         chain.merge(35)
     assert compact(chain, keep=[KeepLast(1)]).outcome == "nothing"
     assert here(chain) == {"F10", "F30", "I35"}

@@ -19,7 +19,6 @@ from ckptctl.merge import execute_merge, plan_merge
 from ckptctl.merge.policy import KeepLast
 from ckptctl.merge.settle import find_unsettled
 from ckptctl.merge.state_file import insert_full, relocate_paths
-from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
 from tests.merge.storages import Hooked
@@ -421,7 +420,7 @@ def test_a_full_that_would_bring_back_a_dead_one_stays_unlisted(
     assert (dead(chain), points(chain)) == ({"F30", "F40"}, {10, 50})
     # Nor does the next run try again for ever.
     assert chain.plan().unfinished == ()
-    assert not find_unsettled(find_chains(scan_directory(str(chain.directory))), LOCAL)
+    assert not find_unsettled(find_chains(scan_directory(str(chain.directory))))
 
 
 # --- directories that were copied or moved --------------------------------------------
