@@ -34,8 +34,7 @@ class Later:
         return [
             item.name
             for item in self.all.values()
-            if item.prefix not in removed
-            and _judged(later, item) != self._judged_now(item)
+            if item.prefix not in removed and _judged(later, item) != self._judged_now(item)
         ]
 
     def _judged_now(self, item: Checkpoint) -> tuple[bool, ...]:
