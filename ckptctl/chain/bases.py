@@ -203,7 +203,10 @@ class Bases:
             choice = self._delta(increment, lineage.base_step)
         else:
             choice = self._by_lineage(increment, lineage.base_step)
+        # A merged full was written when ckptctl ran: what it stands in for tells.
         base = choice.base
+        if base is not None and base.merged is not None:
+            base = self._by_step.get(base.merged.base_step)
         if choice.proven and base is not None and not is_merge(base):
             first = choice.series[0]
             if self.timelines.order.before(first, base):

@@ -194,13 +194,19 @@ def _copy_evidence(scan: Scan) -> str | None:
     """Return what shows that mtimes are those of a copy, or None.
 
     They decide "only where mtimes agree with the list and no state file is older than what
-    it lists". Both are looked at in both directories: one copy made both.
+    it lists". Both are looked at in both directories: one copy made both. One checkpoint alone
+    that is newer than the state file, and than all others, shows none: so does a trainer leave
+    it that saved it anew, and died before it wrote the state file.
     """
     for state, checkpoints in (
         (scan.full_state, _unmerged(scan)),
         (scan.increment_state, scan.increments),
     ):
-        here = {checkpoint.name: checkpoint for checkpoint in checkpoints if checkpoint.is_dated}
+        dated = sorted((each for each in checkpoints if each.is_dated), key=lambda c: c.mtime_ns)
+        here = {checkpoint.name: checkpoint for checkpoint in dated}
+        newer = [each for each in dated if each.name in state.order and _is_older(state, each)]
+        if newer and newer == dated[-1:]:
+            here.pop(dated[-1].name)
         # As listed, not as `order`: an edited line says nothing of times. A name that is
         # listed twice was written, if at all, where it stands last.
         last = {name: place for place, name in enumerate(state.listed)}
@@ -214,10 +220,13 @@ def _copy_evidence(scan: Scan) -> str | None:
             if newest is None or checkpoint.mtime_ns > newest.mtime_ns:
                 newest = checkpoint
         for name in state.order:
-            mtime = state.mtime_ns
-            if name in here and mtime is not None and mtime + SAME_TIME_NS < here[name].mtime_ns:
+            if name in here and _is_older(state, here[name]):
                 return f"{state.path} is older than {name}, which it lists"
     return None
+
+
+def _is_older(state: StateFile, checkpoint: Checkpoint) -> bool:
+    return state.mtime_ns is not None and state.mtime_ns + SAME_TIME_NS < checkpoint.mtime_ns
 
 
 def _unmerged(scan: Scan) -> list[Checkpoint]:

@@ -93,6 +93,18 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(70, at=700),
+            merged(72, 70),
+            incr(72, at=900),
+            incr(75, at=175),
+            increment_state_at=176,
+        ),
+        75,
+        ("M72", False, "older-than-base"),
+        id="on a merged full, and older than what that was merged from",
+    ),
+    pytest.param(
+        chains_of(
             full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=600
         ),
         160,

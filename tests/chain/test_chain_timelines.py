@@ -499,6 +499,30 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(100, at=50),
+            full(200, at=900),
+            full(150, at=100),
+            full(170, at=60),
+            fulls=[100, 150, 200],
+            full_state_at=201,
+        ),
+        {"F170"},
+        id="saved anew, and not yet in the state file: no copy",
+    ),
+    pytest.param(
+        chains_of(
+            full(70, at=700),
+            incr(72, at=900),
+            incr(75, at=175),
+            incr(74, at=300),
+            increment_state_at=176,
+            increments=[72, 75],
+        ),
+        {"I74"},
+        id="an increment saved anew is no copy either: 74 was written before it, of another run",
+    ),
+    pytest.param(
+        chains_of(
             full(100, at=1000),
             merged(140, 100, at=2000),
             full(200, at=1100),
