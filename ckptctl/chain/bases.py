@@ -37,7 +37,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptctl.chain.model import Checkpoint, Scan
+from ckptctl.chain.model import NO_STEP, Checkpoint, Removed, Scan
 from ckptctl.chain.timelines import OR_COPIED, Timelines
 
 __all__ = ["BaseChoice", "Bases"]
@@ -58,7 +58,7 @@ class BaseChoice(NamedTuple):
         The same for scripts. Proven: `lineage`, `no-state-file`, `listed`, `above-oldest`,
         `nothing-rotates`. Not: `no-base`, `base-gone`, `base-incomplete`, `base-abandoned`,
         `ambiguous`, `full-gone`, `set-back`, `rotated`, `abandoned-between`, `delta-hole`,
-        `abandoned`, `damaged`, `older-than-base`.
+        `abandoned`, `damaged`, `older-than-base`, `other-name`.
     check
         Number of the check of "The state at step S" that fails: 3 or 4.
     files
@@ -309,6 +309,10 @@ class Bases:
             return _refuse("base-incomplete", reason, 3, [base.name])
         if is_merge(base) and self.timelines.order.set_back_behind(base):
             return self._set_back(base, increment)
+        rival = self._rival_of(increment)
+        if rival is not None:
+            reason = f"by its name it was recorded against {rival.name}, not {base.name}"
+            return self._unproven(base, increment, "other-name", reason, 4, [rival.name])
         gone = self._gone_between(base, increment)
         if gone:
             reason = f"{gone[0]} was saved between {base.name} and it, and is gone"
@@ -354,12 +358,32 @@ class Bases:
         reason = f"two fulls at step {step}: {' and '.join(names)}"
         return _refuse("ambiguous", reason, None, names)
 
+    def _rival_of(self, increment: Checkpoint) -> Checkpoint | None:
+        """Return the newest other below an increment that is called as its base may be.
+
+        Another Saver's full, or a run that was set back to one, changes the base name that the
+        state file names, and with it which fulls are looked at.
+        """
+        if increment.lineage is not None:
+            return None
+        rivals = [
+            other
+            for other in self.scan.others
+            if f"incremental_{other.base_name}" == increment.base_name
+            and NO_STEP < other.step < increment.step
+        ]
+        return max(rivals, key=lambda other: other.step, default=None)
+
     def _gone_between(self, base: Checkpoint, increment: Checkpoint) -> list[str]:
         """Return names of fulls between base and increment that are gone: check 3."""
         here = {full.name for full in self.scan.fulls}
         removed = [item for item in self.scan.removed if item.kind == "full"]
         listed = self.scan.full_state.order
-        harmless = {item.name for item in removed if item.merged and item.name not in listed}
+        harmless = {
+            item.name
+            for item in removed
+            if (item.merged or self._was_overtaken(item, increment)) and item.name not in listed
+        }
         counted = dict(self.scan.full_state.steps)
         counted.update((item.name, item.step) for item in removed)
         return [
@@ -367,6 +391,34 @@ class Bases:
             for name, step in counted.items()
             if base.step < step < increment.step and name not in here and name not in harmless
         ]
+
+    def _was_overtaken(self, gone: Removed, increment: Checkpoint) -> bool:
+        """Return whether what we removed as abandoned had been given up before an increment.
+
+        As `_hidden_by` of one that is still here: a lower step was saved in between.
+        """
+        earlier, written = self.timelines.order.earlier, gone.abandoned_ns
+        return (
+            written is not None
+            and increment.is_dated
+            and any(
+                step < gone.step and earlier(written, at_ns) and earlier(at_ns, increment.mtime_ns)
+                for step, at_ns in self._saves
+            )
+        )
+
+    @cached_property
+    def _saves(self) -> tuple[tuple[int, int], ...]:
+        """Step and time of what the trainer saved on the present timeline.
+
+        What was merged stands for the newest of its sources.
+        """
+        merged = [
+            (full.merged.up_to, int(full.saved_s * 1e9))
+            for full in self.live
+            if full.merged is not None and full.saved_s is not None
+        ]
+        return (*((each.step, each.mtime_ns) for each in self._witnesses if each.is_dated), *merged)
 
     def _hidden_by(self, base: Checkpoint, increment: Checkpoint) -> Checkpoint | None:
         """Return an abandoned full that the increment may have been recorded against.

@@ -131,9 +131,9 @@ class _Source:
             self.learned = self.rest is not None
         return self.step[0]
 
-    def entered(self) -> bool:
-        """Return whether its mark says that its merge enters it into the state file."""
-        return self.inner.entered()
+    def mark(self) -> Mapping[str, Any]:
+        """Return what the mark beside it says; nothing where there is none."""
+        return self.inner.mark()
 
 
 class _Dense(Mapping[str, tuple[int, ...]]):

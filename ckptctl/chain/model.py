@@ -104,8 +104,8 @@ class Source(Protocol):
     def global_step(self) -> int | None:
         """Return the value of `global_step`, None without one; raise `DamageError`."""
 
-    def entered(self) -> bool:
-        """Return whether its mark says that its merge enters it into the state file."""
+    def mark(self) -> Mapping[str, Any]:
+        """Return what the mark beside it says; nothing where there is none."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,20 @@ class Checkpoint:
         return self.ours or (self.facts.damage is not None and self.mark is not None)
 
     @cached_property
+    def _provenance(self) -> Mapping[str, Any]:
+        # A trainer that saves over a merged full leaves the mark.
+        return self.source.mark() if self.merged is not None and self.mark is not None else {}
+
+    @property
     def entered(self) -> bool:
         """Whether ckptctl merged it and put it into the state file, also where it is not now."""
-        return self.merged is not None and self.mark is not None and self.source.entered()
+        return self._provenance.get("listed") is True
+
+    @property
+    def saved_s(self) -> float | None:
+        """When the newest source of a merged full was saved, in seconds since 1970."""
+        saved = self._provenance.get("saved")
+        return saved if isinstance(saved, float) and 0 < saved <= self.mtime_ns / 1e9 else None
 
     @cached_property
     def _read(self) -> Contents | DamageError:
@@ -385,6 +396,8 @@ class Removed(NamedTuple):
     name: str
     step: int
     merged: bool = False
+    #: When it was written, of an abandoned full.
+    abandoned_ns: int | None = None
 
 
 class Scan(NamedTuple):

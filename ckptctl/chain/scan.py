@@ -410,8 +410,15 @@ def _removed(line: bytes) -> Removed | None:
         step = item.get("step", parts[1] if parts else None)
         merged = item.get("merged") is True
         kind = item["kind"]
+        written = item.get("abandoned_ns")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     if kind not in ("full", "increment") or not isinstance(step, int):
         return None
-    return Removed("full" if kind == "full" else "increment", name, step, merged)
+    return Removed(
+        "full" if kind == "full" else "increment",
+        name,
+        step,
+        merged,
+        written if type(written) is int else None,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptctl.chain.facts import (
@@ -91,11 +91,8 @@ class IndexSource(NamedTuple):
             return None
         return int.from_bytes(self._read_data(reader, entry), "little", signed=True)
 
-    def entered(self) -> bool:
-        """Return whether its mark says that its merge enters it into the state file."""
-        return self._mark().get("listed") is True
-
-    def _mark(self) -> dict[str, Any]:
+    def mark(self) -> Mapping[str, Any]:
+        """Return what the mark beside it says; nothing where there is none."""
         from ckptctl.bundle.commit import read_mark
         from ckptctl.bundle.names import MARK_SUFFIX
 
@@ -118,7 +115,7 @@ class IndexSource(NamedTuple):
             info = self.storage.stat(index_path(self.prefix))
         except OSError:
             return False
-        return info is not None and self._mark().get("index") == file_identity(info)
+        return info is not None and self.mark().get("index") == file_identity(info)
 
     def _open(self) -> BundleReader:
         # A scan alone opens no index, and so loads nothing that reads one.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import file_identity, read_mark
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
-from ckptctl.chain import Chains, Checkpoint, find_chains, scan_directory
+from ckptctl.chain import Chains, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files, split_step
 from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
@@ -24,8 +24,6 @@ __all__ = [
     "look_at_destination",
     "own_files",
     "own_temporaries",
-    "read_mark",
-    "saved_time",
 ]
 
 
@@ -215,18 +213,6 @@ def _own_temporaries(
 def _inside(directory: str, info: FileInfo, storage: Storage) -> dict[str, FileInfo]:
     entries = storage.listdir(os.path.join(directory, info.name))
     return {os.path.join(info.name, each.name): each for each in entries}
-
-
-def saved_time(full: Checkpoint, storage: Storage) -> float | None:
-    """Return when the newest source of a merged full was saved, in seconds since 1970.
-
-    None where it was not merged, whatever mark lies beside it: a trainer that saves over a
-    merged full leaves the mark.
-    """
-    if full.merged is None:
-        return None
-    saved = read_mark(full.prefix + MARK_SUFFIX, storage).get("saved")
-    return saved if isinstance(saved, float) and 0 < saved <= full.mtime_ns / 1e9 else None
 
 
 def _identities(facts: object) -> dict[str, list[int]]:

@@ -23,7 +23,6 @@ from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
     own_temporaries,
-    saved_time,
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
 from ckptctl.merge.settle import is_unlisted
@@ -453,7 +452,7 @@ def _base_step(chosen: Selection, options: RestoreOptions) -> int:
 
 def _saved(chosen: Selection, storage: Storage) -> float:
     last = (chosen.base, *chosen.increments)[-1]
-    saved = saved_time(last, storage)
+    saved = last.saved_s
     return last.mtime_ns / 1e9 if saved is None else saved
 
 

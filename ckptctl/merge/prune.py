@@ -200,6 +200,7 @@ def _plan(
             item.bytes,
             *verdicts[item.prefix].fields(),
             merged=item.kind == "full" and item.merged is not None,
+            written_ns=item.mtime_ns if item.is_dated else None,
             files=found.files[item.prefix],
             directories=found.directories[item.prefix],
         )

@@ -52,9 +52,14 @@ class Later:
             increment_state=self._state_without("increment", gone),
             removed=(
                 *scan.removed,
-                *(Removed(i.kind, i.name, i.step, i.merged is not None) for i in gone),
+                *(self._removed(item) for item in gone),
             ),
         )
+
+    def _removed(self, item: Checkpoint) -> Removed:
+        dead = item.kind == "full" and not self.chains.is_live(item) and item.is_dated
+        written = item.mtime_ns if dead else None
+        return Removed(item.kind, item.name, item.step, item.merged is not None, written)
 
     def _state_without(
         self, kind: Literal["full", "increment"], gone: Iterable[Checkpoint]

@@ -17,7 +17,7 @@ from ckptctl.chain import (
 )
 from ckptctl.chain.names import Grouped, group_files
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UnprovenError
-from ckptctl.merge.destination import own_files, own_temporaries, saved_time
+from ckptctl.merge.destination import own_files, own_temporaries
 from ckptctl.merge.prune_plan import PruneFile
 from ckptctl.merge.removed_log import read_identities
 from ckptctl.progress import Progress
@@ -158,7 +158,7 @@ def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float
     def when(checkpoint: Checkpoint) -> float | None:
         stamp = stamps.get((checkpoint.kind, checkpoint.name))
         if stamp is None:
-            stamp = saved_time(checkpoint, storage)
+            stamp = checkpoint.saved_s
         known = usable and checkpoint.is_dated
         return stamp if stamp is not None else checkpoint.mtime_ns / 1e9 if known else None
 

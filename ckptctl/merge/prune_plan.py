@@ -108,6 +108,8 @@ class PruneItem(NamedTuple):
         Prefix of the full or increment, once verified, that stands in for what goes.
     merged
         Whether ckptctl merged it.
+    written_ns
+        mtime of its index, None where that is not known.
     files, directories
         What is removed, in this order; the directories when they are empty.
     """
@@ -123,6 +125,7 @@ class PruneItem(NamedTuple):
     reason: str
     under: str | None = None
     merged: bool = False
+    written_ns: int | None = None
     files: tuple[PruneFile, ...] = ()
     directories: tuple[str, ...] = ()
 
@@ -175,6 +178,7 @@ _ITEM_TYPES: dict[str, tuple[type, ...]] = {
     "reason": (str,),
     "under": (str, _NONE),
     "merged": (bool,),
+    "written_ns": (int, _NONE),
     "files": (list,),
     "directories": (list,),
 }

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 from ckptctl.chain import Chains, Checkpoint, Scan, find_chains, scan_again
 from ckptctl.chain.timelines import names_below, set_back_since
-from ckptctl.merge.destination import saved_time
 from ckptctl.merge.state_file import (
     drop_checkpoints,
     enter_fulls,
@@ -118,7 +117,7 @@ def settle(before: Scan, storage: Storage, assume_order: str | None) -> Unsettle
     listed = []
     for name in found.unlisted:
         # Of today is only its merge: keep rules count the time that the state file says.
-        when = saved_time(fulls[name], storage) or fulls[name].mtime_ns / 1e9
+        when = fulls[name].saved_s or fulls[name].mtime_ns / 1e9
         if update_state_file(directory, name, when, storage, assume_order) is None:
             listed.append(name)
     for kind in _KINDS:

@@ -34,7 +34,8 @@ class FakeSource:
     known: Facts
     content: Contents | DamageError
     step: int | None
-    listed: bool = False
+    entered: bool = False
+    saved: float | None = None
     asked: list[str] = field(default_factory=list)
 
     def facts(self) -> Facts:
@@ -51,9 +52,9 @@ class FakeSource:
         self.asked.append("global_step")
         return self.step
 
-    def entered(self) -> bool:
-        self.asked.append("entered")
-        return self.listed
+    def mark(self) -> Mapping[str, object]:
+        self.asked.append("mark")
+        return {"listed": self.entered, "saved": self.saved}
 
 
 def info(name: str, size: int = NEEDED, at: float = 0, **changes: object) -> FileInfo:
@@ -102,6 +103,7 @@ def _checkpoint(
     ours: bool = False,
     away: bool = False,
     entered: bool = False,
+    saved: float | None = None,
 ) -> Checkpoint:
     base = "model.ckpt" if kind == "full" else "incremental_model.ckpt"
     name = name or f"{base}-{step}"
@@ -135,7 +137,7 @@ def _checkpoint(
             **({"mode": 0o120777, "is_symlink": True} if away else {}),
         ),
         source=FakeSource(
-            facts or Facts(), contents, step if global_step == -1 else global_step, entered
+            facts or Facts(), contents, step if global_step == -1 else global_step, entered, saved
         ),
         shards=() if missing else (shard,),
         mark=info(f"{name}.ckptctl.json", 1) if mark else None,
@@ -145,6 +147,11 @@ def _checkpoint(
 def full(step: int, **options: object) -> Checkpoint:
     """Return a full; without `at` it was written `step` seconds after the epoch."""
     return _checkpoint("full", step, **options)  # type: ignore[arg-type]
+
+
+def other(step: int, **options: object) -> Checkpoint:
+    """Return a bundle of another base name."""
+    return _checkpoint("other", step, **({"name": f"model.ckpt-{step}"} | options))  # type: ignore[arg-type]
 
 
 def merged(step: int, base: int, *, up_to: int | None = None, **options: object) -> Checkpoint:
@@ -237,6 +244,7 @@ def build_scan(
         full_state=states["full"],
         increment_state=states["increment"],
         increment_directory=INCREMENTS,
+        others=tuple(item for item in found if item.kind == "other"),
         removed=tuple(removed),
     )
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ckptctl.chain import Removed
-from tests.chain.builder import chains_of, full, incr, label, merged, only
+from tests.chain.builder import chains_of, full, incr, label, merged, only, other
+
+
+def dead(step, at):
+    """Return a full that we removed as abandoned."""
+    return Removed("full", f"model.ckpt-{step}", step, abandoned_ns=int(at * 1e9))
 
 
 def verdict(chains, step):
@@ -90,6 +95,50 @@ CASES = [
         120,
         ("F100", False, "rotated"),
         id="check 4: no increments' state file",
+    ),
+    pytest.param(
+        chains_of(full(100), full(120, at=400), incr(165, at=500), removed=[dead(160, at=160)]),
+        165,
+        ("F120", True, "listed"),
+        id="what was removed as abandoned had been given up before",
+    ),
+    pytest.param(
+        chains_of(full(100), full(120), incr(165, at=500), removed=[dead(160, at=160)]),
+        165,
+        ("F120", False, "full-gone"),
+        id="nothing shows that it had",
+    ),
+    pytest.param(
+        chains_of(full(100), full(120, at=600), incr(165, at=500), removed=[dead(160, at=160)]),
+        165,
+        ("F120", False, "full-gone"),
+        id="that was later",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(150, 100, saved=400.0), incr(165, at=500), removed=[dead(160, at=160)]
+        ),
+        165,
+        ("M150", True, "listed"),
+        id="what was merged since shows it too",
+    ),
+    pytest.param(
+        chains_of(full(100, name="best.ckpt-100"), other(120), incr(140)),
+        140,
+        ("F100", False, "other-name"),
+        id="called as if recorded against a full of another base name",
+    ),
+    pytest.param(
+        chains_of(full(100), other(120, name="best.ckpt-120"), incr(140)),
+        140,
+        ("F100", True, "listed"),
+        id="an other that it is not called after says nothing",
+    ),
+    pytest.param(
+        chains_of(full(100, name="best.ckpt-100"), other(120), incr(140, base=100)),
+        140,
+        ("F100", True, "lineage"),
+        id="nor does one where lineage says it",
     ),
     pytest.param(
         chains_of(

@@ -351,15 +351,20 @@ def test_a_full_that_shows_that_another_is_abandoned_stays(tmp_path: Path) -> No
     assert goes(plan(chain, KeepLast(1), abandoned=True)) == {"F30": "policy", "F80": "abandoned"}
 
 
-def test_an_abandoned_full_whose_removal_would_unprove_stays(tmp_path: Path) -> None:
-    """A full that is gone counts as gone (check 3), an abandoned one need not."""
+@pytest.mark.parametrize("dated", [True, False])
+def test_an_abandoned_full_whose_removal_would_unprove_stays(tmp_path: Path, dated: bool) -> None:
+    """A full that is gone counts as gone (check 3), unless times show that it was given up."""
     chain = chain_of(tmp_path, "F10", "F50", "F20", "I60")
     write_state(chain.directory, [f"model.ckpt-{n}" for n in (10, 50, 20)])
     age(chain, 10, 50, 20, increments=())
+    if not dated:
+        for step in (10, 50, 20):
+            os.utime(f"{chain.full_prefix(step)}.index", (THEN, THEN))
     os.utime(f"{chain.increment_prefix(60)}.index", (THEN + 10**6, THEN + 10**6))
     assert points(chain) == {10, 20, 60}
     found = plan(chain, abandoned=True)
-    assert stays(found)["F50"] == "evidence"
+    assert ("F50" in goes(found)) == dated
+    assert dated or stays(found)["F50"] == "evidence"
     execute_prune(found)
     assert points(chain) == {10, 20, 60}
 
