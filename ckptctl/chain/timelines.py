@@ -58,6 +58,7 @@ SAME_TIME_NS = 2_000_000_000
 
 _BEFORE = "written before its base"
 _SET_BACK = "the run was set back:"
+_PASSED_OVER = "not listed, and above step"
 #: What times that look like a rollback may be instead.
 OR_COPIED = " (or copied without its times: --assume-order step)"
 
@@ -164,9 +165,9 @@ class Timelines:
         """Return whether that is why it is abandoned: a copy without its times looks the same."""
         return (self.why_abandoned(checkpoint) or "").startswith(_BEFORE)
 
-    def only_set_back(self, checkpoint: Checkpoint) -> bool:
+    def only_named_below(self, checkpoint: Checkpoint) -> bool:
         """Return whether that is why it is abandoned: until the trainer saves above it."""
-        return (self.why_abandoned(checkpoint) or "").startswith(_SET_BACK)
+        return (self.why_abandoned(checkpoint) or "").startswith((_SET_BACK, _PASSED_OVER))
 
     def is_live(self, checkpoint: Checkpoint) -> bool:
         """Return whether a checkpoint is on the present timeline."""
@@ -387,9 +388,7 @@ def _overtaken(order: WriteOrder, found: Sequence[Checkpoint], state: StateFile)
             and checkpoint.is_dated
             and not order.earlier(state.mtime_ns or 0, checkpoint.mtime_ns)
         ):
-            dead[checkpoint.prefix] = (
-                f"not listed, and above step {named[1]}, which {state.path} names"
-            )
+            dead[checkpoint.prefix] = f"{_PASSED_OVER} {named[1]}, which {state.path} names"
     return dead
 
 

@@ -83,5 +83,5 @@ class Later:
 
 def _judged(chains: Chains, item: Checkpoint) -> tuple[bool, ...]:
     # Whether by what the trainer overwrites counts too: it would come back to life by that.
-    by_state = chains.timelines.only_set_back(item)
+    by_state = chains.timelines.only_named_below(item)
     return chains.is_live(item), chains.is_restore_point(item), by_state

@@ -351,6 +351,21 @@ def test_a_full_that_shows_that_another_is_abandoned_stays(tmp_path: Path) -> No
     assert goes(plan(chain, KeepLast(1), abandoned=True)) == {"F30": "policy", "F80": "abandoned"}
 
 
+def test_what_shows_it_for_good_stays_where_the_state_file_shows_it_too(tmp_path: Path) -> None:
+    """That the state file names a step below is over with the next save."""
+    chain = chain_of(tmp_path, "F10", "I20", "F30")
+    write_state(chain.directory, ["model.ckpt-10"])
+    age(chain, 30, 10, increments=())
+    os.utime(f"{chain.increment_prefix(20)}.index", (THEN + 10**5, THEN + 10**5))
+    chain.merge(20)
+    found = plan(chain, KeepLast(1))
+    assert "F10" in stays(found)
+    execute_prune(found)
+    chain.add(full(40, table("emb", [1])))
+    write_state(chain.directory, ["model.ckpt-20", "model.ckpt-40"])
+    assert 30 not in points(chain)
+
+
 @pytest.mark.parametrize("dated", [True, False])
 def test_an_abandoned_full_whose_removal_would_unprove_stays(tmp_path: Path, dated: bool) -> None:
     """A full that is gone counts as gone (check 3), unless times show that it was given up."""

@@ -369,9 +369,7 @@ class Lives(RuleBasedStateMachine):
             Policy(tuple(rules)),
             min_age_s=0.0,
             orphans=every,
-            # Known and open: a full of the way that was left, once removed, counts for check 3
-            # like any other, and increments above it that name no base are refused.
-            abandoned=every and self.habits.mode != "none",
+            abandoned=every,
             leftovers=every,
             trash=more.get("trash", False),
         )
