@@ -35,8 +35,10 @@ The document
         norms lie too close together to be told apart in the usual number of bars. Primaries
         only, and null where they were not asked for.
 ``tensors``
-    added, removed, retyped, reshaped, changed (lists), unchanged (a number). Of what changed:
-    elements, not_finite, l2, max, norm [a, b] and relative (`compare_values`).
+    added, removed, retyped, reshaped, uncovered, changed (lists), unchanged (a number). Of what
+    changed: elements, not_finite, l2, max, norm [a, b] and relative (`compare_values`).
+    Uncovered are those of which other slices are missing in a than in b, or in one alone: a and
+    b say which, and what is there is not compared.
 ``notes``
     What a user should know.
 
@@ -56,7 +58,7 @@ from ckptctl.inspect.diff_same import Compared, NewTask, SameFull, SameTask, sam
 from ckptctl.inspect.diff_tensors import compare_tensors
 from ckptctl.inspect.diff_words import not_finite
 from ckptctl.inspect.parts import ColumnName
-from ckptctl.inspect.tensors import skipped_rows
+from ckptctl.inspect.tensors import lacking_slices, skipped_rows
 from ckptctl.inspect.view import MemberView, TableView, View
 from ckptctl.inspect.walk import walk_quad
 from ckptctl.running import Report, Task, ignore
@@ -158,14 +160,14 @@ def diff(
     b.runner.progress.start("comparing tensors", sum(t.nbytes for t in tensors_b.values()))
     found.tensors = compare_tensors(tensors_a, tensors_b, tolerance)
     if each is not None:
-        for what in ("added", "removed", "retyped", "reshaped", "changed"):
+        for what in ("added", "removed", "retyped", "reshaped", "uncovered", "changed"):
             for item in found.tensors[what]:
                 each({"tensor": item["name"], "change": what, **item})
     members = [member for own in found.tables for member in own["members"]]
     odd = not_finite(members, "row") + not_finite(found.tensors["changed"], "element")
     found.notes += [f"b: {words}" for words in odd]
     for view, where, own in ((a, "a", tensors_a), (b, "b", tensors_b)):
-        notes = (*view.notes, *skipped_rows(own.values()))
+        notes = (*view.notes, *lacking_slices(own.values()), *skipped_rows(own.values()))
         found.notes += [f"{where}: {note}" for note in notes]
     return found
 

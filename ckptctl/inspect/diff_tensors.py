@@ -20,9 +20,10 @@ __all__ = ["compare_tensors", "compare_values"]
 def compare_tensors(
     a: dict[str, TensorView], b: dict[str, TensorView], tolerance: float = 0.0
 ) -> dict[str, Any]:
-    """Return what was added, removed, retyped, reshaped and changed, by name.
+    """Return what was added, removed, retyped, reshaped, uncovered and changed, by name.
 
-    How a tensor is cut into slices, and in which shard it lies, is no difference.
+    How a tensor is cut into slices, and in which shard it lies, is no difference. That other
+    slices of it are missing is one, and then its elements are not compared.
 
     Raises
     ------
@@ -34,6 +35,7 @@ def compare_tensors(
         "removed": [_facts(a[name]) for name in sorted(a.keys() - b.keys())],
         "retyped": [],
         "reshaped": [],
+        "uncovered": [],
         "changed": [],
         "unchanged": 0,
     }
@@ -43,6 +45,9 @@ def compare_tensors(
             found["retyped"].append({"name": name, "a": old.dtype.name, "b": new.dtype.name})
         elif old.shape != new.shape:
             found["reshaped"].append({"name": name, "a": list(old.shape), "b": list(new.shape)})
+        elif old.held != new.held:
+            words = [f"without {each.missing}" if each.missing else "whole" for each in (old, new)]
+            found["uncovered"].append({"name": name, "a": words[0], "b": words[1]})
         else:
             change = compare_values(old, new, tolerance)
             if change is None:
@@ -54,6 +59,8 @@ def compare_tensors(
 
 def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict[str, Any] | None:
     """Return how the elements of two tensors of one type and shape differ; None if not.
+
+    Slices that are missing are missing in both.
 
     Returns
     -------

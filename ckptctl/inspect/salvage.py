@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import CkptctlError, DamageError
 from ckptctl.inspect.formats.sources import Skipped
-from ckptctl.inspect.tensors import Piece, TensorView
+from ckptctl.inspect.tensors import Piece, TensorView, box_words
 from ckptctl.inspect.view import TableView, View
 from ckptctl.restore.keys import read_offsets
 from ckptctl.running import Report, batches, ignore
@@ -192,5 +192,4 @@ def _name(tensor: TensorView, piece: Piece) -> str:
     """Return what a slice is called that is exported alone: `name[0:10, 0:4]`."""
     if piece.slice is None or tensor.is_hash_table:
         return tensor.name
-    box = piece.slice.resolve(tensor.shape)
-    return f"{tensor.name}[{', '.join(f'{st}:{st + size}' for st, size in box)}]"
+    return tensor.name + box_words(piece.slice.resolve(tensor.shape))

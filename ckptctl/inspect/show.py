@@ -343,7 +343,7 @@ def _measured(dtype: DType, chunks: Iterator[np.ndarray]) -> dict[str, object] |
 
 
 def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> None:
-    from ckptctl.inspect.tensors import skipped_rows
+    from ckptctl.inspect.tensors import lacking_slices, skipped_rows
 
     by_name = {item["name"]: item for item in shown.tensors}
     progress = view.runner.progress
@@ -353,7 +353,7 @@ def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> Non
         if any(is_lost(view, piece.entry) for piece in each.pieces):
             pass
         elif each.numeric:
-            found = _measured(each.dtype, each.flat())
+            found = _measured(each.dtype, each.present())
         elif each.dtype.name == "string" and not each.is_hash_table:
             count = total = longest = 0
             for item in each.strings():
@@ -363,4 +363,4 @@ def _measure_tensors(view: View, tensors: list[TensorView], shown: Shown) -> Non
             found = {"count": count, "bytes": total, "longest": longest}
         by_name[each.name]["stats"] = found
         progress.advance(each.nbytes)
-    shown.notes = skipped_rows(tensors)
+    shown.notes = [*lacking_slices(tensors), *skipped_rows(tensors)]

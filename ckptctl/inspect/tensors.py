@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from operator import attrgetter
 from typing import NamedTuple
@@ -17,10 +17,20 @@ from ckptctl.restore.column import copy_checked
 from ckptctl.restore.plans import OWN_NAMES
 from ckptctl.restore.rows import beyond_end
 
-__all__ = ["Piece", "TensorView", "bundle_tensors", "skipped_rows", "state_tensors"]
+__all__ = [
+    "Piece",
+    "TensorView",
+    "box_words",
+    "bundle_tensors",
+    "lacking_slices",
+    "skipped_rows",
+    "state_tensors",
+]
 
 #: Most bytes of a tensor that is cut along several axes, to be put together in memory.
 _MOST_BYTES = 1 << 30
+#: How many gaps between slices are named.
+_MOST_BOXES = 4
 
 
 class Piece(NamedTuple):
@@ -155,6 +165,53 @@ class TensorView:
         return sum(piece.entry.elements for piece in self._pieces) == self.elements
 
     @property
+    def held(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """The boxes of (start, length) that are there: neighbours are one where one axis is cut."""
+        if self.covered:
+            return (self._whole,)
+        boxes = [piece.slice.resolve(self.shape) for piece in self.pieces if piece.slice]
+        axis = self._cut_axis(boxes)
+        if axis is None:
+            return tuple(boxes)
+        joined: list[tuple[tuple[int, int], ...]] = []
+        for box in boxes:
+            start, length = box[axis]
+            if joined and sum(joined[-1][axis]) == start:
+                start, before = joined.pop()[axis]
+                length += before
+            joined.append((*box[:axis], (start, length), *box[axis + 1 :]))
+        return tuple(joined)
+
+    @property
+    def missing(self) -> str:
+        """What slices that are missing held, in words; "" where all is there."""
+        if self.covered:
+            return ""
+        held = self.held
+        axis = self._cut_axis(held)
+        if axis is None:
+            there = sum(piece.entry.elements for piece in self.pieces)
+            return f"{self.elements - there} of {self.elements} elements"
+        ends = [0, *(sum(box[axis]) for box in held)]
+        starts = [*(box[axis][0] for box in held), self.shape[axis]]
+        gaps = [(at, start - at) for at, start in zip(ends, starts, strict=True) if start > at]
+        around = self._whole
+        boxes = [box_words((*around[:axis], gap, *around[axis + 1 :])) for gap in gaps]
+        more = f" and {len(boxes) - _MOST_BOXES} more" if len(boxes) > _MOST_BOXES else ""
+        return ", ".join(boxes[:_MOST_BOXES]) + more
+
+    def _cut_axis(self, boxes: Sequence[tuple[tuple[int, int], ...]]) -> int | None:
+        """Return the one axis along which boxes are less than the whole; None: there are more."""
+        whole = self._whole
+        axes = {
+            at
+            for box in boxes
+            for at, (own, full) in enumerate(zip(box, whole, strict=True))
+            if own != full
+        }
+        return axes.pop() if len(axes) == 1 else None
+
+    @property
     def numeric(self) -> bool:
         """Whether `flat` gives its elements as numbers."""
         return not self.is_hash_table and self.dtype.size > 0
@@ -173,6 +230,7 @@ class TensorView:
     def flat(self) -> Iterator[np.ndarray]:
         """Return the elements in row-major order as flat arrays, checked.
 
+        Where slices are missing (`covered`) there are fewer, or zeros among them.
         bfloat16 and 8-bit floats come as unsigned integers of their width.
 
         Raises
@@ -187,6 +245,17 @@ class TensorView:
         if not self.cut_in_rows:
             yield self._assembled()
             return
+        yield from self._each()
+
+    def present(self) -> Iterator[np.ndarray]:
+        """Return the elements that are there as `flat` does, slice by slice in their order.
+
+        So none is refused for its size, and none is made up where slices are missing.
+        """
+        self.skipped = 0
+        yield from self._each()
+
+    def _each(self) -> Iterator[np.ndarray]:
         for piece in self.pieces:
             yield from piece.chunks(self._skip)
 
@@ -240,6 +309,21 @@ class TensorView:
 def skipped_rows(tensors: Iterable[TensorView]) -> list[str]:
     """Say of which tensors incoming rows were skipped, as far as that is known."""
     return [beyond_end(each.name, each.skipped) for each in tensors if each.skipped]
+
+
+def lacking_slices(tensors: Iterable[TensorView]) -> list[str]:
+    """Say of which tensors slices are missing, and in which file."""
+    return [
+        f"{each.source}.index: slices of {each.name} are missing ({each.missing}): "
+        "only what is there counts"
+        for each in tensors
+        if not each.covered
+    ]
+
+
+def box_words(box: Sequence[tuple[int, int]]) -> str:
+    """Return a slice as Python writes it: `[0:10, 0:4]`."""
+    return f"[{', '.join(f'{start}:{start + length}' for start, length in box)}]"
 
 
 def state_tensors(state: State) -> tuple[TensorView, ...]:

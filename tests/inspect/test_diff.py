@@ -315,6 +315,7 @@ def test_other_tensors(tmp_path: Path) -> None:
     names = {what: [t["name"] for t in found[what]] for what in list(found)[:-1]}
     assert names == {
         "added": ["new"], "removed": ["gone"], "retyped": ["type"], "reshaped": ["shape"],
+        "uncovered": [],
         "changed": ["value", "words"],
     }  # fmt: skip
     value = found["changed"][0]
