@@ -12,7 +12,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.chain import Checkpoint, ProvenPairs
-from ckptctl.errors import TableError, UnprovenError
+from ckptctl.errors import DamageError, TableError, UnprovenError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.find import KeyTable
 from ckptctl.restore.keys import (
@@ -75,7 +75,11 @@ def check_nested(
         for before, after in pairs:
             pair = (before.prefix, after.prefix)
             told = _Told(progress, _key_bytes(before, after))
-            missing, where = _missing_keys(full, pair, storage, told.report)
+            try:
+                missing, where = _missing_keys(full, pair, storage, told.report)
+            except DamageError as error:
+                _name_a_way_out(error, series)
+                raise
             told.finish()
             if missing:
                 raise UnprovenError(
@@ -95,6 +99,14 @@ def check_nested(
 def _key_bytes(before: Checkpoint, after: Checkpoint) -> int:
     rows = [rows.rows for item in (before, after) for rows in item.contents.sparse.values()]
     return 2 * _BYTES * sum(rows)
+
+
+def _name_a_way_out(error: DamageError, series: Sequence[Checkpoint]) -> None:
+    """Add that a PS, which restores the last increment alone, reads no damaged one before it."""
+    file = error.file or ""
+    if any(file.startswith(f"{before.prefix}.") for before in series[:-1]):
+        own = f"{error.remedy}, or " if error.remedy else ""
+        error.remedy = f"{own}--increments last for what a DeepRec PS would hold"
 
 
 class _Told:

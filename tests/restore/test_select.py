@@ -15,6 +15,7 @@ from ckptctl.errors import (
     NotFoundError,
     RefusedError,
     TableError,
+    TensorChecksumError,
     UnprovenError,
 )
 from ckptctl.inspect.listing import list_directory
@@ -25,6 +26,7 @@ from tests.oracle.chain import (
     Chain,
     build_chain,
     changes,
+    flip,
     full,
     increment,
     read,
@@ -651,5 +653,17 @@ def test_nothing_is_proven_past_columns_that_do_not_fit(tmp_path: Path) -> None:
     for increments in ("auto", "all"):
         error = refused(chain, TableError, 40, increments=increments)
         assert error.file == f"{chain.increment_prefix(30)}.index"
+        assert ("--increments last" in (error.remedy or "")) == (increments == "auto")
     chain.merge(40, increments="last")
     chain.check(10, 40)
+
+
+def test_a_damaged_increment_in_between_has_a_way_around(tmp_path: Path) -> None:
+    images = [increment(at, changes("emb", range(at // 10))) for at in (20, 30, 40)]
+    chain = build_chain(tmp_path, full(10, table("emb", [1])), *images)
+    flip(next(chain.increment_prefix(30).parent.glob("*-30.data*")), 4004)
+    error = refused(chain, TensorChecksumError, 40)
+    assert "--increments last" in (error.remedy or "")
+    chain.merge(40, increments="last")
+    chain.check(10, 40)
+    assert "--increments" not in (refused(chain, TensorChecksumError, 30).remedy or "")
