@@ -74,7 +74,8 @@ def command(
     Reads indexes, the freqs and versions of tables that keep them, and, where increments are
     applied, the keys of their tables; with --stats everything. Of a full and of a bundle as it
     is, the rows that a PS would skip are counted too. Of a bundle that lacks data shards, or
-    parts of them, what went with them is told, and the exit code is 4.
+    parts of them, what went with them is told, and the exit code is 4; so it is where columns
+    of a table in it do not fit each other.
 
     \b
     Example:
@@ -101,7 +102,7 @@ def command(
 
     progress = out.progress()
     runner = Runner(progress=progress)
-    damage: MissingShardError | EntryBoundsError | None = None
+    damage: MissingShardError | EntryBoundsError | None = None  # of a shard
     try:
         try:
             view = open_view(found, restore, runner)
@@ -113,7 +114,7 @@ def command(
             shown = show(view, tensors=tensors, stats=stats, pattern=pattern, sort=sort, top=top)
     finally:
         progress.finish()
-    if answers is None:
+    if answers is None or shown.problems:
         out.show(ShownView(shown, stats))
     else:
         text = out.draw(ShownView(shown, stats))
@@ -130,3 +131,6 @@ def command(
         prefix = shlex.quote(found.prefix)
         damage.remedy = f"restore the file, or ckptctl export {prefix} --salvage -o PATH"
         raise damage
+    if shown.problems:
+        out.close()
+        raise shown.problems[0]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ckptctl.bundle import DType
+    from ckptctl.errors import TableError
     from ckptctl.inspect.tensors import TensorView
     from ckptctl.inspect.view import TableTensor, TableView, View
     from ckptctl.restore.column import Column
@@ -61,7 +62,13 @@ _ROOMS = ("optimizer", "optimizer_weights")
 
 @dataclass
 class Shown:
-    """What `show` found; see the module for the fields."""
+    """What `show` found; see the module for the fields.
+
+    Attributes
+    ----------
+    problems
+        Why the rows of tables could not be read; a note tells of each.
+    """
 
     target: dict[str, object]
     words: str
@@ -71,6 +78,7 @@ class Shown:
     totals: dict[str, Any] = field(default_factory=dict)
     lost: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    problems: list[TableError] = field(default_factory=list)
 
     def document(self) -> dict[str, object]:
         """Return it as JSON."""
@@ -181,7 +189,9 @@ def show(
         shown.raw = _first(raw, sort, top)
     shown.totals = {**totals, "kinds": kinds}
     shown.lost = lost_shards(view)
-    shown.notes = [*view.notes, *shown.notes]
+    shown.problems = [problem for t in view.tables if (problem := t.problem) is not None]
+    odd = [f"{each.file}: {each.tensor}: {each.message}" for each in shown.problems]
+    shown.notes = [*view.notes, *odd, *shown.notes]
     return shown
 
 
@@ -289,6 +299,10 @@ def _read(view: View, tables: list[TableView], shown: Shown, *, stats: bool) -> 
     progress = view.runner.progress
     for table in tables:
         item = by_name[table.name]
+        if table.problem is not None:
+            for at in range(len(table.shapes) if stats else 0):
+                item["members"][at]["stats"] = None
+            continue
         for what, column in (("freq", "freqs"), ("version", "versions")):
             found = _there(view, table.columns(0, "freqs" if column == "freqs" else "versions"))
             if found:

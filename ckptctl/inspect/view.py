@@ -20,14 +20,14 @@ from ckptctl.bundle import BundleReader, DType, Entry
 from ckptctl.bundle.reader import LostShard
 from ckptctl.chain import ProvenPairs, find_chains, find_changed, scan_directory
 from ckptctl.chain.vanished import Meant
-from ckptctl.errors import CkptctlError, NotFoundError, UsageError
+from ckptctl.errors import CkptctlError, NotFoundError, TableError, UsageError
 from ckptctl.inspect.parts import ColumnName, PartView, RawPart, StatePart
 from ckptctl.inspect.target import Target
 from ckptctl.inspect.tensors import TensorView, bundle_tensors, state_tensors
 from ckptctl.restore import MemberState, RestoreOptions, State, open_state
 from ckptctl.restore.column import Column
 from ckptctl.restore.nested import check_nested
-from ckptctl.restore.opening import open_bundle
+from ckptctl.restore.opening import misfit, open_bundle
 from ckptctl.restore.select import Selection
 from ckptctl.restore.survey import Surveyed, judge, survey_state
 from ckptctl.running import Runner
@@ -149,9 +149,27 @@ class TableView:
         """Type of the keys."""
         return self.shapes[0][2][0].keys.dtype
 
+    @property
+    def problem(self) -> TableError | None:
+        """Why its rows cannot be read, though its tensors can be listed; None if they can."""
+        own = (each for _, _, sets in self.shapes for each in sets)
+        return next(filter(None, (misfit(self._view.reader, each) for each in own)), None)
+
+    def _check(self) -> None:
+        problem = self.problem
+        if problem is not None:
+            raise problem
+
     @cached_property
     def members(self) -> tuple[MemberView, ...]:
-        """The members with their rows; surveys the keys when first asked."""
+        """The members with their rows; surveys the keys when first asked.
+
+        Raises
+        ------
+        TableError
+            Its tensors do not fit each other (`problem`).
+        """
+        self._check()
         surveyed = self._surveyed
         return tuple(
             MemberView(
@@ -216,7 +234,14 @@ class TableView:
                     yield TableTensor(at, part, own.name + suffix, suffix, shape, entry)
 
     def columns(self, member: int, name: ColumnName) -> Iterator[Column]:
-        """Return one column of each part of a member; surveys the keys unless `settled`."""
+        """Return one column of each part of a member; surveys the keys unless `settled`.
+
+        Raises
+        ------
+        TableError
+            Its tensors do not fit each other (`problem`).
+        """
+        self._check()
         if not self.settled:
             for part in self.members[member].parts:
                 found = part.column(name)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ckptctl.bundle import BundleReader, Entry, TensorSlice
 from ckptctl.errors import AmbiguousError, TableError, UnprovenError
+from ckptctl.restore.opening import misfit
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import Increment, RowsPlan
 from ckptctl.tables import Catalogue, RowSet, part_components
@@ -47,8 +48,9 @@ class RowsMatcher:
         plain = {name: self._catalogue.entries[name] for name in self._catalogue.plain}
         for number, (reader, catalogue) in enumerate(self._increments):
             for rows in catalogue.rows.values():
-                if rows.problem:
-                    raise TableError(rows.problem, file=reader.index_path, tensor=rows.name)
+                error = misfit(reader, rows)
+                if error is not None:
+                    raise error
                 target = _rows_target(rows.name, plain, reader)
                 if target is not None:
                     found[target[0]].append((number, target[1], rows))

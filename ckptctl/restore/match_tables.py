@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl.bundle import BundleReader, Entry, dtype_by_name
 from ckptctl.bundle.checksum import EMPTY_MASKED
 from ckptctl.errors import AmbiguousError, TableError, UnprovenError
-from ckptctl.restore.opening import bucket_rows
+from ckptctl.restore.opening import bucket_rows, misfit
 from ckptctl.restore.plans import IncomingSet, Increment, MemberPlan, TablePlan
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, Table, TableMember, part_components
 from ckptctl.tables.sets import FULL_SUFFIXES
@@ -201,14 +201,9 @@ class TableMatcher:
 
 
 def _check_problem(reader: BundleReader, ev: EvSet) -> None:
-    if ev.problem:
-        raise TableError(
-            f"columns of a table do not fit: {ev.problem}",
-            file=reader.index_path,
-            tensor=ev.name,
-            offset=ev.keys.offset,
-            remedy="use another step",
-        )
+    error = misfit(reader, ev)
+    if error is not None:
+        raise error
 
 
 def _count_parts(

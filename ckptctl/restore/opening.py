@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 
 from ckptctl.bundle import BundleReader
-from ckptctl.errors import CkptctlError
+from ckptctl.errors import CkptctlError, TableError
 from ckptctl.restore.keys import read_offsets
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.tables import BUCKETS, Catalogue, EvSet, find_tables, part_components
+from ckptctl.tables import BUCKETS, Catalogue, EvSet, RowSet, find_tables, part_components
 
-__all__ = ["bucket_rows", "open_bundle"]
+__all__ = ["bucket_rows", "misfit", "open_bundle"]
 
 
 def open_bundle(
@@ -48,6 +48,19 @@ def bucket_rows(reader: BundleReader, ev: EvSet) -> np.ndarray:
     if ev.problem or suffix not in ev.entries or not ev.rows:
         return np.zeros(BUCKETS, np.int64)
     return np.diff(read_offsets(reader, ev, suffix, ev.rows))
+
+
+def misfit(reader: BundleReader, own: EvSet | RowSet) -> TableError | None:
+    """Return why the tensors of a set cannot be read as rows, None where they can."""
+    if not own.problem:
+        return None
+    return TableError(
+        f"columns of a table do not fit: {own.problem}",
+        file=reader.index_path,
+        tensor=own.name,
+        offset=own.keys.offset,
+        remedy="use another step",
+    )
 
 
 def _strays(

@@ -149,7 +149,9 @@ def find_increment_sets(
             tables[name] = EvSet(name, own, True, _increment_problem(own))
         else:
             fits = len(values.shape) == 2 and values.shape[0] == keys.rows
-            rows[name] = RowSet(name, keys, values, "" if fits else _mismatch("-values", own))
+            rows[name] = RowSet(
+                name, keys, values, "" if fits else _mismatch("-sparse_incr_values", own)
+            )
     return tables, rows
 
 
@@ -219,7 +221,8 @@ def _increment_problem(own: Mapping[str, Entry]) -> str:
 
 
 def _mismatch(suffix: str, own: Mapping[str, Entry]) -> str:
-    key_suffix = next(s for s in own if s.endswith("keys"))
-    entry = next((e for s, e in own.items() if s.endswith(suffix)), None)
-    shape = "missing" if entry is None else f"{entry.dtype.name} {list(entry.shape)}"
+    ends = "keys_filtered" if suffix.endswith("_filtered") else "keys"
+    key_suffix = next(s for s in own if s.endswith(ends))
+    entry = own[suffix]
+    shape = f"{entry.dtype.name} {list(entry.shape)}"
     return f"{suffix} is {shape} where {key_suffix} has {own[key_suffix].rows} rows"

@@ -118,3 +118,21 @@ def test_a_bundle_that_lost_a_shard(run, sharded: Path) -> None:
 def test_a_whole_bundle_lost_nothing(run, sharded: Path) -> None:
     done = run("show", sharded / "model.ckpt-160", "--json")
     assert (done.returncode, json.loads(done.stdout)["lost"]) == (0, [])
+
+
+@pytest.mark.parametrize("args", [(), ("--json",), ("--stats",)])
+def test_a_table_that_does_not_fit_is_told_of_each_time(
+    run, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    from tests.oracle.chain import build_chain, changes, full, increment, table
+    from tests.oracle.images import ints
+
+    odd = {"emb-sparse_incr_freqs": ints("int64", [7])}
+    chain = build_chain(
+        tmp_path, full(10, table("emb", [1, 2])), increment(20, changes("emb", [1, 2]), raw=odd)
+    )
+    for _ in range(2):  # nothing is remembered
+        done = run("show", chain.increment_prefix(20), *args)
+        assert done.returncode == 4
+        assert "emb" in done.stdout
+        assert "-sparse_incr_freqs is int64 [1]" in done.stderr
