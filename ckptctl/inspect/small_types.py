@@ -6,7 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["values_of_bytes"]
+from ckptctl.bundle import DType
+
+__all__ = ["integers", "values_of_bytes"]
 
 #: Bits of exponent and mantissa, bias, and which codes are no finite numbers (OCP 8-bit
 #: floating point, and the variants of it that XLA knows as FNUZ and B11).
@@ -50,3 +52,15 @@ def values_of_bytes(name: str) -> np.ndarray | None:
     elif odd == "zero":  # where others have -0
         found = np.where(codes == 0x80, np.nan, found)
     return np.asarray(found).astype(np.float32)
+
+
+def integers(dtype: DType, chunk: np.ndarray) -> np.ndarray:
+    """Return elements with integers of less than a byte as TensorFlow reads them.
+
+    It stores them in a byte each, of which their lower bits count; all else stays as it is.
+    """
+    if dtype.name not in _INTEGERS:
+        return chunk
+    values = values_of_bytes(dtype.name)
+    assert values is not None
+    return values[chunk.view(np.uint8)].view(dtype.numpy)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ckptctl.bundle import DType, dtype_by_name
 from ckptctl.inspect.parts import ColumnName
+from ckptctl.inspect.small_types import integers
 from ckptctl.inspect.tensors import TensorView
 from ckptctl.inspect.view import MemberView, TableView
 from ckptctl.inspect.walk import walk, walk_filtered
@@ -150,6 +151,7 @@ class MemberSource(Source):
             if len(rows):
                 found: dict[str, np.ndarray] = {"keys": rows.keys.astype(self.arrays["keys"].kind)}
                 found.update({name: rows.columns[name] for name in names})
+                found["values"] = integers(self.arrays["values"].dtype, found["values"])
                 yield found
 
 
@@ -199,7 +201,7 @@ class TensorSource(Source):
     def chunks(self) -> Iterator[Mapping[str, np.ndarray]]:
         """Return its elements in row-major order."""
         for chunk in self._tensor.flat():
-            yield {"": chunk}
+            yield {"": integers(self._tensor.dtype, chunk)}
 
 
 class StringSource(Source):
