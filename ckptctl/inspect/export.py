@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import ckptctl
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.formats.flat import Layout, write_flat
-from ckptctl.inspect.formats.names import FileNames
+from ckptctl.inspect.formats.names import FileNames, archive_name
 from ckptctl.inspect.formats.npz import NpyLayout, NpzLayout
 from ckptctl.inspect.formats.parquet import ParquetTask, need_pyarrow
 from ckptctl.inspect.formats.place import MANIFEST, TENSORS, check_destination, writing
@@ -394,9 +394,8 @@ def _names(sources: Sequence[Source], chosen: Format) -> Iterator[dict[str, str]
 
 
 def _inner_name(source: Source, word: str) -> str:
-    if source.kind == "filtered":
-        return f"{source.name}/{word}_filtered"
-    return f"{source.name}/{word}" if word else source.name
+    end = "_filtered" if source.kind == "filtered" else ""
+    return archive_name(source.name) + (f"/{word}{end}" if word else "")
 
 
 def _archive(plan: ExportPlan) -> tuple[Layout, Sequence[Source]]:

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from ckptctl.errors import AmbiguousError, RefusedError
+from ckptctl.inspect.formats.names import archive_name
 from ckptctl.inspect.lookup import STATES, Lookup
 from ckptctl.inspect.lookup_rows import Cells, in_words
 
@@ -25,7 +26,7 @@ def write_lookup(found: Lookup, file: BinaryIO, kind: FileFormat) -> None:
     freqs, versions, values, files and offsets. What is not there is empty in CSV, null in
     Parquet, and in arrays -1 for freq, version and offset, NaN for values (0 in a type
     without NaN) and an empty file. Parquet holds UTF-8 alone: another byte of a name is an
-    escape there, `\udcff` for 0xff.
+    escape there, `\udcff` for 0xff, and `%FF` in the name of an array.
 
     Raises
     ------
@@ -53,6 +54,8 @@ def _check_names(members: dict[str, Cells], kind: FileFormat) -> None:
         width = cells.values.shape[1]
         names += [f"{value}_{at}" for at in range(width)] if kind == "csv" else [value]
         names += [_name(slot, f"{what}{many}") for what in ("file", "offset")]
+    if kind == "npz":
+        names = [archive_name(name) for name in names]
     for name, count in Counter(names).items():
         if count > 1:
             raise AmbiguousError(
@@ -107,7 +110,7 @@ def _npz(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
     # `np.savez` takes names as keywords, and a slot may be called `file`.
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            with archive.open(f"{archive_name(name)}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 

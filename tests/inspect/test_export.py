@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ from ckptctl.errors import (
 from ckptctl.inspect import tensors, walk
 from ckptctl.inspect.export import execute_export, plan_export
 from ckptctl.inspect.formats.names import FileNames, file_name
+from ckptctl.inspect.lookup import look_up
 from ckptctl.running import Runner
 from tests.inspect.exports import (
     assert_loaded,
@@ -205,6 +208,41 @@ def test_names_that_are_no_text(tmp_path: Path, output: Path) -> None:
     export(chain, output)
     names = ("t\udcff/keys", "x\udcfe") if output.is_dir() else ("t%FF/keys", "x%FE")
     assert [load(output)[name].tolist() for name in names] == [[0, 1, 2], 1]
+
+
+@pytest.mark.parametrize("name", ["x\udcfe", "x\0y", "x"])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_the_manifest_names_what_is_in_the_file(tmp_path: Path, name: str, suffix: str) -> None:
+    things = [table(f"t{name}", range(3), filtered={7: 1}), {name: scalar("int64", 1)}]
+    output = tmp_path / f"out.{suffix}"
+    plan = export(build_chain(tmp_path, full(10, *things)), output)
+    contents: Any = plan.manifest()["contents"]
+    assert {own for each in contents for own in each["names"].values()} == set(load(output))
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int2", "uint2"])
+def test_integers_of_less_than_a_byte_have_their_values(
+    tmp_path: Path, output: Path, dtype: str
+) -> None:
+    """TensorFlow's int4 has 0x0f for -1, and reads the lower bits of any byte."""
+    codes = bytes([0, 1, 2, 3, 7, 8, 0x0F, 0xFF, 0xF7])
+    bits, signed = int(dtype[-1]), dtype[0] == "i"
+    low = [code % (1 << bits) for code in codes]
+    values = [code - (1 << bits) if signed and code >> (bits - 1) else code for code in low]
+    own = [
+        row._replace(value=codes[at : at + 1])
+        for at, row in enumerate(table("emb", range(9), dim=1, slots=())[0].rows)
+    ]
+    emb = replace(table("emb", range(9), dim=1, slots=())[0], rows=own, value_type=dtype)
+    chain = build_chain(tmp_path, full(10, [emb], {"x": Tensor(dtype, (9,), codes)}))
+    export(chain, output)
+    found = load(output)
+    assert found["x"].dtype == found["emb/values"].dtype == ("int8" if signed else "uint8")
+    assert found["x"].tolist() == values
+    with look(10, chain.directory) as view:
+        for name, keys in (("emb", found["emb/keys"]), ("x", range(9))):
+            rows = look_up(view, name, keys).cells[""].values.reshape(-1).tolist()
+            assert found["x" if name == "x" else "emb/values"].reshape(-1).tolist() == rows
 
 
 def test_a_tensor_too_large_to_be_put_together_is_left_out(

@@ -180,6 +180,26 @@ def test_files_hold_what_was_found(chain: Chain) -> None:
     assert [row["version"] for row in rows] == [9, 9, None]
 
 
+@pytest.mark.parametrize(
+    ("slot", "name"), [("Ada\udcff", "Ada%FF"), ("A\0da", "A%00da"), ("file", "file")]
+)
+def test_a_slot_whose_name_is_no_text(tmp_path: Path, slot: str, name: str) -> None:
+    chain = build_chain(tmp_path, full(1, table("emb", [2, 3], slots=(slot,))))
+    packed = io.BytesIO()
+    with look(1, chain.directory) as view:
+        write_lookup(look_up(view, "emb", [3]), packed, "npz")
+    packed.seek(0)
+    arrays = np.load(packed, allow_pickle=False)
+    assert {name, f"{name}_files", f"{name}_offsets"} <= set(arrays.files)
+    assert arrays[name].tolist() == [[3.25, 3.25]]
+
+
+def test_two_slots_that_an_archive_cannot_tell_apart(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(1, table("emb", [2], slots=("A\udcff", "A%FF"))))
+    with look(1, chain.directory) as view, pytest.raises(AmbiguousError, match="'A%FF'"):
+        write_lookup(look_up(view, "emb", [2]), io.BytesIO(), "npz")
+
+
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", "<c8", "<i8", "?"])
 def test_words_give_numbers_back(dtype: str) -> None:
     raw = np.random.default_rng(1).integers(0, 256, 64 * np.dtype(dtype).itemsize, np.uint8)

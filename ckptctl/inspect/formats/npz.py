@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ckptctl.inspect.formats.flat import Layout
-from ckptctl.inspect.formats.names import archive_name, check_distinct
+from ckptctl.inspect.formats.names import check_distinct
 from ckptctl.inspect.formats.sources import Array, Source
 
 __all__ = ["NpyLayout", "NpzLayout", "npy_header"]
@@ -67,7 +67,7 @@ class _File:
     """One array in the archive."""
 
     def __init__(self, name: str, array: Array, at: int) -> None:
-        self.name = f"{archive_name(name)}.npy".encode()
+        self.name = f"{name}.npy".encode()
         self.at = at
         self.header = npy_header(array)
         self.size = len(self.header) + array.nbytes
@@ -99,7 +99,7 @@ class NpzLayout(Layout):
     sources
         What is written.
     names
-        Of each source: the name of each array.
+        Of each source: the name of each array (`archive_name`).
 
     Raises
     ------
@@ -109,7 +109,7 @@ class NpzLayout(Layout):
 
     def __init__(self, sources: Sequence[Source], names: Sequence[Mapping[str, str]]) -> None:
         # NumPy answers to a name with and without `.npy`.
-        check_distinct((archive_name(name) for own in names for name in own.values()), also=".npy")
+        check_distinct((name for own in names for name in own.values()), also=".npy")
         self._files: list[dict[str, _File]] = []
         at = 0
         for source, own in zip(sources, names, strict=True):

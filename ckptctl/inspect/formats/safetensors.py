@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from ckptctl.inspect.formats.flat import Layout
-from ckptctl.inspect.formats.names import archive_name, check_distinct
+from ckptctl.inspect.formats.names import check_distinct
 from ckptctl.inspect.formats.sources import Source
 
 __all__ = ["SAFETENSORS_DTYPES", "SafetensorsLayout"]
@@ -55,7 +55,7 @@ class SafetensorsLayout(Layout):
     sources
         What is written; their types are in `SAFETENSORS_DTYPES`.
     names
-        Of each source: the name of each array.
+        Of each source: the name of each array (`archive_name`).
     metadata
         What the header says beside it.
 
@@ -72,7 +72,7 @@ class SafetensorsLayout(Layout):
         metadata: Mapping[str, str],
     ) -> None:
         arrays = [
-            (archive_name(own[word]), number, word, array)
+            (own[word], number, word, array)
             for number, (source, own) in enumerate(zip(sources, names, strict=True))
             for word, array in source.arrays.items()
         ]
