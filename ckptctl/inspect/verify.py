@@ -6,6 +6,7 @@ would stop. Nothing is written but, in the user's cache, what was found clean an
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import zlib
@@ -177,11 +178,11 @@ def plan_verify(
     memory = VerifiedData(subset)
     when = {checkpoint.prefix: memory.when(checkpoint) for checkpoint in found}
     found.sort(key=lambda checkpoint: when[checkpoint.prefix] or 0.0)
-    now = time.time()
+    since = math.inf if max_age_s is None else time.time() - max_age_s
     fresh = tuple(
         checkpoint
         for checkpoint in found
-        if max_age_s is not None and now - (when[checkpoint.prefix] or 0.0) < max_age_s
+        if (clean := when[checkpoint.prefix]) is not None and clean > since
     )
     whole = step is None and bundle is None
     return VerifyPlan(directory, chains, tuple(found), fresh, data, subset, whole, storage)

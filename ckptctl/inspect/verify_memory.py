@@ -7,6 +7,7 @@ Runs beside each other do not disturb one another, and only clean results are re
 from __future__ import annotations
 
 import os
+import time
 
 from ckptctl.chain import Checkpoint
 from ckptctl.chain.memory import note, remember
@@ -22,11 +23,12 @@ class VerifiedData:
         self._room = "data" if parts == 1 else f"data-{number}-of-{parts}"
 
     def when(self, checkpoint: Checkpoint) -> float | None:
-        """Return when, in seconds since 1970; None if never."""
+        """Return when, in seconds since 1970; None if never, or by a clock that was ahead."""
         try:
-            return os.stat(note(self._room, [checkpoint])).st_mtime
+            found = os.stat(note(self._room, [checkpoint])).st_mtime
         except OSError:
             return None
+        return found if found <= time.time() else None
 
     def add(self, checkpoint: Checkpoint) -> bool:
         """Remember one; return whether the cache can be written, else the next run reads it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -179,6 +181,26 @@ def test_what_was_clean_is_not_read_again_until_it_changes(tmp_path: Path) -> No
     flip(next(chain.directory.glob(f"{INCREMENTS}/*-140.data*")), 50)
     assert sorted(look(chain.directory, max_age_s=3600).skipped) == names[:1]
     assert look(chain.directory, max_age_s=0).skipped == []
+
+
+def test_what_was_never_verified_has_no_age(tmp_path: Path) -> None:
+    chain = whole(tmp_path)
+    assert look(chain.directory, max_age_s=100 * 365 * 86400).skipped == []
+
+
+def test_what_was_verified_in_the_future_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = whole(tmp_path)
+    home = tmp_path / "cache-of-its-own"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    look(chain.directory)
+    notes = [path for path in (home / "ckptctl" / "data").iterdir() if path.is_file()]
+    assert len(notes) == 3
+    for path in notes:
+        os.utime(path, (time.time() + 86400,) * 2)  # as a clock that was a day ahead leaves it
+    assert look(chain.directory, max_age_s=1800).skipped == []
+    assert len(look(chain.directory, max_age_s=1800).skipped) == 3
 
 
 def test_the_longest_unverified_comes_first(tmp_path: Path) -> None:
