@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ckptctl.bundle import DType
+from ckptctl.inspect.diff_lines import finite
 from ckptctl.inspect.stats import decode, gaps
 from ckptctl.inspect.tensors import TensorView
 from ckptctl.restore import CopyJob
@@ -91,9 +92,9 @@ def compare_values(a: TensorView, b: TensorView, tolerance: float = 0.0) -> dict
         "elements": changed,
         "not_finite": odd,
         "l2": l2,
-        "max": most if isfinite(most) else None,
+        "max": finite(most),
         "norm": [old, new],
-        "relative": l2 / old if l2 is not None and old else None,
+        "relative": finite(l2 / old) if l2 is not None and old else None,
     }
 
 

@@ -324,6 +324,13 @@ def test_other_tensors(tmp_path: Path) -> None:
     assert found["unchanged"] == 1
 
 
+def test_a_relative_change_beyond_numbers_is_null(tmp_path: Path) -> None:
+    old, new = image_of("float64", 1e-161, 0.0), image_of("float64", 1e150, 0.0)
+    (x,) = compare(tmp_path, [{"x": old}], [{"x": new}])["tensors"]["changed"]
+    assert (x["elements"], x["l2"], x["relative"]) == (1, 1e150, None)
+    json.dumps(x, allow_nan=False)
+
+
 def test_damage_on_one_side_is_found(tmp_path: Path) -> None:
     chain = build_chain(tmp_path, full(1, table("emb", range(9))), full(2, table("emb", range(9))))
     flip(next(chain.directory.glob("model.ckpt-2.data*")), 9 * 8 + 3)
