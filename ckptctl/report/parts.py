@@ -14,8 +14,12 @@ _LINES = charts.COLOURS
 
 
 def when(seconds: float) -> str:
-    """Return a moment in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """Return a moment in UTC; one beyond the calendar, of a broken clock, in seconds."""
+    try:
+        moment = datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s after 1970"
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def size(number: float) -> str:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from ckptctl.bundle import BundleWriter
 from ckptctl.commands.main import cli
 from ckptctl.errors import DependencyError, MissingShardError
-from ckptctl.report.parts import size
+from ckptctl.report.parts import size, when
 from tests.oracle.chain import build_chain, changes, full, increment, table
 
 CHROMIUM = next(
@@ -161,6 +161,19 @@ def test_a_page_says_what_is_lost(sharded: Path, tmp_path: Path) -> None:
     page = path.read_text()
     check(page)
     assert f"tensors with {shard}" in page
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "1970-01-01 00:00:00 UTC"),
+        (-1, "1969-12-31 23:59:59 UTC"),
+        (300_000_000_000, "300000000000 s after 1970"),
+        (2**62, f"{2**62} s after 1970"),
+    ],
+)
+def test_a_time_beyond_the_calendar_is_one(seconds: int, words: str) -> None:
+    assert when(seconds) == words
 
 
 @pytest.mark.parametrize("name", ["-", ""])
