@@ -19,12 +19,22 @@ __all__ = ["ABSURD", "Seen", "Span", "TensorsTask", "Together", "Told", "spans"]
 
 #: Beyond what any training makes: uninitialised rows are near 1e38 (DeepRec #1023).
 ABSURD = 1e30
-#: The largest number of each type that is not absurd, and its bits as an integer.
+#: The code that is NaN in floats of 8 bits without infinities and -0, and stands for nothing else.
+_ONE_NAN = 0x80
+#: The largest number of each type that is not absurd, and its bits as an integer, of complex
+#: ones those of a part; or `_ONE_NAN`. All floats of 4 bits are numbers.
 _LIMITS = {
     "float16": (65504.0, 0x7BFF),
     "bfloat16": (ABSURD, 0x7149),
     "float32": (ABSURD, 0x7149F2CA),
     "float64": (ABSURD, 0x46293E5939A08CEA),
+    "complex64": (ABSURD, 0x7149F2CA),
+    "complex128": (ABSURD, 0x46293E5939A08CEA),
+    "float8_e5m2": (57344.0, 0x7B),
+    "float8_e4m3fn": (448.0, 0x7E),
+    "float8_e4m3fnuz": (240.0, _ONE_NAN),
+    "float8_e4m3b11fnuz": (30.0, _ONE_NAN),
+    "float8_e5m2fnuz": (57344.0, _ONE_NAN),
 }
 #: Bytes that are read, checked and looked at while they are in the L2 cache (bench.md).
 _PIECE_BYTES = 1 << 19
@@ -227,32 +237,40 @@ class _Odd:
         self.counts = [0, 0]
         self.first = [0, 0]
         self._dtype = dtype
-        # The numbers of float16 end below what is absurd: there the limit is their last one.
+        # Numbers of 16 and 8 bits end below what is absurd: there the limit is their last one.
         self._limit, self._most = _LIMITS.get(dtype.name, (ABSURD, 0))
-        bits = 8 * dtype.size
-        self._signed, self._unsigned = np.dtype(f"<i{dtype.size}"), np.dtype(f"<u{dtype.size}")
-        self._least = self._most | 1 << (bits - 1)
+        self._parts = 2 if dtype.numpy.kind == "c" else 1
+        size = dtype.size // self._parts
+        self._signed, self._unsigned = np.dtype(f"<i{size}"), np.dtype(f"<u{size}")
+        self._least = self._most | 1 << (8 * size - 1)
 
     def look(self, piece: np.ndarray, at: int) -> None:
         """Look at elements, as uint8, of which the first is element `at` of the tensor."""
-        # As integers, numbers of one sign stand in the order of their size, with the infinities
-        # and NaN at the end, and negative ones behind the others if there is no sign. So one
-        # pass over what is in the cache will do where none is negative, as in a slot of Adagrad.
-        largest = int(np.maximum.reduce(piece.view(self._unsigned)))
-        if largest <= self._most or (
-            largest <= self._least and np.maximum.reduce(piece.view(self._signed)) <= self._most
-        ):
+        if self._is_sound(piece):
             return
         numbers = decode(self._dtype, piece.view(self._dtype.numpy))
+        numbers = numbers.view(numbers.real.dtype).reshape(-1, self._parts)
         with np.errstate(invalid="ignore"):
             finite = np.isfinite(numbers)
             wrong = [~finite, finite & (np.abs(numbers) > self._limit)]
         for which, mask in enumerate(wrong):
-            hits = np.flatnonzero(mask)
+            hits = np.flatnonzero(mask.any(axis=1))
             if len(hits):
                 if not self.counts[which]:
                     self.first[which] = at + int(hits[0])
                 self.counts[which] += len(hits)
+
+    def _is_sound(self, piece: np.ndarray) -> bool:
+        # As integers, numbers of one sign stand in the order of their size, with the infinities
+        # and NaN at the end, and negative ones behind the others if there is no sign. So one
+        # pass over what is in the cache will do where none is negative, as in a slot of Adagrad.
+        signed = piece.view(self._signed)
+        if self._most == _ONE_NAN:
+            return bool(np.minimum.reduce(signed) > -_ONE_NAN)
+        largest = int(np.maximum.reduce(piece.view(self._unsigned)))
+        return largest <= self._most or (
+            largest <= self._least and bool(np.maximum.reduce(signed) <= self._most)
+        )
 
     def merge(self, after: _Odd | None) -> None:
         """Take over what was seen of elements that come after these."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ckptctl.bundle.dtypes import DTYPES
+from ckptctl.inspect.small_types import values_of_bytes
 from tests.inspect.spoils import (
     PLAIN,
     SPOILS,
@@ -124,6 +127,42 @@ def test_damaged_values_leave_the_keys_to_be_compared(tmp_path: Path) -> None:
 def test_numbers_of_every_width(tmp_path: Path, tensor: Tensor, expected: list[str]) -> None:
     build_chain(tmp_path, full(1, {"x": tensor}))
     assert codes(look(tmp_path / "chain")) == expected
+
+
+COMPLEX = [
+    ([1 + 2j, -3 - 4j], {}),
+    ([1, complex(0, float("nan")), complex(float("-inf"), 0)], {"CK060": (2, 3, 1)}),
+    ([complex(1, -2e30), 0], {"CK061": (1, 2, 0)}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(("values", "expected"), COMPLEX)
+def test_both_parts_of_complex_numbers(
+    tmp_path: Path, dtype: str, values: list[complex], expected: dict[str, tuple[int, ...]]
+) -> None:
+    data = np.array(values, dtype).tobytes()
+    build_chain(tmp_path, full(1, {"x": Tensor(dtype, (len(values),), data)}))
+    found = look(tmp_path / "chain").findings
+    numbers = {each.code: re.findall(r"(?<!\S)\d+(?!\S)", each.message) for each in found}
+    assert numbers == {code: [*map(str, own)] for code, own in expected.items()}
+
+
+SMALL = [each.name for each in DTYPES.values() if each.name.startswith("float8")]
+
+
+@pytest.mark.parametrize("dtype", SMALL)
+def test_every_code_of_small_floats(tmp_path: Path, dtype: str) -> None:
+    values = values_of_bytes(dtype)
+    assert values is not None
+    odd = [code for code in range(256) if not np.isfinite(values[code])]
+    sound = bytes(code for code in range(256) if code not in odd)
+    tensors = {f"x{code:03d}": Tensor(dtype, (2,), bytes([1, code])) for code in odd}
+    build_chain(tmp_path, full(1, tensors | {"sound": Tensor(dtype, (len(sound),), sound)}))
+    found = look(tmp_path / "chain").findings
+    assert odd
+    assert [(each.code, each.tensor) for each in found] == [("CK060", name) for name in tensors]
+    assert all("the first in row 1" in each.message for each in found)
 
 
 def test_what_lies_below_a_large_tensor_is_seen(tmp_path: Path) -> None:
