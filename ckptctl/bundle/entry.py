@@ -89,7 +89,8 @@ class BundleHeader(NamedTuple):
         return bytes(message.SerializeToString(deterministic=True))
 
 
-# Not frozen, since that triples the time that one takes to make, and there are many.
+# Not frozen, since that triples the time that one takes to make, and there are many. All
+# readers of an index share them: nobody changes one, `moved` makes another.
 @dataclass(slots=True)
 class Entry:
     """What the index says of one tensor, or of one slice's data: BundleEntryProto.

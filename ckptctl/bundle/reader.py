@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.bundle.data import BundleData
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleReader", "LostShard"]
 
-#: Entries by tensor name, and by key those of the data of slices.
-_Parsed = tuple[dict[str, Entry], dict[bytes, Entry]]
+#: Entries by tensor name, and by key those of the data of slices; all readers of an index have
+#: the same, so nobody may change them.
+_Parsed = tuple[Mapping[str, Entry], Mapping[bytes, Entry]]
 
 #: What the indexes said that were parsed last, with their bytes: a merge opens the same ones
 #: again and again, to scan, to prove, to plan, to write, and to look whether they have changed.
@@ -137,9 +139,9 @@ class BundleReader(BundleData):
         tensors = dict(zip(names, entries, strict=True))
         of_slices = dict(zip(keys[first:behind], slices, strict=True))
         self._check_slices(tensors, of_slices)
-        return tensors, of_slices
+        return MappingProxyType(tensors), MappingProxyType(of_slices)
 
-    def _check_slices(self, tensors: dict[str, Entry], of_slices: dict[bytes, Entry]) -> None:
+    def _check_slices(self, tensors: Mapping[str, Entry], of_slices: Mapping[bytes, Entry]) -> None:
         """Raise `EntryError` for a slice that a tensor lists and that has no data."""
         sliced = [item for item in tensors.items() if item[1].slices and not item[1].is_hash_table]
         # What has data and is listed nowhere is told by `slice_keys`.
@@ -160,8 +162,8 @@ class BundleReader(BundleData):
         )
 
     @cached_property
-    def tensors(self) -> dict[str, Entry]:
-        """Tensor name to entry, in key order, the data of slices left out."""
+    def tensors(self) -> Mapping[str, Entry]:
+        """Tensor name to entry, in key order, the data of slices left out; read only."""
         return self._parsed[0]
 
     def get(self, name: str) -> Entry | None:

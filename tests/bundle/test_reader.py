@@ -247,3 +247,15 @@ def test_an_index_is_parsed_once_while_its_bytes_stay(tmp_path: Path) -> None:
     assert list(BundleReader(prefix).tensors) == ["x"]
     index.write_bytes(before)
     assert name in BundleReader(prefix).tensors
+
+
+def test_nobody_takes_from_what_all_readers_share(tmp_path: Path) -> None:
+    prefix = b.build_bundle(tmp_path)
+    with BundleReader(prefix) as reader:
+        tensors = reader.tensors
+        with pytest.raises(AttributeError):
+            tensors.pop("half")
+        with pytest.raises(TypeError):
+            del tensors["half"]
+    with BundleReader(prefix) as another:
+        assert "half" in another.tensors
