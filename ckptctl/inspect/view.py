@@ -267,6 +267,8 @@ class TableView:
 class View:
     """A state, or one bundle as it is; a context manager that closes its files.
 
+    Nothing can be asked of it once it is closed.
+
     Attributes
     ----------
     target
@@ -303,7 +305,7 @@ class View:
         self.state: State | None = None
         self._storage = storage
         self._meant = _meant(target, storage)
-        self.tables: tuple[TableView, ...]
+        self._tables: tuple[TableView, ...] | None = None
         self.tensors: tuple[TensorView, ...]
         try:
             if damaged or target.kind == "increment":
@@ -364,6 +366,21 @@ class View:
         self.tables = tuple(sorted(tables, key=lambda table: table.name))
         self.tensors = bundle_tensors(self.reader, catalogue.plain)
 
+    @property
+    def tables(self) -> tuple[TableView, ...]:
+        """The tables, by name; raises `UsageError` once the view is closed."""
+        if self._tables is None:
+            raise UsageError(
+                "the view is closed",
+                file=self.target.prefix,
+                remedy="ask while it is open, or open another one",
+            )
+        return self._tables
+
+    @tables.setter
+    def tables(self, tables: tuple[TableView, ...]) -> None:
+        self._tables = tables
+
     def table(self, name: str) -> TableView | None:
         """Return the table of a name."""
         return next((table for table in self.tables if table.name == name), None)
@@ -414,7 +431,7 @@ class View:
 
         They know the view, and it them; it would stay until Python looks for cycles.
         """
-        self.tables = ()
+        self._tables = None
         if self.state is not None:
             self.state.close()
         self.reader.close()

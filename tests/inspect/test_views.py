@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from ckptctl.errors import UsageError
 from ckptctl.inspect import walk
 from ckptctl.inspect.diff import diff
 from ckptctl.inspect.export import plan_export
+from ckptctl.inspect.lookup import look_up
 from ckptctl.inspect.show import show
+from ckptctl.inspect.view import View
 from tests.inspect.model import assert_view, look
 from tests.inspect.spoils import cut
 from tests.oracle.histories import Histories
@@ -44,6 +48,29 @@ def test_a_view_is_what_the_rules_say() -> None:
 def test_a_view_of_tiny_pieces_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "MOST_ROWS", 3)
     run_state_machine_as_test(Looking, settings=SOME)
+
+
+@pytest.mark.parametrize("target", [180, "incremental_model.ckpt-180"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda closed, other, _: diff(closed, other), id="diff"),
+        pytest.param(lambda closed, other, _: diff(other, closed), id="diff from another"),
+        pytest.param(lambda closed, *_: show(closed), id="show"),
+        pytest.param(lambda closed, *_: look_up(closed, "emb", [17]), id="look_up"),
+        pytest.param(lambda closed, _, path: plan_export(closed, path), id="plan_export"),
+    ],
+)
+def test_nothing_is_asked_of_a_closed_view(
+    golden: Path, tmp_path: Path, target: int | str, ask: Callable[[View, View, str], object]
+) -> None:
+    directory = golden / "deeprec" / "sharded"
+    with look(target, directory) as closed:
+        pass
+    with look(100, directory) as other, pytest.raises(UsageError, match="closed") as error:
+        ask(closed, other, str(tmp_path / "export.npz"))
+    assert error.value.file == closed.target.prefix
+    closed.close()
 
 
 def test_a_closed_view_waits_for_no_look_for_cycles(golden: Path) -> None:
