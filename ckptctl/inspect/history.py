@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ckptctl.arguments import whole_number
 from ckptctl.chain import NO_STEP, Chains, ProvenPairs, find_chains, scan_directory
 from ckptctl.errors import CkptctlError, DamageError, NotFoundError
-from ckptctl.inspect.lookup import Found, Lookup, look_up
+from ckptctl.inspect.lookup import Found, Lookup, int64_keys, look_up
 from ckptctl.inspect.lookup_names import not_there, tables_of
 from ckptctl.inspect.stats import gaps
 from ckptctl.inspect.target import Target, state_at
@@ -117,7 +119,7 @@ class History:
 def history(
     directory: str,
     table: str,
-    keys: list[int],
+    keys: Iterable[int] | np.ndarray,
     options: RestoreOptions | None = None,
     runner: Runner | None = None,
     *,
@@ -135,11 +137,14 @@ def history(
     ------
     NotFoundError
         No such directory, no restore point in it, or no step has the table.
+    UsageError
+        A key, or `upto`, is no whole number, or a key beyond int64.
     """
     options, runner = options or RestoreOptions(), runner or Runner()
+    upto = None if upto is None else whole_number("upto", upto)
     scan = scan_directory(directory, storage)
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
-    found = History(directory, table, {key: [] for key in keys})
+    found = History(directory, table, {key: [] for key in int64_keys(keys).tolist()})
     asked = list(found.keys)
     seen = False
     missing: NotFoundError | None = None

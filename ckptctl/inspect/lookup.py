@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ckptctl import knobs
+from ckptctl.arguments import whole_number
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.errors import NotFoundError, RefusedError, UsageError
 from ckptctl.inspect.lookup_names import cut_inside, has_rows, in_slices, not_there, slots_of
@@ -31,7 +32,7 @@ from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
 from ckptctl.tables import EvSet
 
-__all__ = ["STATES", "Cell", "Found", "Lookup", "look_up"]
+__all__ = ["STATES", "Cell", "Found", "Lookup", "int64_keys", "look_up"]
 
 #: What a key can be, by the number in `Lookup.state`.
 STATES = ("unknown", "filtered", "admitted")
@@ -204,11 +205,11 @@ def look_up(
     NotFoundError
         There is no such table.
     UsageError
-        A key beyond int64.
+        A key beyond int64, or no whole number.
     TableError, EntryBoundsError, TensorChecksumError
         Damage that was met; with `check`, any in the tensors concerned.
     """
-    asked = _int64(keys)
+    asked = int64_keys(keys)
     wanted, of = np.unique(asked, return_inverse=True)
     asking = _Asking(view, wanted, check or survey)
     own = view.table(table)
@@ -249,11 +250,12 @@ def _applied(view: View, table: str) -> View:
         ) from error
 
 
-def _int64(keys: Iterable[int] | np.ndarray) -> np.ndarray:
+def int64_keys(keys: Iterable[int] | np.ndarray) -> np.ndarray:
+    """Return keys as int64[n]; raise `UsageError` for what can be none."""
     if isinstance(keys, np.ndarray) and keys.dtype.kind == "i":
         return keys.reshape(-1).astype(np.int64)
     try:
-        return np.array([int(key) for key in keys], np.int64)
+        return np.array([whole_number("key", key) for key in keys], np.int64)
     except OverflowError:
         raise UsageError("a key beyond int64", expected="-2^63 to 2^63 - 1") from None
 

@@ -7,6 +7,7 @@ import re
 import shlex
 from typing import Literal, NamedTuple
 
+from ckptctl.arguments import whole_number
 from ckptctl.bundle import index_path
 from ckptctl.chain import (
     INCREMENT_DIRECTORY,
@@ -86,7 +87,7 @@ class Target(NamedTuple):
 
 
 def find_target(
-    text: str,
+    text: str | int,
     directory: str = ".",
     options: RestoreOptions | None = None,
     storage: Storage = LOCAL,
@@ -96,8 +97,8 @@ def find_target(
     Parameters
     ----------
     text
-        A step, `latest`, `latest~N`, `first`, a prefix, the path of an index or a data
-        shard, the name of a checkpoint in `directory`, or `DIR@` and one of these.
+        A step, also as a number; `latest`, `latest~N`, `first`, a prefix, the path of an index
+        or a data shard, the name of a checkpoint in `directory`, or `DIR@` and one of these.
     directory
         The checkpoint directory, for all but paths.
     options
@@ -114,6 +115,8 @@ def find_target(
     IncompleteError, UnprovenError, RefusedError, AmbiguousError
         The step cannot be restored; see `select`.
     """
+    if not isinstance(text, str):
+        text = str(whole_number("step", text))
     return _find(text, directory, options or RestoreOptions(), storage)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from ckptctl.arguments import whole_number
 from ckptctl.errors import UsageError
 
 __all__ = [
@@ -81,8 +82,18 @@ class Rule(Protocol):
         """Return what it was given."""
 
 
+class _Whole:
+    """A rule that is given a whole number."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            object.__setattr__(self, field, whole_number(self.name, value))
+
+
 @dataclass(frozen=True)
-class KeepLast:
+class KeepLast(_Whole):
     """Keep the N newest fulls, by step."""
 
     number: int
@@ -100,7 +111,7 @@ class KeepLast:
 
 
 @dataclass(frozen=True)
-class KeepEvery:
+class KeepEvery(_Whole):
     """Keep the first full of every so many steps."""
 
     steps: int
@@ -123,7 +134,7 @@ class KeepEvery:
 
 
 @dataclass(frozen=True)
-class KeepStep:
+class KeepStep(_Whole):
     """Keep what lies at a step, an increment too."""
 
     step: int
@@ -168,7 +179,7 @@ class KeepWithin:
 
 
 @dataclass(frozen=True)
-class _KeepPeriods:
+class _KeepPeriods(_Whole):
     """Keep the newest full of each of the last N periods in which one was saved."""
 
     number: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckptctl.arguments import whole_number
 from ckptctl.errors import UsageError
 
 __all__ = ["RestoreOptions"]
@@ -42,6 +43,8 @@ class RestoreOptions:
             raise UsageError("increments: auto, last or all", found=self.increments)
         if self.assume_order not in (None, "step"):
             raise UsageError("assume-order: only step", found=self.assume_order)
+        if self.base is not None:
+            object.__setattr__(self, "base", whole_number("base", self.base))
 
     def overrides(self) -> list[str]:
         """Return the options that were given, as a user would type them."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from ckptctl.arguments import whole_number
 from ckptctl.chain import NO_STEP, Chains, Checkpoint, check_read
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
@@ -64,10 +65,11 @@ def select(chains: Chains, step: int | None, options: RestoreOptions) -> Selecti
         Two checkpoints lie at that step.
     UnreadableError
         What could not be read might change the choice.
+    UsageError
+        The step is no whole number.
     """
     newest = step is None
-    if step is None:
-        step = _newest(chains)
+    step = _newest(chains) if step is None else whole_number("step", step)
     chosen = _select(chains, step, options)
     if options.base is None:
         check_read(chains, chosen.base.step, step)
