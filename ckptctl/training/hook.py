@@ -86,7 +86,6 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
             return bool(self._save(session, step))
         for listener in self._listeners:
             listener.before_save(session, step)
-        os.makedirs(os.path.dirname(self._incremental_path), exist_ok=True)
         _LOG.info("saving an increment at step %d to %s", step, self._incremental_path)
         saver.incremental.save(session, self._incremental_path, global_step=step)
         wishes = [listener.after_save(session, step) for listener in self._listeners]

@@ -87,7 +87,8 @@ class IncrementalSaver(tf1.train.Saver):
         ----------
         sess, save_path, global_step, latest_filename, write_state
             As `tf.compat.v1.train.Saver.save`. `save_path` without the step, in
-            `.incremental_checkpoint/` of the fulls' directory: nobody looks elsewhere.
+            `.incremental_checkpoint/` of the fulls' directory, which is made if it is not there:
+            nobody looks elsewhere.
 
         Raises
         ------
@@ -146,6 +147,10 @@ class IncrementalSaver(tf1.train.Saver):
         own_id = uuid.uuid4().hex
         feed[self._adder.lineage] = lineage(base.step, previous, self.mode, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
+        if "://" in save_path:
+            tf.io.gfile.makedirs(os.path.dirname(save_path))
+        else:  # TensorFlow would keep the group out, whatever the umask
+            os.makedirs(within, exist_ok=True)
         clocks = recorder.now(sess)  # before: rows changed meanwhile are in the next one too
         sess.run(self.saver_def.save_tensor_name, feed)
         make_durable(prefix, directory or ".")

@@ -118,7 +118,6 @@ class Saves:
     def __init__(self, model: Model, directory: Path, **options: Any) -> None:
         self.model, self.directory = model, directory
         self.saver = model.saver(**options)
-        (directory / ".incremental_checkpoint").mkdir(exist_ok=True)
 
     def full(self, session: Any) -> str:
         prefix: str = self.saver.save(

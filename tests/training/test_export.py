@@ -28,7 +28,7 @@ class Training:
 
     def __init__(self, directory: Path, model: Model | None = None, **options: Any) -> None:
         self.directory, self.model = directory, model or Model()
-        (directory / ".incremental_checkpoint").mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         self.saver = self.model.saver(**options)
         self.session = self.model.session()
         self.at: dict[int, dict[str, np.ndarray]] = {}

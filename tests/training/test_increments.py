@@ -88,7 +88,6 @@ def test_each_directory_has_a_base_of_its_own(
     (tmp_path / "link").symlink_to(tmp_path / "run")
     model = Model(parts=1)
     saves = Saves(model, tmp_path)
-    (tmp_path / "run" / ".incremental_checkpoint").mkdir()
     with model.session() as session:
         pretrained = saves.full(session)
         saves.saver.restore(session, pretrained)
@@ -270,7 +269,6 @@ def test_a_saver_knows_nothing_of_the_devices_of_a_later_one(tmp_path: Path) -> 
         some = ct.Saver([table], incremental_save_restore=True)
         ct.Saver(incremental_save_restore=True)
         init = tf1.global_variables_initializer()
-    (tmp_path / ".incremental_checkpoint").mkdir()
     with tf1.Session(graph=graph) as session:
         session.run(init)
         some.save(session, str(tmp_path / "model.ckpt"), step)

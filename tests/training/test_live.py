@@ -178,7 +178,6 @@ def test_a_stock_saver_undoes_what_we_did_and_the_next_run_puts_it_right(
 def an_increment_on_top(directory: Path, restarts: Restarts) -> tuple[int, dict[str, Any]]:
     """Save an increment three steps above the newest full; return its step and values."""
     model, saver = restarts.ours, restarts.saver
-    (directory / ".incremental_checkpoint").mkdir(exist_ok=True)
     with model.session() as session:
         step = saver.recover(session, str(directory))
         assert step is not None
