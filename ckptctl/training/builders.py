@@ -23,12 +23,12 @@ from ckptctl.training.places import cpu_of
 from ckptctl.training.recorder import Recorder, Track
 from ckptctl.training.restores import Restore, Restores
 from ckptctl.training.slices import span_of
+from ckptctl.training.updates import unfit
 
 __all__ = [
     "FullBuilder",
     "IncrementBuilder",
     "Item",
-    "has_rows",
     "item_of",
     "items_of",
     "owner_of",
@@ -199,17 +199,6 @@ def owner_of(saveable: Any) -> Any:
     return None
 
 
-def has_rows(owner: Any) -> bool:
-    """Return whether rows of a variable can be saved: float32 of rank 2, as DeepRec's."""
-    shape = tf.TensorShape(owner.get_attr("shape"))
-    return bool(
-        owner.get_attr("dtype") == tf.float32
-        and shape.rank == 2
-        and shape.is_fully_defined()
-        and int(shape[0]) < 1 << 31
-    )
-
-
 def item_of(saveable: Any, recorder: Recorder) -> Item:
     """Return what an increment has of a variable that a full Saver saves."""
     owner = owner_of(saveable)
@@ -276,7 +265,7 @@ def _rows_of(saveable: Any, rows: Any) -> Any:
 def _restore(filename: Any, item: Item, recorder: Recorder) -> Restore:
     specs = tuple((spec.name, spec.slice_spec) for spec in item.saveable.specs)
     restore = Restore(item.name, specs, _restore_whole(filename, item, recorder))
-    if item.owner is None or not has_rows(item.owner):
+    if item.owner is None or unfit(item.owner) is not None:
         return restore
     rows, read = _restore_rows(filename, item, recorder)
     length = int(tf.TensorShape(item.owner.get_attr("shape"))[0])

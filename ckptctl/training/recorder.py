@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,7 @@ from ckptctl.training.updates import (
     obstacle,
     row_count,
     successors,
+    unfit,
     uses_of,
 )
 
@@ -119,6 +120,8 @@ class Recorder:
     # Updates that were seen, recorded or not.
     _judged: set[str] = field(default_factory=set)
     _watched: dict[str, Any] = field(default_factory=dict)
+    # Those that have no rows for an increment; None once that was said.
+    _unfit: dict[str, Any] = field(default_factory=dict)
     _version: int = -1
 
     @staticmethod
@@ -151,8 +154,9 @@ class Recorder:
         Parameters
         ----------
         variables
-            The ops that own the variables, float32 of rank 2. Those that turn out to be
-            dense get no track, with a warning if rows of them are updated at all.
+            The ops that own the variables. Those of which increments have no rows, and those
+            that turn out to be dense, get no track, with a warning if rows of them are updated
+            at all.
 
         Raises
         ------
@@ -160,8 +164,13 @@ class Recorder:
             A session of this graph is open: what is added to it now would be ignored. Or a
             variable whose rows are recorded got an update that cannot be recorded.
         """
-        owners = {owner.name: owner for owner in variables}
+        everything = {owner.name: owner for owner in variables}
+        owners = {name: owner for name, owner in everything.items() if unfit(owner) is None}
+        for name, owner in everything.items():
+            if name not in owners:
+                self._unfit.setdefault(name, owner)
         initialisers = initialisers_of(self.graph)
+        self._tell_unfit(initialisers)
         found = {name: uses_of(op, initialisers, self.own) for name, op in owners.items()}
         self._watched |= owners
         self._judged |= {update.op.name for uses in found.values() for update in uses.sparse}
@@ -188,6 +197,7 @@ class Recorder:
         if self.graph.version == self._version:
             return
         initialisers = initialisers_of(self.graph)
+        self._tell_unfit(initialisers)
         late, added = [], []
         for name, owner in self._watched.items():
             uses = uses_of(owner, initialisers, self.own)
@@ -311,6 +321,13 @@ class Recorder:
         if reason is not None:
             _LOG.warning("%s is saved whole in increments: %s", name, reason)
         return reason is None
+
+    def _tell_unfit(self, initialisers: Collection[str]) -> None:
+        """Warn of variables that have no rows for an increment, where rows are updated."""
+        for name, owner in self._unfit.items():
+            if owner is not None and uses_of(owner, initialisers, self.own).sparse:
+                _LOG.warning("%s is saved whole in increments: %s", name, unfit(owner))
+                self._unfit[name] = None
 
     def _unrecorded(self, uses: Uses) -> list[Any]:
         ops = [*(update.op for update in uses.sparse), *uses.loads, *uses.initialisers]

@@ -14,7 +14,7 @@ from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, IncompleteError, UsageError
 from ckptctl.training.bases import Base, directory_of
-from ckptctl.training.builders import FullBuilder, has_rows, owner_of
+from ckptctl.training.builders import FullBuilder, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
@@ -90,7 +90,7 @@ class Saver(tf1.train.Saver):
             return
         refuse_keras(graph)
         refuse_gaps(self._builder.saveables)
-        recorder.record(owner for owner in self._owners() if has_rows(owner))
+        recorder.record(self._owners())
         self.incremental = IncrementalSaver(self, self._builder.saveables, self._mode)
         # Restored variables are not to be recorded as changed.
         self._begin_restore = recorder.begin_restore()

@@ -26,6 +26,7 @@ __all__ = [
     "obstacle",
     "row_count",
     "successors",
+    "unfit",
     "uses_of",
 ]
 
@@ -143,6 +144,19 @@ def obstacle(uses: Uses) -> str | None:
             f"nothing follows {alone[0].name}, so it can't be recorded after it ran; wrap it in "
             "tf.group()"
         )
+    return None
+
+
+def unfit(owner: Any) -> str | None:
+    """Return why increments have no rows of a variable, or None: theirs are DeepRec's."""
+    dtype, shape = tf.as_dtype(owner.get_attr("dtype")), tf.TensorShape(owner.get_attr("shape"))
+    if dtype != tf.float32:
+        return f"it is of {dtype.name}, and increments hold rows of float32 alone"
+    if shape.rank != 2 or not shape.is_fully_defined():
+        rank = f"rank {shape.rank}" if shape.is_fully_defined() else "a shape that is not known"
+        return f"it is of {rank}, and increments hold rows of variables of rank 2 alone"
+    if int(shape[0]) >= 1 << 31:
+        return "it has 2^31 rows or more"
     return None
 
 

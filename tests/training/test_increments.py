@@ -197,6 +197,52 @@ def test_what_cannot_be_recorded_is_saved_whole_and_said(
         assert_same(state_of(tmp_path, 1), model.values(session))
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before the Saver", "after it"])
+@pytest.mark.parametrize(
+    ("kind", "shape", "why"),
+    [
+        (tf.bfloat16, [20, 4], "it is of bfloat16"),
+        (tf.float64, [20, 4], "it is of float64"),
+        (tf.float32, [20], "it is of rank 1"),
+        (tf.float32, [20, 2, 2], "it is of rank 3"),
+    ],
+    ids=["bfloat16", "float64", "rank 1", "rank 3"],
+)
+def test_rows_that_no_increment_can_hold_are_saved_whole_and_said_once(
+    tmp_path: Path,
+    kind: tf.DType,
+    shape: list[int],
+    why: str,
+    late: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Model(parts=1)
+    with model.graph.as_default():
+        other = tf1.get_variable("other", shape, kind, use_resource=True)
+        tf1.get_variable("untouched", shape, kind, use_resource=True)
+
+    def add() -> None:
+        with model.graph.as_default():
+            added = tf1.scatter_add(other, [3], tf.ones([1, *shape[1:]], kind))
+            model.train_op = tf.group(model.train_op, added)
+
+    if not late:
+        add()
+    saves = Saves(model, tmp_path)
+    if late:
+        add()
+    model.saver()
+    with model.session() as session:
+        saves.full(session)
+        model.train(session, [5])
+        prefix = saves.increment(session)
+        assert rows_in(prefix)["emb"] == [5]
+        with BundleReader(prefix) as reader:
+            assert reader.entry("other").shape == tuple(shape)
+    (said,) = [line for line in caplog.messages if "is saved whole" in line]
+    assert said.startswith(f"other is saved whole in increments: {why}")
+
+
 @pytest.mark.parametrize("last", ["scatter", "assign"])
 def test_an_update_of_what_an_update_returns_is_recorded(tmp_path: Path, last: str) -> None:
     """A variable without a resource is passed on by the op that changed it."""
