@@ -66,7 +66,9 @@ CATALOGUE: dict[str, Kind] = {
              "TensorFlow finds no checkpoint here.",
              "write it anew: its first line is model_checkpoint_path: \"NAME\""),
         Kind("CK012", "damage", "tensors of a table do not fit each other",
-             "A column has another length than the keys, or is missing.", _RESTORE),
+             "A column has another length than the keys, or is missing; or parts differ in dim or "
+             "type.",
+             _RESTORE),
         Kind("CK013", "damage", "part of a table missing",
              "Its rows are lost; a PS refuses the checkpoint, or reads the rest as another table.",
              _RESTORE),

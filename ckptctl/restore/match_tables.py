@@ -82,7 +82,9 @@ class TableMatcher:
         new: dict[str, list[tuple[str, str, list[IncomingSet]]]] = defaultdict(list)
         for name in sorted(self.foreign, key=lambda item: self._table_of[item]):
             table, slot = self._table_of[name]
-            new[table].append((name, slot, self.foreign[name]))
+            sets = self.foreign[name]
+            self._check_like(sets[-1][1], sets, "the newest increment's")
+            new[table].append((name, slot, sets))
         for table, members in new.items():
             own = ours.get(table)
             if own is not None:
@@ -180,24 +182,23 @@ class TableMatcher:
                 expected=f"{len(member.parts)} parts",
                 found=f"{len(parts)}",
             )
+        self._check_like(parts[0], incoming, "the full's")
+        return MemberPlan(member.name, member.slot, parts, tuple(incoming))
+
+    def _check_like(self, own: EvSet, incoming: Sequence[IncomingSet], whose: str) -> None:
+        """Refuse rows of another kind; that parts of one member are alike is known by then."""
+        ours = own.kind
         for number, ev, _, _ in incoming:
-            reader = self._increments[number][0]
-            own = parts[0]
-            for what, theirs, ours in (
-                ("key type", ev.keys.dtype.name, own.keys.dtype.name),
-                ("dtype", ev.values.dtype.name, own.values.dtype.name),
-                ("dim", ev.dim, own.dim),
-            ):
-                if theirs != ours:
+            for what, theirs in ev.kind.items():
+                if theirs != ours[what]:
                     raise TableError(
-                        f"{what} differs from the full's",
-                        file=reader.index_path,
+                        f"{what} differs from {whose}",
+                        file=self._increments[number][0].index_path,
                         tensor=ev.name,
-                        expected=ours,
+                        expected=ours[what],
                         found=theirs,
                         remedy="the increment belongs to another model: use another step",
                     )
-        return MemberPlan(member.name, member.slot, parts, tuple(incoming))
 
 
 def _check_problem(reader: BundleReader, ev: EvSet) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ckptctl.bundle import Entry
@@ -130,6 +130,13 @@ def find_tables(
     for name in rows:
         claimed |= {f"{name}-sparse_incr_keys", f"{name}-sparse_incr_values"}
     members = _group_parts(sets, strays_of)
+    unlike = [ev for parts in members.values() if len(parts) > 1 for ev in _unlike(parts)]
+    if unlike:
+        sets |= {ev.name: ev for ev in unlike}
+        members = {
+            whole: tuple(part and sets[part.name] for part in parts)
+            for whole, parts in members.items()
+        }
     return Catalogue(
         tables=_group_members(members),
         ev_sets=sets,
@@ -154,6 +161,7 @@ def _group_parts(
         if len(group) > 1 and strays_of is not None
     }
     doubted = {where for where, (out, rows) in strays.items() if out * _STRAY_SHARE > rows}
+    doubted |= {where for where, group in groups.items() if _are_towers(where, group, sets)}
     clean = {where for where, (out, _) in strays.items() if not out}
     chosen: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name, found in components.items():
@@ -212,6 +220,31 @@ def _ends_with_part(component: PartComponent, sets: Mapping[str, EvSet]) -> bool
     before, number, after = component
     primary = "/".join(filter(None, (before, f"part_{number}")))
     return not after or primary in sets or is_slot_name(after)
+
+
+def _are_towers(
+    where: tuple[str, str], group: Mapping[int, str], sets: Mapping[str, EvSet]
+) -> bool:
+    """Return whether `part_0/emb` and `part_1/emb` are tables: of another dim, or other types.
+
+    Where DeepRec would write a part, they are parts, and damaged.
+    """
+    kinds = [sets[name].kind for name in group.values()] if len(group) > 1 else []
+    return any(kind != kinds[0] for kind in kinds) and not any(
+        _ends_with_part(PartComponent((where[0], number, where[1])), sets) for number in group
+    )
+
+
+def _unlike(parts: Iterable[EvSet | None]) -> Iterator[EvSet]:
+    """Return the parts that are not like the first one, with that as their problem."""
+    there = [part for part in parts if part is not None and not part.problem]
+    for ev in there[1:]:
+        wanted = there[0].kind
+        for what, found in ev.kind.items():
+            if found != wanted[what]:
+                problem = f"{what} {found} where {there[0].name} has {wanted[what]}"
+                yield ev._replace(problem=problem)
+                break
 
 
 def _stray_rows(group: Mapping[int, str], strays_of: Strays) -> tuple[int, int]:

@@ -79,6 +79,15 @@ class EvSet(NamedTuple):
         return self.values.shape[1] if len(self.values.shape) == 2 else 0
 
     @property
+    def kind(self) -> dict[str, object]:
+        """What all parts of a member have in common, by its name in words."""
+        return {
+            "key type": self.keys.dtype.name,
+            "dtype": self.values.dtype.name,
+            "dim": self.dim,
+        }
+
+    @property
     def shards(self) -> frozenset[int]:
         """Data shards that hold tensors of the set."""
         return frozenset(entry.shard for entry in self.entries.values())

@@ -8,6 +8,7 @@ import pytest
 
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import IncompleteError, TableError, UnprovenError
+from ckptctl.restore import RestoreOptions, open_state
 from tests.oracle.chain import build_chain, changes, full, increment, put, read, table
 from tests.oracle.images import Tensor, floats, ints
 
@@ -161,3 +162,49 @@ def test_an_increment_of_another_dim_key_type_or_dtype_is_damage(tmp_path: Path)
         with pytest.raises(TableError, match=what) as caught:
             chain.plan(20)
         assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("what", "odd"), [("dim", {"dim": 3}), ("key type", {"key_type": "int32"})]
+)
+def test_parts_of_the_full_that_differ_are_damage(tmp_path: Path, what: str, odd: dict) -> None:
+    """Rows of the increment fit part 0, and would be put into part 1 as if it were alike."""
+    keys = {key: float(key) for key in (0, 1, 2, 3)}
+    ours = table("emb", keys, parts=2)[:2] + table("emb", keys, parts=2, **odd)[2:]
+    chain = build_chain(
+        tmp_path, full(10, ours), increment(20, changes("emb", {1: 1.5, 5: 5.5}, parts=2))
+    )
+    assert find_chains(scan_directory(str(chain.directory))).restore_points == ()
+    with pytest.raises(TableError, match=f"{what} .* where emb/part_0") as caught:
+        open_state(str(chain.full_prefix(10)), [str(chain.increment_prefix(20))])
+    assert caught.value.exit_code == 4
+    assert caught.value.tensor == "emb/part_1"
+    with pytest.raises(UnprovenError, match=r"its base model.ckpt-10 is damaged: emb/part_1"):
+        chain.merge(20)
+
+
+@pytest.mark.parametrize("odd", [{"dim": 3}, {"key_type": "int32"}])
+def test_increments_that_add_a_table_must_agree(tmp_path: Path, odd: dict) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1])),
+        increment(20, changes("emb", [1]), changes("new", [1, 2, 3], **odd)),
+        increment(30, changes("emb", [1]), changes("new", [3, 4])),
+    )
+    with pytest.raises(TableError, match="differs") as caught:
+        chain.merge(30, increments="all", add_new=True)
+    assert caught.value.exit_code == 4
+    assert "incremental_model.ckpt-20" in caught.value.file
+
+
+def test_a_table_that_is_added_has_parts_alike(tmp_path: Path) -> None:
+    theirs = changes("new", range(4), parts=2)[:2] + changes("new", range(4), parts=2, dim=3)[2:]
+    chain = build_chain(
+        tmp_path, full(10, table("emb", [1])), increment(20, changes("emb", [1]), theirs)
+    )
+    with pytest.raises(TableError, match="dim 3 where new/part_0 has 2"):
+        open_state(
+            str(chain.full_prefix(10)),
+            [str(chain.increment_prefix(20))],
+            RestoreOptions(add_new=True),
+        )

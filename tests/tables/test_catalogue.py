@@ -121,6 +121,32 @@ def test_buckets_must_match(buckets: dict[str, list[int]], parts: bool) -> None:
     assert (set(found) == {"emb"}) is parts
 
 
+@pytest.mark.parametrize("increment", [False, True])
+@pytest.mark.parametrize("slot", ["", "/Adagrad", "/own"])
+def test_parts_of_another_dim_or_type_are_damage(slot: str, increment: bool) -> None:
+    names = [f"emb/part_{part}{end}" for part in range(2) for end in {"", slot}]
+    values, like = ("-sparse_incr_values", INCREMENT) if increment else ("-values", FULL)
+    odd = {f"emb/part_1{slot}": like | {values: ("float32", 3, 3)}}
+    found = find(*names, increment=increment, **odd)
+    sets = [ev for table in found.tables for member in table.members for ev in member.sets]
+    for each in (sets, found.ev_sets.values()):
+        problems = {ev.name: ev.problem for ev in each if ev.problem}
+        assert problems == {f"emb/part_1{slot}": f"dim 3 where emb/part_0{slot} has 2"}
+
+
+def test_parts_of_another_key_type_are_damage() -> None:
+    found = find("emb/part_0", "emb/part_1", **{"emb/part_1": rows(3, key_type="int32")})
+    assert "key type int32" in found.ev_sets["emb/part_1"].problem
+
+
+@pytest.mark.parametrize("held", [None, {"part_0/emb": {0: 1}, "part_1/emb": {1: 1}}])
+def test_towers_of_other_dims_are_tables(held: dict | None) -> None:
+    """DeepRec writes no part there, and no part has a dim of its own."""
+    found = find("part_0/emb", "part_1/emb", held=held, **{"part_1/emb": rows(3, dim=4)})
+    assert set(shown(found)) == {"part_0/emb", "part_1/emb"}
+    assert not any(ev.problem for ev in found.ev_sets.values())
+
+
 @pytest.mark.parametrize(("strays", "parts"), [(1, True), (2, False)])
 def test_one_stray_row_in_a_hundred_is_no_doubt(strays: int, parts: bool) -> None:
     """A PS skips such rows."""
