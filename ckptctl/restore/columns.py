@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ckptctl import knobs
-from ckptctl.bundle import BundleData
+from ckptctl.bundle import BundleData, Entry, dtype_by_name
+from ckptctl.bundle.checksum import EMPTY_MASKED
 from ckptctl.errors import TableError
+from ckptctl.restore.plans import TablePlan
 from ckptctl.tables import EvSet
 
-__all__ = ["OPTIONAL_COLUMNS", "column_present"]
+__all__ = ["OPTIONAL_COLUMNS", "column_present", "with_columns"]
 
 #: Suffix in a full -> suffix in an increment.
 OPTIONAL_COLUMNS = {
@@ -55,6 +57,34 @@ def column_present(
     if filled:
         return bool(with_column)
     return any(_any_nonzero(data, ev, OPTIONAL_COLUMNS[suffix]) for data, ev in incoming)
+
+
+def with_columns(table: TablePlan, increments: Sequence[BundleData]) -> TablePlan:
+    """Return a table whose parts without rows have a tensor for each column that it keeps.
+
+    Such a part may lack it in the full, and rows come to it all the same.
+    """
+    sets = [ev for member in table.members for ev in member.parts]
+    incoming = [(increments[item[0]], item[1]) for m in table.members for item in m.incoming]
+    lacking = [
+        suffix
+        for suffix in OPTIONAL_COLUMNS
+        if any(suffix not in ev.entries and not ev.rows for ev in sets)
+        and incoming
+        and column_present(suffix, sets, incoming)
+    ]
+    if not lacking:
+        return table
+    empty = Entry(dtype_by_name("int64"), (0,), crc=EMPTY_MASKED)
+    new = dict.fromkeys(lacking, empty)
+    return table._replace(
+        members=tuple(
+            member._replace(
+                parts=tuple(ev._replace(entries=new | dict(ev.entries)) for ev in member.parts)
+            )
+            for member in table.members
+        )
+    )
 
 
 def _any_nonzero(data: BundleData, ev: EvSet, suffix: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ckptctl.bundle import BundleReader, Entry
 from ckptctl.errors import UnprovenError
+from ckptctl.restore.columns import with_columns
 from ckptctl.restore.match_rows import Incoming, RowsMatcher
 from ckptctl.restore.match_tables import TableMatcher
 from ckptctl.restore.options import RestoreOptions
@@ -62,6 +63,8 @@ class _Matcher:
         for name in plain:
             self._plain(name, self.variables.incoming.get(name, []))
         self._add_unknown()
+        readers = [reader for reader, _ in self.increments]
+        self.result.tables = [with_columns(table, readers) for table in self.result.tables]
         return self.result
 
     def _plain(self, name: str, rows: Sequence[Incoming]) -> None:

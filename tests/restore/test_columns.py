@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from ckptctl.bundle import BundleReader
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import IncompleteError, TableError, UnprovenError
+from ckptctl.inspect.lookup import look_up
+from ckptctl.inspect.verify import execute_verify, plan_verify
 from ckptctl.restore import RestoreOptions, open_state
+from tests.inspect.model import look
 from tests.oracle.chain import build_chain, changes, full, increment, put, read, table
 from tests.oracle.images import Tensor, floats, ints
 
@@ -208,3 +212,44 @@ def test_a_table_that_is_added_has_parts_alike(tmp_path: Path) -> None:
             [str(chain.increment_prefix(20))],
             RestoreOptions(add_new=True),
         )
+
+
+@pytest.mark.parametrize("suffix", ["-versions", "-freqs"])
+@pytest.mark.parametrize("lacking", ["emb/part_1", "emb/part_1/Adagrad"])
+def test_a_part_without_rows_may_lack_a_column_that_others_keep(
+    tmp_path: Path, lacking: str, suffix: str
+) -> None:
+    """Rows come to it: the result has the column there too, in the place of what is new."""
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [2], parts=2, versions=1, freqs=3), raw={lacking + suffix: None}),
+        increment(20, changes("emb", [2, 5], parts=2, versions=20, freqs=20)),
+    )
+    chain.merge(20)
+    assert read(chain.full_prefix(20), lacking + suffix) == [20]
+    found = execute_verify(plan_verify(str(chain.directory), data=True)).findings
+    assert not [each for each in found if each.severity == "damage"]
+    chain.merge(10, tmp_path / "copy-10")
+    with BundleReader(str(tmp_path / "copy-10")) as copied:
+        assert lacking + suffix not in copied.tensors
+
+
+@pytest.mark.parametrize("freqs", [0, 7])
+def test_a_table_without_rows_may_lack_a_column_everywhere(tmp_path: Path, freqs: int) -> None:
+    """What `get` says of the state is what the merged full has."""
+    lacking = {f"emb{slot}-freqs": None for slot in ("", "/Adagrad")}
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", []), raw=lacking),
+        increment(20, changes("emb", [1, 2], freqs=freqs)),
+    )
+    told = []
+    for _ in range(2):
+        with look(20, chain.directory) as view:
+            told.append([row.freq for row in look_up(view, "emb", [1, 2]).rows])
+        if len(told) == 1:
+            chain.merge(20)
+    assert told == [[freqs or None] * 2] * 2
+    with BundleReader(str(chain.full_prefix(20))) as merged:
+        assert ("emb-freqs" in merged.tensors) is ("emb/Adagrad-freqs" in merged.tensors)
+        assert ("emb-freqs" in merged.tensors) is (freqs > 0)
