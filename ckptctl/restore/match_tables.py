@@ -229,18 +229,19 @@ def _count_parts(
     for part, _, ev in sets:
         rows[part] += bucket_rows(reader, ev)
     total = sum(int(counts.sum()) for counts in rows.values())
-    buckets = np.arange(BUCKETS)
 
     def strays(parts: int) -> int:
-        return sum(int(n[buckets % parts != part].sum()) for part, n in rows.items() if n.any())
+        return total - sum(int(n[part::parts].sum()) for part, n in rows.items())
 
     tried = {parts: strays(parts) for parts in [*likely, top] if parts >= top}
     best = min(tried, key=lambda parts: tried[parts])
-    if _too_many(tried[best], total):
-        tried = {parts: strays(parts) for parts in range(top, BUCKETS + 1)}
+    if tried[best]:  # a likely one still comes first among equals
+        tried |= {parts: strays(parts) for parts in range(top, BUCKETS + 1)}
         best = min(tried, key=lambda parts: tried[parts])
     if _too_many(tried[best], total):
-        part, _, ev = max(sets, key=lambda s: int(rows[s[0]][buckets % best != s[0]].sum()))
+        part, _, ev = max(
+            sets, key=lambda s: int(rows[s[0]].sum() - rows[s[0]][s[0] :: best].sum())
+        )
         raise TableError(
             "rows outside their part: no number of parts fits",
             file=reader.index_path,

@@ -158,6 +158,29 @@ def test_an_increment_of_more_parts_may_lack_one(tmp_path: Path, lacking: int) -
     assert not [w for w in result.warnings if "incoming rows" in w]
 
 
+def test_few_rows_are_no_strays_where_another_number_of_parts_has_none(tmp_path: Path) -> None:
+    """One of three parts, of which the last is missing, is not read as one of the full's two."""
+    theirs = changes("emb", {0: 0.5, 1: 1.5, 3: 3.5, 4: 4.5, 6: 6.5}, parts=3)
+    chain = chain_of(
+        tmp_path, table("emb", range(8), parts=2), [ev for ev in theirs if ev.number != 2]
+    )
+    result = chain.merge(20)
+    assert result.keys_replaced == 5
+    assert not [w for w in result.warnings if "incoming rows" in w]
+    assert rows_of(chain.full_prefix(20), "emb")[3] == 3.5
+
+
+def test_a_stray_that_no_number_of_parts_explains_is_skipped(tmp_path: Path) -> None:
+    """The full's number comes first among those that skip as few."""
+    theirs = changes("emb", range(0, 300, 2), parts=2)
+    stray = theirs[0].rows[0]._replace(key=1, place=1)
+    theirs[0] = replace(theirs[0], rows=[*theirs[0].rows, stray]).ordered()
+    chain = chain_of(tmp_path, table("emb", range(8), parts=2), theirs)
+    result = chain.merge(20)
+    assert [w for w in result.warnings if w.startswith("emb: 1 incoming rows")]
+    chain.check(10, 20)
+
+
 def test_an_increment_of_fewer_parts(tmp_path: Path) -> None:
     """Its names are those of the first two of the full's parts: buckets tell."""
     chain = chain_of(tmp_path, table("emb", KEYS, parts=3), changes("emb", range(200), parts=2))
