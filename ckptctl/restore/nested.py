@@ -135,11 +135,32 @@ def _missing_keys(
             changes.append(open_bundle(prefix, True, storage))
             stack.callback(changes[-1][0].close)
         missing, first = 0, ""
-        for name, old, new in _columns(full, changes):
+        tables = TableMatcher(*full, changes)
+        variables = RowsMatcher(*full, changes, RestoreOptions(keep_missing=True, add_new=True))
+        for name, count in _held_whole(variables, changes):
+            missing += count
+            first = first or name
+        for name, old, new in _columns(tables, variables, changes):
             count = _compare(_Keys(old, report), _Keys(new, report, strays=False))
             missing += count
             first = first or (name if count else "")
         return missing, first
+
+
+def _held_whole(variables: RowsMatcher, changes: Sequence[Increment]) -> Iterator[tuple[str, int]]:
+    """Return the variables of which the first increment has all rows and the second only some.
+
+    And how many are missing: for a PS, these are the full's again.
+    """
+    before, after = (catalogue.entries for _, catalogue in changes)
+    for name, rows in variables.incoming.items():
+        if name in before and name not in after:
+            whole = before[name]
+            shapes = [each.shape(whole.shape) for each in whole.slices] or [whole.shape]
+            had = sum(shape[0] for shape in shapes if shape)
+            missing = had - sum(item.rows for number, _, item in rows if number)
+            if missing > 0:
+                yield name, missing
 
 
 class _Column(NamedTuple):
@@ -165,18 +186,16 @@ class _Column(NamedTuple):
 
 
 def _columns(
-    full: Increment, changes: Sequence[Increment]
+    tables: TableMatcher, variables: RowsMatcher, changes: Sequence[Increment]
 ) -> Iterator[tuple[str, list[_Column], list[_Column]]]:
     """Return the columns of both increments for each member and each slice of a variable."""
-    tables = TableMatcher(*full, changes)
     for name, sets in (*tables.incoming.items(), *tables.foreign.items()):
         own: tuple[list[_Column], list[_Column]] = ([], [])
         for number, ev, _, _ in sets:
             column = _Column(changes[number][0], f"{ev.name}-sparse_incr_keys", ev.keys, ev)
             own[number].append(column)
         yield name, *own
-    lenient = RestoreOptions(keep_missing=True, add_new=True)
-    for name, rows in RowsMatcher(*full, changes, lenient).incoming.items():
+    for name, rows in variables.incoming.items():
         if name in changes[1][1].entries:
             continue  # a variable that the newer one holds whole lacks nothing
         for part in sorted({item[1] for item in rows}):

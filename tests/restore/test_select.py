@@ -32,9 +32,10 @@ from tests.oracle.chain import (
     read,
     rows_of,
     table,
+    value,
     write_state,
 )
-from tests.oracle.images import Rows, floats, ints, write_image
+from tests.oracle.images import Piece, Rows, Sliced, Tensor, floats, ints, write_image
 
 W = {"w": floats(1, 2)}
 
@@ -289,6 +290,47 @@ def test_an_idle_increment_of_a_delta_series_has_no_override(tmp_path: Path) -> 
     )
     error = refused(chain, UnprovenError, 20)
     assert error.remedy == "use another step: 10 can be restored"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_rows_alone_are_less_than_the_whole_variable(tmp_path: Path, parts: int) -> None:
+    """A PS would have the full's rows again, where the earlier increment has newer ones."""
+
+    def var(x: float) -> dict[str, Tensor | Sliced]:
+        whole = floats(*[x] * 8, shape=(4, 2))
+        cut = [Piece(((at, 2), (0, 2)), whole.data[:16]) for at in (0, 2)]
+        return {"v": whole if parts == 1 else Sliced("float32", (4, 2), cut)}
+
+    def rows(part: int, *numbers: int) -> Rows:
+        name = f"v/part_{part}" if parts > 1 else "v"
+        return Rows(name, "float32", 2, dict.fromkeys(numbers, value(30.0)))
+
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1]), var(1.0)),
+        increment(20, changes("emb", [1]), var(2.0)),
+        increment(30, changes("emb", [1]), *(rows(part, 0) for part in range(parts))),
+    )
+    error = refused(chain, UnprovenError, 30)
+    assert error.exit_code == 12
+    assert (error.tensor, error.found) == ("v", f"{4 - parts} keys missing")
+    chain.merge(30, tmp_path / "last-30", increments="last")
+    chain.check(10, 30, prefix=tmp_path / "last-30")
+    chain.merge(30, tmp_path / "all-30", increments="all")
+    chain.check(10, 20, 30, prefix=tmp_path / "all-30")
+
+
+def test_all_rows_are_the_whole_variable(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1]), {"v": floats(*[1.0] * 4, shape=(2, 2))}),
+        increment(20, changes("emb", [1]), {"v": floats(*[2.0] * 4, shape=(2, 2))}),
+        increment(
+            30, changes("emb", [1]), Rows("v", "float32", 2, dict.fromkeys((0, 1), value(3)))
+        ),
+    )
+    chain.merge(30)
+    chain.check(10, 30)
 
 
 def test_scopes_called_like_parts_are_compared_each_for_itself(tmp_path: Path) -> None:
