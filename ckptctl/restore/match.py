@@ -125,23 +125,26 @@ class _Matcher:
 
     def _add_unknown(self) -> None:
         """Add what the full lacks, or refuse it."""
-        last = len(self.increments) - 1
-        reader, catalogue = self.increments[last]
         known = self.catalogue.entries
-        unknown = [
-            name for name in catalogue.plain if name not in known and not name.startswith(OWN_NAMES)
-        ]
+        unknown = {
+            name: number
+            for number, (_, catalogue) in enumerate(self.increments)
+            for name in catalogue.plain
+            if name not in known and not name.startswith(OWN_NAMES)
+        }
         foreign = self.tables.foreign
         if (unknown or foreign) and not self.options.add_new:
+            name = next(iter(foreign), None) or next(iter(unknown))
+            number = foreign[name][-1][0] if foreign else unknown[name]
             raise UnprovenError(
                 "the increment has tensors that the full lacks",
-                file=reader.index_path,
-                tensor=next(iter(foreign), None) or unknown[0],
+                file=self.increments[number][0].index_path,
+                tensor=name,
                 expected=f"tensors of {self.full.prefix}",
                 found=f"{len(unknown) + len(foreign)} unknown",
                 remedy="use another step, or --add-new to add them",
             )
-        self.result.plain += [PlainPlan(name, last, added=True) for name in unknown]
+        self.result.plain += [PlainPlan(*item, added=True) for item in unknown.items()]
         self.result.notes += [f"{name}: added from the increment" for name in unknown]
         self.result.tables = self.tables.added(self.result.tables)
         self.result.notes += [f"{name}: added from the increment" for name in sorted(foreign)]

@@ -333,6 +333,30 @@ def test_tensors_that_the_full_lacks_are_refused(tmp_path: Path) -> None:
         assert [reader.read(name).tolist() for name in "abc"] == [[1.0], [2.0], [3.0]]
 
 
+@pytest.mark.parametrize("what", ["plain", "table"])
+def test_what_an_earlier_increment_alone_has_is_refused_or_added(tmp_path: Path, what: str) -> None:
+    """With `all`: its newest copy, and a plain tensor no other than a table."""
+
+    def new(x: float) -> object:
+        return {"new": floats(x)} if what == "plain" else changes("new", {1: x})
+
+    chain = build_chain(
+        tmp_path,
+        full(10, EMB),
+        increment(20, INC, new(1.5)),
+        increment(30, INC, new(2.5)),
+        increment(40, INC),
+    )
+    with pytest.raises(UnprovenError) as caught:
+        chain.plan(40, increments="all")
+    assert (caught.value.exit_code, caught.value.tensor) == (12, "new")
+    assert caught.value.file.endswith("incremental_model.ckpt-30.index")
+    result = chain.merge(40, increments="all", add_new=True)
+    assert "new: added from the increment" in result.warnings
+    name = "new" if what == "plain" else "new-values"
+    assert read(chain.full_prefix(40), name)[0] in (2.5, [2.5, 2.5])
+
+
 def test_a_table_that_the_full_lacks_is_refused_or_added(tmp_path: Path) -> None:
     chain = build_chain(
         tmp_path,
