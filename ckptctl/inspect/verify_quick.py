@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from math import prod
 
 from ckptctl.bundle import BundleReader, Entry
@@ -165,7 +166,7 @@ def _tables(catalogue: Catalogue, path: str) -> Iterator[Finding]:
             yield Finding("CK013", message, path, table.name, None, "one number of parts", found)
         primary = table.primary.parts
         for member in table.members[1:]:  # an increment may lack a part, but of all members
-            for own, slot in zip(primary, member.parts, strict=False):
+            for own, slot in zip_longest(primary, member.parts):
                 there = own or slot
                 if (own is None) != (slot is None) and there is not None and there.rows:
                     message = "slot keys differ from the primary's"

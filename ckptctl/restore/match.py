@@ -54,7 +54,9 @@ class _Matcher:
         self.variables = RowsMatcher(full, catalogue, increments, options)
 
     def run(self) -> Matched:
-        self.result.tables += [self.tables.plan(table) for table in self.catalogue.tables]
+        self.result.tables += [
+            self.tables.plan(table, self.options) for table in self.catalogue.tables
+        ]
         self.result.notes += self.tables.notes
         plain = [name for name in self.catalogue.plain if not name.startswith(OWN_NAMES)]
         if not self.increments:

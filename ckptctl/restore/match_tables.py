@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ckptctl.bundle import BundleReader, Entry, dtype_by_name
 from ckptctl.bundle.checksum import EMPTY_MASKED
 from ckptctl.errors import AmbiguousError, TableError, UnprovenError
 from ckptctl.restore.opening import bucket_rows, misfit
+from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import IncomingSet, Increment, MemberPlan, TablePlan
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, Table, TableMember, part_components
 from ckptctl.tables.sets import FULL_SUFFIXES
@@ -51,8 +52,14 @@ class TableMatcher:
             _check_problem(full, ev)
         self.incoming, self.foreign = self._incoming_sets()
 
-    def plan(self, table: Table) -> TablePlan:
-        """Return a table of the full with what increments bring to it."""
+    def plan(self, table: Table, options: RestoreOptions) -> TablePlan:
+        """Return a table of the full with what increments bring to it.
+
+        Raises
+        ------
+        UnprovenError
+            An increment has a part of some members alone.
+        """
         plans = tuple(self._member(m, self.incoming.get(m.name, [])) for m in table.members)
         if len({len(plan.parts) for plan in plans}) > 1:
             raise TableError(
@@ -67,7 +74,59 @@ class TableMatcher:
             for plan in plans
             if last >= 0 and not any(item[0] == last for item in plan.incoming)
         ]
+        self._check_parts(table.name, plans, options)
         return TablePlan(table.name, plans)
+
+    def _check_parts(
+        self, table: str, plans: Sequence[MemberPlan], options: RestoreOptions
+    ) -> None:
+        """Note parts that increments lack, and refuse those that they have of some members alone.
+
+        A recorder is made with the first gradient of its part, so a part may well have no set;
+        that it had rows before, check 1 finds. But one gradient makes the recorders of all
+        members: rows of some without the others are half of what was to be saved.
+        """
+        found: dict[int, dict[str, dict[int, IncomingSet]]] = defaultdict(dict)
+        for plan in plans:
+            for item in plan.incoming:
+                found[item[0]].setdefault(plan.name, {})[item[2]] = item
+        holes: dict[str, list[int]] = {}
+        for number, members in found.items():
+            known = {part: item for sets in members.values() for part, item in sets.items()}
+            lacking = set(range(max(item[3] for item in known.values()))) - known.keys()
+            if lacking:
+                holes.setdefault(", ".join(map(str, sorted(lacking))), []).append(number)
+            for name, sets in members.items():
+                for part in sorted(known.keys() - sets.keys()):
+                    self._check_half(name, part, number, members.values(), options)
+        for parts, numbers in holes.items():
+            where = self._increments[numbers[-1]][0].prefix
+            more = f" and {len(numbers) - 1} before it" if len(numbers) > 1 else ""
+            self.notes.append(f"{table}: no part {parts} in {where}{more}, it keeps its rows")
+
+    def _check_half(
+        self,
+        name: str,
+        part: int,
+        number: int,
+        members: Iterable[Mapping[int, IncomingSet]],
+        options: RestoreOptions,
+    ) -> None:
+        """Refuse that one member lacks a part of which another brings rows."""
+        reader = self._increments[number][0]
+        beside = next((s[part][1] for s in members if part in s and s[part][1].rows), None)
+        if beside is None:
+            return
+        if not options.keep_missing:
+            raise UnprovenError(
+                f"part {part} of one member is missing",
+                file=reader.index_path,
+                tensor=name,
+                expected=f"rows beside the {beside.rows} of {beside.name}",
+                found="no set of that part: only half of it was saved",
+                remedy="use another step, or --keep-missing to keep the full's rows there",
+            )
+        self.notes.append(f"{name}: no part {part} in {reader.prefix}, it keeps its rows")
 
     def added(self, plans: Sequence[TablePlan]) -> list[TablePlan]:
         """Return the plans with the tables that the full lacks, as if it had them without rows.

@@ -97,11 +97,12 @@ def test_rows_behind_the_last_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sliced[0].found == "215"
 
 
+@pytest.mark.parametrize("part", [0, 1])
 @pytest.mark.parametrize("slot", ["", "Adagrad"])
-def test_an_increment_that_lacks_a_part_of_one_member(tmp_path: Path, slot: str) -> None:
+def test_an_increment_that_lacks_a_part_of_one_member(tmp_path: Path, slot: str, part: int) -> None:
     chain = whole(tmp_path)
     sets = changes("emb", [7, 50, 51], parts=2, versions=7, freqs=9)
-    lacking = [ev for ev in sets if (ev.slot, ev.part) != (slot, 0)]
+    lacking = [ev for ev in sets if (ev.slot, ev.part) != (slot, part)]
     of_increment(lacking, PLAIN, rows(1, 3))(chain)
     found = {(each.code, each.tensor) for each in look(chain.directory, data=False).findings}
     assert ("CK059", "emb/Adagrad") in found

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ckptctl.errors import AmbiguousError, TableError
+from ckptctl.errors import AmbiguousError, TableError, UnprovenError
 from tests.oracle.chain import build_chain, changes, full, increment, read, rows_of, table
 from tests.oracle.images import edit_index
 
 KEYS = {key: float(key) for key in (0, 1, 2, 3, 4, 5, 10, 11, 999, 1000, 1007, 2011, -1000)}
 NEW = {key: key + 0.5 for key in (1, 3, 11, 12, 13, 1012, 2011, 500, 7, -1000, -2000)}
+
+LAST = "emb/part_1/Adagrad"
 
 
 def chain_of(tmp_path: Path, ours: list, theirs: list, shards: int = 1):
@@ -124,6 +126,50 @@ def test_an_increment_may_lack_the_set_of_the_last_part(
     chain.merge(20)
     kept = {key: x for key, x in NEW.items() if key % 1000 % 3 != 2}
     assert rows_of(chain.full_prefix(20), "emb") == KEYS | kept
+
+
+@pytest.mark.parametrize("middle", [0, 1, 2])
+def test_a_part_that_increments_lack_is_told(tmp_path: Path, middle: int) -> None:
+    """Legal where it had no gradient: what is lost of an earlier increment is refused."""
+    theirs = [ev for ev in changes("emb", NEW, parts=3) if ev.number != middle]
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", KEYS, parts=3)),
+        increment(20, theirs),
+        increment(30, theirs),
+    )
+    where = chain.increment_prefix(30)
+    notes = [note for note in chain.plan(30).warnings if "no part" in note]
+    assert notes == [f"emb: no part {middle} in {where}, it keeps its rows"]
+    notes = [note for note in chain.plan(30, increments="all").warnings if "no part" in note]
+    assert notes == [f"emb: no part {middle} in {where} and 1 before it, it keeps its rows"]
+
+
+@pytest.mark.parametrize("lacking", ["emb/part_0", "emb/part_1", "emb/part_0/Adagrad", LAST])
+def test_a_part_of_one_member_alone_is_half_of_what_was_saved(tmp_path: Path, lacking: str) -> None:
+    """Its keys would be new in one member and old in the other."""
+    new = {key: key + 0.5 for key in range(8)}
+    theirs = [ev for ev in changes("emb", new, parts=2) if ev.name != lacking]
+    chain = chain_of(tmp_path, table("emb", range(8), parts=2), theirs)
+    with pytest.raises(UnprovenError) as caught:
+        chain.plan(20)
+    part = int(lacking.split("part_")[1][0])
+    assert (caught.value.exit_code, caught.value.tensor) == (
+        12,
+        lacking.replace(f"/part_{part}", ""),
+    )
+    assert f"part {part}" in caught.value.message
+    assert "--keep-missing" in caught.value.remedy
+    result = chain.merge(20, keep_missing=True)
+    assert [w for w in result.warnings if f": no part {part} in" in w]
+    chain.check(10, 20)
+
+
+def test_a_part_without_rows_may_be_of_one_member_alone(tmp_path: Path) -> None:
+    theirs = [ev for ev in changes("emb", [0, 2], parts=2) if ev.name != LAST]
+    chain = chain_of(tmp_path, table("emb", range(8), parts=2), theirs)
+    assert not [w for w in chain.merge(20).warnings if "part" in w]
+    chain.check(10, 20)
 
 
 def test_each_part_keeps_its_place(tmp_path: Path) -> None:
