@@ -38,6 +38,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ckptctl.chain.model import NO_STEP, Checkpoint, Removed, Scan
+from ckptctl.chain.nested import goes_on_from
 from ckptctl.chain.timelines import OR_COPIED, Timelines
 
 __all__ = ["BaseChoice", "Bases"]
@@ -108,12 +109,21 @@ class Bases:
         return {full.step: full for full in reversed(self.scan.fulls)}
 
     @cached_property
-    def _increments_by_step(self) -> dict[int, list[Checkpoint]]:
+    def increments_by_step(self) -> dict[int, list[Checkpoint]]:
+        """Step to the live increments at it."""
         found: dict[int, list[Checkpoint]] = {}
         for increment in self.scan.increments:
             if self.timelines.is_live(increment):
                 found.setdefault(increment.step, []).append(increment)
         return found
+
+    def folded_into(self, full: Checkpoint) -> Checkpoint | None:
+        """Return the last increment that is in a merged full, where it is still here."""
+        if full.merged is None:
+            return None
+        here = self.increments_by_step.get(full.merged.up_to, ())
+        found = [each for each in here if goes_on_from(each, full) and each.complete]
+        return found[0] if len(found) == 1 else None
 
     @cached_property
     def _stand_ins(self) -> dict[int, list[Checkpoint]]:
@@ -287,7 +297,7 @@ class Bases:
     def _predecessor(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
         after = increment.lineage
         step = after.previous_step if after is not None else None
-        found = self._increments_by_step.get(step, []) if step is not None else []
+        found = self.increments_by_step.get(step, []) if step is not None else []
         if len(found) != 1 or found[0].facts.damage is not None or found[0].missing:
             return None
         lineage = found[0].lineage

@@ -29,6 +29,7 @@ from itertools import islice, pairwise
 from ckptctl.chain.bases import BaseChoice, Bases, misnamed
 from ckptctl.chain.idle import Earlier, Idleness, judge_idle
 from ckptctl.chain.model import NO_STEP, Checkpoint, Leftover, Problem, Scan
+from ckptctl.chain.nested import FewerRows, find_fewer, goes_on_from, is_cumulative
 from ckptctl.chain.problems import incompleteness, misnamed_reason, state_problems
 from ckptctl.chain.timelines import Timelines, find_timelines
 from ckptctl.errors import AmbiguousError
@@ -82,6 +83,8 @@ class Chain:
         """Whether each increment's keys contain the ones before; None: not yet proven."""
         pairs = self._all.nested_pairs(self.base)
         if any(pair in self._all.failed_nested for pair in pairs):
+            return False
+        if self._all.fewer_rows(self.base) is not None:
             return False
         return True if all(pair in self._all.proven_nested for pair in pairs) else None
 
@@ -286,7 +289,8 @@ class Chains:
         failed = self._failed_pair(checkpoint)
         if failed is not None:
             return f"keys of {failed[0].name} are missing in {failed[1].name}"
-        return None
+        fewer = choice.base and self.fewer_rows(choice.base, checkpoint)
+        return str(fewer) if fewer else None
 
     def status(self, checkpoint: Checkpoint) -> str:
         """Return the word for a checkpoint, the first of `STATUSES` that applies."""
@@ -337,13 +341,13 @@ class Chains:
         Goes from pair to proven pair and reads no index behind the first that is not.
         """
         base = self.base_of(increment).base
-        if base is None or not _cumulative(increment):
+        if base is None or not is_cumulative(increment):
             return
         members = self.placed.get(base.prefix, ())
         before = increment
         later = bisect_right(members, increment.step, key=lambda item: item.step)
         for after in islice(members, later, None):
-            if not _cumulative(after) or self.base_of(after).base is not base:
+            if not is_cumulative(after) or self.base_of(after).base is not base:
                 continue
             if (before.prefix, after.prefix) not in self.proven_nested:
                 return
@@ -381,6 +385,9 @@ class Chains:
         if failed is not None and failed[1] is checkpoint:
             message = f"keys of {failed[0].name} are missing in {failed[1].name}"
             found.append(Problem("not-nested", message))
+        fewer = choice.base and self.fewer_rows(choice.base, checkpoint)
+        if fewer and fewer.increment is checkpoint:
+            found.append(Problem("not-nested", str(fewer)))
         return found
 
     # --- the nested check ---
@@ -390,12 +397,30 @@ class Chains:
     ) -> tuple[Checkpoint, ...]:
         """Return the increments that the nested check of a base goes through, by step.
 
-        The live, complete, cumulative ones that are based on it. With `increment`: up to
-        that one, which is the last in any case (`--base` may have chosen the base).
+        The live, complete, cumulative ones that are based on it; before them the one that a
+        merged base was made from, where they go on from it and it is still here. With
+        `increment`: up to that one, which is the last in any case (`--base` may have chosen
+        the base).
         """
         below = None if increment is None else increment.step
-        members = tuple(item for item in self._based_on(base, below) if _cumulative(item))
-        return members if increment is None else (*members, increment)
+        members = tuple(item for item in self._based_on(base, below) if is_cumulative(item))
+        members = members if increment is None else (*members, increment)
+        source = self.bases.folded_into(base)
+        first = source is not None and members and goes_on_from(members[0], base)
+        return (source, *members) if source is not None and first else members
+
+    def fewer_rows(self, base: Checkpoint, increment: Checkpoint | None = None) -> FewerRows | None:
+        """Return what the first increment above a merged full lacks by its rows, if anything.
+
+        It stands for the first pair of `nested_series` where the increment that the full was
+        made from is gone. With `increment`: of those up to that one.
+        """
+        if base.merged is None or base.merged.rows is None or self.bases.folded_into(base):
+            return None
+        below = None if increment is None else increment.step
+        members = (item for item in self._based_on(base, below) if is_cumulative(item))
+        first = next(members, increment)
+        return None if first is None else find_fewer(base, first)
 
     def nested_pairs(self, base: Checkpoint) -> tuple[Pair, ...]:
         """Return the pairs of prefixes that the nested check of a base compares."""
@@ -413,7 +438,7 @@ class Chains:
     def _failed_pair(self, increment: Checkpoint) -> tuple[Checkpoint, Checkpoint] | None:
         """Return the last failed pair of the chain up to an increment."""
         base = self.base_of(increment).base
-        if base is None or not self.failed_nested or not _cumulative(increment):
+        if base is None or not self.failed_nested or not is_cumulative(increment):
             return None
         members = self.nested_series(base, increment)
         for before, after in reversed(list(pairwise(members))):
@@ -469,7 +494,3 @@ def _only(found: list[Checkpoint]) -> Checkpoint | None:
             remedy="move one of them out of the directory",
         )
     return found[0] if found else None
-
-
-def _cumulative(increment: Checkpoint) -> bool:
-    return increment.lineage is None or increment.lineage.mode == "cumulative"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from ckptctl.chain.names import MAX_STEP
@@ -85,12 +86,16 @@ class Merged(NamedTuple):
         Mode of those increments.
     ahead
         Where its date is not that of the merge.
+    rows
+        Rows of the last of them, by sparse tensor (`nested.count_rows`); None where nobody
+        counted them.
     """
 
     base_step: int
     up_to: int
     mode: Mode = "cumulative"
     ahead: Ahead | None = None
+    rows: Mapping[str, int] | None = None
 
 
 class Facts(NamedTuple):
@@ -147,12 +152,18 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
             expected=f"up_to > {base}",
             found=up_to,
         )
-    return Merged(base, up_to, _mode(found, path, MERGED_TENSOR), _ahead(found.get("ahead")))
+    mode = _mode(found, path, MERGED_TENSOR)
+    return Merged(base, up_to, mode, _ahead(found.get("ahead")), _rows(found.get("rows")))
 
 
 def _ahead(found: object) -> Ahead | None:
     whole = isinstance(found, list) and len(found) == 3 and all(type(ns) is int for ns in found)
     return Ahead(*found) if isinstance(found, list) and whole else None
+
+
+def _rows(found: object) -> Mapping[str, int] | None:
+    whole = isinstance(found, dict) and all(type(rows) is int for rows in found.values())
+    return found if isinstance(found, dict) and whole else None
 
 
 def _object(raw: bytes, path: str, tensor: str) -> dict[str, object]:

@@ -152,7 +152,7 @@ class _ListingView(NamedTuple):
             words, style = "not restorable", "bold red"
         if page.terminal:
             facts = [words, fmt.some(len(chain.increments), "increment"), fmt.bytes_(chain.bytes)]
-            if chain.nested is None and len(chain.increments) > 1:
+            if chain.nested is None:
                 facts.append("increments not yet compared")
             page.line(f"chain {step}: {', '.join(facts)}", style=style)
         else:

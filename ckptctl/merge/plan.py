@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from ckptctl.chain import (
     split_step,
     telling_what_vanished,
 )
+from ckptctl.chain.nested import count_rows, is_cumulative
 from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge.destination import (
@@ -131,6 +132,9 @@ class MergePlan(NamedTuple):
         What the result says of its origin: the full that its increments were recorded on.
     mode
         Mode of the increments.
+    rows
+        Rows of the newest increment, by sparse tensor (`chain.nested.count_rows`); None for
+        one that holds only what changed since the one before.
     saved_s
         When the newest source was saved, in seconds since 1970.
     """
@@ -161,6 +165,7 @@ class MergePlan(NamedTuple):
     unfinished: tuple[str, ...] = ()
     base_step: int = 0
     mode: str = "cumulative"
+    rows: Mapping[str, int] | None = None
     saved_s: float = 0.0
     storage: Storage = LOCAL
 
@@ -370,6 +375,7 @@ def _plan(
             replaces=found.replaces,
             base_step=_base_step(chosen, options),
             mode=_mode(chosen),
+            rows=_rows(chosen),
         )
     finally:
         state.close()
@@ -454,6 +460,11 @@ def _saved(chosen: Selection, storage: Storage) -> float:
     last = (chosen.base, *chosen.increments)[-1]
     saved = last.saved_s
     return last.mtime_ns / 1e9 if saved is None else saved
+
+
+def _rows(chosen: Selection) -> Mapping[str, int] | None:
+    last = chosen.increments[-1] if chosen.increments else None
+    return count_rows(last.contents) if last is not None and is_cumulative(last) else None
 
 
 def _mode(chosen: Selection) -> str:

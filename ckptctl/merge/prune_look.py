@@ -55,9 +55,9 @@ class Pairs(ProvenPairs):
         failed: set[tuple[str, str]] = set()
         damage: list[str] = []
         for chain in chains.chains:
-            series = [i for i in chains.nested_series(chain.base) if not chains.is_stale(i)]
-            for number in range(1, len(series)):
-                pair = series[number - 1 : number + 1]
+            for pair in pairwise(chains.nested_series(chain.base)):
+                if chains.is_stale(pair[1]):
+                    continue
                 try:
                     check_nested(chain.base.prefix, pair, self, storage, progress=progress)
                 except UnprovenError:

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from ckptctl.arguments import whole_number
-from ckptctl.chain import NO_STEP, Chains, Checkpoint, check_read
+from ckptctl.chain import MERGED_TENSOR, NO_STEP, Chains, Checkpoint, check_read
+from ckptctl.chain.nested import FewerRows
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
 
@@ -154,9 +155,11 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         return _delta(chains, increment, base, reason, options)
     series = chains.nested_series(base, increment)
     if options.increments == "auto":
+        _refuse_fewer(chains.fewer_rows(base, increment))
         return Selection(step, base, (increment,), series, reason)
     if options.increments == "last":
         return Selection(step, base, (increment,), (), reason)
+    series = tuple(item for item in series if item.step > base.step)  # a merged one is its first
     if options.assume_order is None:
         _refuse_inversion(chains, series)
     return Selection(step, base, series, (), reason, tuple(_left_out(chains, base, increment)))
@@ -217,6 +220,19 @@ def _delta(
             remedy=_another(chains, increment.step),
         )
     return Selection(increment.step, base, choice.series, (), reason)
+
+
+def _refuse_fewer(fewer: FewerRows | None) -> None:
+    if fewer is not None:
+        raise UnprovenError(
+            str(fewer),
+            file=fewer.increment.prefix,
+            tensor=fewer.name or None,
+            expected=f">= {fewer.had} rows: {MERGED_TENSOR} of {fewer.merged.prefix}",
+            found=f"{fewer.has} rows",
+            remedy="--increments last for what a DeepRec PS would hold, "
+            "or --increments all for each key's newest row",
+        )
 
 
 def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["BUCKETS", "PartComponent", "is_slot_name", "part_components"]
+__all__ = ["BUCKETS", "PartComponent", "is_slot_name", "part_components", "without_parts"]
 
 #: Rows of a part are grouped by `key % BUCKETS`.
 BUCKETS = 1000
@@ -49,6 +49,13 @@ def part_components(name: str) -> list[PartComponent]:
         and len(pieces) > 1
         and len(match[1]) < 10
     ]
+
+
+def without_parts(name: str) -> str:
+    """Return a name without any component that may be its part."""
+    if "part_" not in name:
+        return name
+    return "/".join(piece for piece in name.split("/") if not _PART.fullmatch(piece)) or name
 
 
 def is_slot_name(component: str) -> bool:

@@ -357,7 +357,8 @@ class Histories(RuleBasedStateMachine):
             if is_idle(self.fulls[base].image, images[step], earlier):
                 raise Refused("2")
         proven = increments != "auto" or self.spec.mode == "delta"
-        if not proven and not is_nested([images[s] for s in between]):
+        folded = [base] if self.fulls[base].merged else []
+        if not proven and not is_nested([images[s] for s in (*folded, *between)]):
             raise Refused("1")
         own = [images[s] for s in series]
         return apply(self.fulls[base].image, own, drop_unpaired=drop, counts=counts)

@@ -23,7 +23,9 @@ from ckptctl import (
     scan_directory,
 )
 from ckptctl.errors import IncompleteError, UnprovenError, UnreadableError, UsageError
+from ckptctl.training.recovery import restorable
 from tests.bundle.builders import corrupt
+from tests.oracle.chain import build_chain, changes, full, increment, table
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
 
@@ -200,6 +202,20 @@ def test_a_damaged_increment_is_passed_over_and_said(
     index.write_bytes(index.read_bytes()[:-5])
     assert train(Model(), tmp_path)["start"] == 1
     assert "passed over, though newer than step 1: incremental_model.ckpt-2: " in caplog.text
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_lost_keys_since_a_merge_is_passed_over(tmp_path: Path, gone: bool) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(100, table("emb", [1, 2])),
+        increment(120, changes("emb", [1, 2])),
+        increment(140, changes("emb", [3])),
+    )
+    chain.merge(120)
+    for path in chain.increment_prefix(120).parent.glob("*-120.*" if gone else "none"):
+        path.unlink()
+    assert [point.step for point in restorable(str(chain.directory))] == [120, 100]
 
 
 @pytest.mark.parametrize("kind", ["full", "increment"])
