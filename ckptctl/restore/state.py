@@ -26,7 +26,7 @@ from ckptctl.restore.plans import (
 )
 from ckptctl.restore.rows import RowsJob
 from ckptctl.storage import LOCAL, Storage
-from ckptctl.tables import Catalogue
+from ckptctl.tables import Catalogue, join_slots
 
 __all__ = ["CopyJob", "MemberTensor", "State", "StateTensor", "open_state"]
 
@@ -261,6 +261,7 @@ def open_state(
     options = options or RestoreOptions()
     base, tables = open_bundle(full, False, storage)
     changes = [open_bundle(prefix, True, storage) for prefix in increments]
+    tables = join_slots(tables, (catalogue for _, catalogue in changes))
     matched = match(base, tables, changes, options)
     return State(
         base,

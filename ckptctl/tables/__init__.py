@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptctl.tables.catalogue import Catalogue, Table, TableMember, find_tables
+    from ckptctl.tables.catalogue import Catalogue, Table, TableMember, find_tables, join_slots
     from ckptctl.tables.names import BUCKETS, is_slot_name, part_components
     from ckptctl.tables.sets import EvSet, RowSet
 else:
@@ -12,7 +12,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "catalogue": "Catalogue Table TableMember find_tables",
+            "catalogue": "Catalogue Table TableMember find_tables join_slots",
             "names": "BUCKETS is_slot_name part_components",
             "sets": "EvSet RowSet",
         },
@@ -27,5 +27,6 @@ __all__ = [
     "TableMember",
     "find_tables",
     "is_slot_name",
+    "join_slots",
     "part_components",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ckptctl.bundle import Entry
@@ -11,11 +11,14 @@ from ckptctl.errors import AmbiguousError
 from ckptctl.tables.names import PartComponent, is_slot_name, part_components
 from ckptctl.tables.sets import EvSet, RowSet, find_full_sets, find_increment_sets
 
-__all__ = ["Catalogue", "Table", "TableMember", "find_tables"]
+__all__ = ["Catalogue", "SamePairs", "Table", "TableMember", "find_tables", "join_slots"]
 
 #: (Name of an EV, part, parts) -> how many of its rows lie in buckets (key % 1000) of other
 #: parts than that, and how many rows it has.
 Strays = Callable[[str, int, int], tuple[int, int]]
+
+#: Pairs of EVs, one of each part -> whether they have the same keys.
+SamePairs = Callable[[Sequence[tuple["EvSet", "EvSet"]]], bool]
 
 #: Of so many rows one may lie in a bucket of another part: a PS skips such a row.
 _STRAY_SHARE = 100
@@ -99,7 +102,11 @@ class Catalogue(NamedTuple):
 
 
 def find_tables(
-    entries: Mapping[str, Entry], *, increment: bool = False, strays_of: Strays | None = None
+    entries: Mapping[str, Entry],
+    *,
+    increment: bool = False,
+    strays_of: Strays | None = None,
+    same_keys: SamePairs | None = None,
 ) -> Catalogue:
     """Sort the tensors of a bundle by what they are, from names and shapes alone.
 
@@ -115,6 +122,9 @@ def find_tables(
         part lie in buckets of that part, all but one in a hundred; of two such readings the
         one without any stray row counts. Without it, names decide and a doubtful name is read
         in the way that has more parts.
+    same_keys
+        Returns whether an EV has the keys of another, part by part. With it, one that no optimizer
+        of DeepRec names is a slot only if it has those of its primary.
 
     Raises
     ------
@@ -138,7 +148,7 @@ def find_tables(
             for whole, parts in members.items()
         }
     return Catalogue(
-        tables=_group_members(members),
+        tables=_group_members(members, same_keys),
         ev_sets=sets,
         rows=rows,
         plain=tuple(name for name in entries if name not in claimed),
@@ -254,14 +264,59 @@ def _stray_rows(group: Mapping[int, str], strays_of: Strays) -> tuple[int, int]:
     return sum(out for out, _ in found), sum(rows for _, rows in found)
 
 
-def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Table, ...]:
+def join_slots(full: Catalogue, increments: Iterable[Catalogue]) -> Catalogue:
+    """Return a full with those tables joined that have no rows, and whose rows are a slot's.
+
+    Without rows nothing tells a slot that no optimizer of DeepRec names from a table. All of the
+    increments that have rows of the two have to say so; where the full has rows, its word counts.
+    """
+    tables = {table.name: table for table in full.tables if not table.rows}
+    told = [
+        (
+            {member.name: table.name for table in each.tables for member in table.members[1:]},
+            {member.name for table in each.tables for member in table.members if member.rows},
+        )
+        for each in (increments if tables else ())
+    ]
+    joined: dict[str, list[TableMember]] = defaultdict(list)
+    for name, table in tables.items():
+        primary, _, slot = name.rpartition("/")
+        says = [slots.get(name) == primary for slots, rows in told if rows & {name, primary}]
+        if (
+            primary in tables
+            and len(table.members) == 1
+            and says
+            and all(says)
+            and _fits(slot, table.primary.parts, tables[primary].primary.parts)
+        ):
+            joined[primary].append(TableMember(name, slot, table.primary.parts))
+    gone = {member.name for members in joined.values() for member in members}
+    return full._replace(
+        tables=tuple(
+            Table(table.name, (table.primary, *sorted((*table.members[1:], *joined[table.name]))))
+            for table in full.tables
+            if table.name not in gone
+        )
+    )
+
+
+def _group_members(
+    members: Mapping[str, tuple[EvSet | None, ...]], same_keys: SamePairs | None
+) -> tuple[Table, ...]:
     """Join slots with their primaries."""
+    split = [name.rpartition("/") for name in members]
+    with_slots = {primary for primary, _, slot in split if is_slot_name(slot)}
     slots: dict[str, list[TableMember]] = defaultdict(list)
     primaries: dict[str, TableMember] = {}
     for name in sorted(members):
         primary, _, slot = name.rpartition("/")
         parts = members[name]
-        if primary in primaries and _is_slot(slot, parts, primaries[primary].parts):
+        own = primaries.get(primary)
+        if own is not None and (
+            _has_key_type(parts, own.parts)
+            if is_slot_name(slot)
+            else name not in with_slots and _is_slot(slot, parts, own.parts, same_keys)
+        ):
             slots[primary].append(TableMember(name, slot, parts))
         else:
             primaries[name] = TableMember(name, "", parts)
@@ -270,19 +325,45 @@ def _group_members(members: Mapping[str, tuple[EvSet | None, ...]]) -> tuple[Tab
     )
 
 
-def _is_slot(slot: str, parts: tuple[EvSet | None, ...], primary: tuple[EvSet | None, ...]) -> bool:
+def _is_slot(
+    slot: str,
+    parts: Sequence[EvSet | None],
+    primary: Sequence[EvSet | None],
+    same_keys: SamePairs | None,
+) -> bool:
     """Return whether an EV called `<primary>/<slot>` is a slot and not a table in a scope.
 
-    An optimizer's name says so. A slot of an optimizer that we do not know has the dim of
-    its primary, and in each part as many rows; no rows at all say nothing.
+    Asked where no optimizer of DeepRec has such slots. One has the keys of its primary, and so
+    as many rows in each part; no rows at all say nothing.
     """
-    pairs = [(a, b) for a, b in zip(parts, primary, strict=False) if a and b]
-    if any(a.keys.dtype != b.keys.dtype for a, b in pairs):
-        return False
-    if is_slot_name(slot):
-        return True
+    pairs = _pairs(parts, primary)
+    return (
+        any(a.rows for a, _ in pairs)
+        and all(a.rows == b.rows and _columns(a) == _columns(b) for a, b in pairs)
+        and _fits(slot, parts, primary)
+        and (same_keys is None or same_keys(pairs))
+    )
+
+
+def _fits(slot: str, parts: Sequence[EvSet | None], primary: Sequence[EvSet | None]) -> bool:
+    """Return whether an EV may be a slot by its name, which ends with the slot's, and its shape."""
     return (
         len(parts) == len(primary)
-        and any(a.rows for a, _ in pairs)
-        and all(a.rows == b.rows and a.dim == b.dim for a, b in pairs)
+        and _has_key_type(parts, primary)
+        and all(a.name == f"{b.name}/{slot}" and a.dim == b.dim for a, b in _pairs(parts, primary))
     )
+
+
+def _has_key_type(parts: Sequence[EvSet | None], primary: Sequence[EvSet | None]) -> bool:
+    return all(a.keys.dtype == b.keys.dtype for a, b in _pairs(parts, primary))
+
+
+def _pairs(
+    parts: Sequence[EvSet | None], primary: Sequence[EvSet | None]
+) -> list[tuple[EvSet, EvSet]]:
+    return [(a, b) for a, b in zip(parts, primary, strict=False) if a and b]
+
+
+def _columns(ev: EvSet) -> dict[str, int]:
+    """Return the rows of the columns that one table has and another has not."""
+    return {s: e.rows for s, e in ev.entries.items() if s.endswith(("-versions", "-freqs"))}

@@ -166,9 +166,8 @@ def test_a_lone_scope_called_part_0() -> None:
     """A name ends with its part, or with its part and a slot."""
     assert set(shown(find("part_0/emb", "part_0/emb/Adagrad"))) == {"part_0/emb"}
     assert set(shown(find("a/part_0/b/c"))) == {"a/part_0/b/c"}
-    assert shown(find("emb/part_0", "emb/part_0/own", **{"emb/part_0/own": rows(3)})) == {
-        "emb": {"": ["emb/part_0"], "own": ["emb/part_0/own"]}
-    }
+    own = dict.fromkeys(["emb/part_0", "emb/part_0/own"], rows(3))
+    assert shown(find(*own, **own)) == {"emb": {"": ["emb/part_0"], "own": ["emb/part_0/own"]}}
 
 
 NAMES = [f"part_{a}/emb/part_{b}" for a in range(2) for b in range(2)]
@@ -198,10 +197,42 @@ def test_slots_of_deeprecs_optimizers_may_differ_in_rows() -> None:
 
 
 def test_slots_of_other_names_have_equal_rows() -> None:
-    found = find("emb", "emb/accum", **{"emb/accum": rows(3)})
+    found = find("emb", "emb/accum", **{"emb": rows(3), "emb/accum": rows(3)})
     assert shown(found) == {"emb": {"": ["emb"], "accum": ["emb/accum"]}}
-    found = find("emb", "emb/accum", **{"emb/accum": rows(2)})
+    found = find("emb", "emb/accum", **{"emb": rows(3), "emb/accum": rows(2)})
     assert set(shown(found)) == {"emb", "emb/accum"}
+
+
+@pytest.mark.parametrize("column", ["-freqs", "-versions"])
+def test_a_slot_of_another_name_has_its_tables_columns(column: str) -> None:
+    own = {"emb": rows(3), "emb/accum": rows(3) | {column: ("int64", 3)}}
+    assert set(shown(find(*own, **own))) == {"emb", "emb/accum"}
+
+
+def test_what_has_a_slot_is_none() -> None:
+    own = dict.fromkeys(["user", "user/deep", "user/deep/Adagrad"], rows(3))
+    assert set(shown(find(*own, **own))) == {"user", "user/deep"}
+
+
+def test_a_slots_part_is_named_after_its_primarys() -> None:
+    """`emb/own/part_0` is a part of a table in a scope: a slot's is `emb/part_0/own`."""
+    own = dict.fromkeys(["emb/part_0", "emb/part_1", "emb/own/part_0", "emb/own/part_1"], rows(3))
+    assert set(shown(find(*own, **own))) == {"emb", "emb/own"}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_keys_tell_a_slot_from_a_table(same: bool) -> None:
+    names = [f"emb/part_{n}{slot}" for n in range(2) for slot in ("", "/Adagrad", "/own")]
+    entries = {name: each for n in names for name, each in tensors(n, rows(3)).items()}
+    asked: list[list[tuple[str, str]]] = []
+
+    def same_keys(pairs) -> bool:
+        asked.append([(a.name, b.name) for a, b in pairs])
+        return same
+
+    found = shown(find_tables(dict(sorted(entries.items())), same_keys=same_keys))
+    assert ("own" in found["emb"]) is same
+    assert asked == [[(f"emb/part_{n}/own", f"emb/part_{n}") for n in range(2)]]
 
 
 def test_a_slot_has_its_tables_key_type() -> None:
