@@ -37,7 +37,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
-from ckptctl.chain.model import NO_STEP, Checkpoint, Removed, Scan
+from ckptctl.chain.between import Between
+from ckptctl.chain.model import Checkpoint, Scan
 from ckptctl.chain.nested import goes_on_from
 from ckptctl.chain.timelines import OR_COPIED, Timelines
 
@@ -84,6 +85,7 @@ class Bases:
     def __init__(self, scan: Scan, timelines: Timelines) -> None:
         self.scan = scan
         self.timelines = timelines
+        self._between = Between(scan, timelines)
 
     @cached_property
     def live(self) -> tuple[Checkpoint, ...]:
@@ -319,15 +321,15 @@ class Bases:
             return _refuse("base-incomplete", reason, 3, [base.name])
         if is_merge(base) and self.timelines.order.set_back_behind(base):
             return self._set_back(base, increment)
-        rival = self._rival_of(increment)
+        rival = self._between.rival_of(increment)
         if rival is not None:
             reason = f"by its name it was recorded against {rival.name}, not {base.name}"
             return self._unproven(base, increment, "other-name", reason, 4, [rival.name])
-        gone = self._gone_between(base, increment)
+        gone = self._between.gone(base, increment)
         if gone:
             reason = f"{gone[0]} was saved between {base.name} and it, and is gone"
             return self._unproven(base, increment, "full-gone", reason, 3, gone)
-        hidden = self._hidden_by(base, increment)
+        hidden = self._between.hiding(base, increment)
         if hidden is not None:
             reason = (
                 f"{hidden.name} is abandoned, and nothing shows that "
@@ -335,7 +337,7 @@ class Bases:
             )
             files = [hidden.name]
             return self._unproven(base, increment, "abandoned-between", reason, 4, files)
-        proof = self._not_rotated(base)
+        proof = self._between.not_rotated(base)
         if proof is None:
             reason = (
                 f"{self.scan.full_state.path} does not list {base.name} or any full below it: "
@@ -367,119 +369,6 @@ class Bases:
         names = [full.name for full in self.scan.fulls if full.step == step]
         reason = f"two fulls at step {step}: {' and '.join(names)}"
         return _refuse("ambiguous", reason, None, names)
-
-    def _rival_of(self, increment: Checkpoint) -> Checkpoint | None:
-        """Return the newest other below an increment that is called as its base may be.
-
-        Another Saver's full, or a run that was set back to one, changes the base name that the
-        state file names, and with it which fulls are looked at.
-        """
-        if increment.lineage is not None:
-            return None
-        rivals = [
-            other
-            for other in self.scan.others
-            if f"incremental_{other.base_name}" == increment.base_name
-            and NO_STEP < other.step < increment.step
-        ]
-        return max(rivals, key=lambda other: other.step, default=None)
-
-    def _gone_between(self, base: Checkpoint, increment: Checkpoint) -> list[str]:
-        """Return names of fulls between base and increment that are gone: check 3."""
-        here = {full.name for full in self.scan.fulls}
-        removed = [item for item in self.scan.removed if item.kind == "full"]
-        listed = self.scan.full_state.order
-        harmless = {
-            item.name
-            for item in removed
-            if (item.merged or self._was_overtaken(item, increment)) and item.name not in listed
-        }
-        counted = dict(self.scan.full_state.steps)
-        counted.update((item.name, item.step) for item in removed)
-        return [
-            name
-            for name, step in counted.items()
-            if base.step < step < increment.step and name not in here and name not in harmless
-        ]
-
-    def _was_overtaken(self, gone: Removed, increment: Checkpoint) -> bool:
-        """Return whether what we removed as abandoned had been given up before an increment.
-
-        As `_hidden_by` of one that is still here: a lower step was saved in between.
-        """
-        earlier, written = self.timelines.order.earlier, gone.abandoned_ns
-        return (
-            written is not None
-            and increment.is_dated
-            and any(
-                step < gone.step and earlier(written, at_ns) and earlier(at_ns, increment.mtime_ns)
-                for step, at_ns in self._saves
-            )
-        )
-
-    @cached_property
-    def _saves(self) -> tuple[tuple[int, int], ...]:
-        """Step and time of what the trainer saved on the present timeline.
-
-        What was merged stands for the newest of its sources.
-        """
-        merged = [
-            (full.merged.up_to, int(full.saved_s * 1e9))
-            for full in self.live
-            if full.merged is not None and full.saved_s is not None
-        ]
-        return (*((each.step, each.mtime_ns) for each in self._witnesses if each.is_dated), *merged)
-
-    def _hidden_by(self, base: Checkpoint, increment: Checkpoint) -> Checkpoint | None:
-        """Return an abandoned full that the increment may have been recorded against.
-
-        One between the two by step, not known to have been written after the increment,
-        and no live checkpoint of a step below it was written after it and before the
-        increment: such a one shows that the run had been rolled back by then.
-        """
-        before = self.timelines.order.written
-        for full in self.scan.fulls:
-            between = base.step < full.step < increment.step
-            if not between or self.timelines.is_live(full):
-                continue
-            if before(full, increment) is False:
-                continue
-            if not any(
-                other.step < full.step and before(full, other) and before(other, increment)
-                for other in self._witnesses
-            ):
-                return full
-        return None
-
-    @cached_property
-    def _witnesses(self) -> tuple[Checkpoint, ...]:
-        return tuple(
-            checkpoint
-            for checkpoint in (*self.scan.fulls, *self.scan.increments)
-            if self.timelines.is_live(checkpoint)
-            and not (checkpoint.kind == "full" and checkpoint.may_be_ours)
-        )
-
-    def _not_rotated(self, base: Checkpoint) -> tuple[str, str] | None:
-        """Return what proves that no full above the base rotated away: check 4."""
-        state = self.scan.full_state
-        if not state.present:
-            return "no-state-file", "no state file: nothing says that a full rotated away"
-        if base.name in state.order:
-            return "listed", f"{state.path} lists {base.name}"
-        ours = {full.name for full in self.scan.fulls if full.may_be_ours}
-        ours |= {item.name for item in self.scan.removed if item.merged}
-        listed = [step for name, step in state.steps.items() if name not in ours]
-        oldest = next(iter(listed or state.steps.values()), None)
-        if oldest is not None and base.step > oldest:
-            return "above-oldest", f"{base.name} lies above the oldest listed full, {oldest}"
-        own = [full for full in self.scan.fulls if not full.may_be_ours]
-        increments = self.scan.increment_state
-        if len(state.order) == 1 < len(own) and len(increments.order) == 1 < len(
-            self.scan.increments
-        ):
-            return "nothing-rotates", "both state files list one checkpoint while more lie there"
-        return None
 
 
 def is_merge(full: Checkpoint) -> bool:
