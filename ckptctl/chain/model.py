@@ -373,6 +373,9 @@ class Leftover(NamedTuple):
         Whether it is ours: the mark `<prefix>.ckptctl.json` lies beside it.
     foreign
         Whether it belongs to another base name: never to be touched.
+    displaced
+        Whether it is a state file that somebody else wrote, and that a run of ours was about to
+        put back when it was killed.
     """
 
     path: str
@@ -383,6 +386,7 @@ class Leftover(NamedTuple):
     marked: bool = False
     foreign: bool = False
     is_dir: bool = False
+    displaced: bool = False
 
     def age_s(self, now_ns: int) -> float:
         """Return its age in seconds."""

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ckptctl.bundle import read_state
 from ckptctl.bundle.names import INNER_MARK
@@ -161,6 +162,8 @@ class _Room:
         self.leftovers: tuple[Leftover, ...] = ()
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        #: A state file that stands in for the one in its place.
+        self._displaced: str | None = None
 
     def read_optional(self) -> None:
         """Read a directory that need not be one."""
@@ -180,6 +183,7 @@ class _Room:
             self.problems.append(
                 Problem("misfit", f"{self._path(info.name)} is {what}, called like a file")
             )
+        self._displaced = self._find_displaced(grouped)
         self.state = self._read_state(any(info.name == "checkpoint" for info in entries))
         if self.state.error is not None:
             message = f"{self.state.path}: {self.state.error.message}"
@@ -300,17 +304,35 @@ class _Room:
             marked=marked or atomic,
             foreign=foreign,
             is_dir=info.is_dir,
+            displaced=self._path(info.name) == self._displaced,
         )
+
+    def _find_displaced(self, grouped: Grouped) -> str | None:
+        """Return the state file that a killed run of ours did not get to put back.
+
+        The one in its place is ours, and knows nothing of what that one says.
+        """
+        for _, info, ours in grouped.temporaries_of("checkpoint"):
+            path = self._path(info.name)
+            with suppress(OSError):  # what cannot be read is told where it is to be changed
+                if ours and not info.is_symlink and self.storage.is_displaced(path):
+                    self.notes.append(
+                        f"{path}: the state file as the trainer wrote it, set aside by a run of "
+                        "ckptctl that was killed; the next that writes puts it back"
+                    )
+                    return path
+        return None
 
     def _read_state(self, present: bool) -> StateFile:
         path = os.path.join(self.directory, "checkpoint")
-        if not present:
+        if not present and self._displaced is None:
             return StateFile(path)
         try:
-            info = self.storage.stat(path)
-            state = read_state(path, self.storage)
+            source = self._displaced or path
+            info = self.storage.stat(source)
+            state = read_state(source, self.storage)
             if info is None or state is None:
-                raise StateFileError("state file is no file", file=path)
+                raise StateFileError("state file is no file", file=source)
         except StateFileError as error:
             return StateFile(path, present=True, error=error)
         except (RefusedError, OSError) as error:
@@ -326,7 +348,7 @@ class _Room:
             latest=os.path.basename(state.latest),
             copied=tuple(self._elsewhere({state.latest: None, **dict.fromkeys(state.all_paths)})),
             moved=state.latest if self._moved(state.latest) else None,
-            state=state,
+            state=state._replace(path=path),
         )
 
     def _moved(self, path: str) -> bool:

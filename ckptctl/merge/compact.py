@@ -21,6 +21,7 @@ from ckptctl.errors import NoSpaceError, NotFoundError, RefusedError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
+from ckptctl.merge.sweep import give_back_states
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.storage import LOCAL, Storage, is_no_room
@@ -377,12 +378,14 @@ def run_compact(
         raise _no_restore_point(directory, 0, len(scan.increments))
     check_listed(scan)
     with directory_lock(os.path.realpath(directory), lock_wait_s, progress) as lock:
+        told = tuple(give_back_states(directory, storage))
         note = quiet_note(scan_directory(directory, storage), options, storage)
         known = recall_quiet(note, time.time())
         if known is not None:
             seconds = time.monotonic() - began
             return CompactResult(directory, known[0], None, known[1], seconds)
         plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
+        plan = plan._replace(warnings=(*told, *plan.warnings))
         agree(plan)
         if plan.nothing_to_do:
             if not plan.prune.damage and not plan.warnings:  # told each time
@@ -407,6 +410,7 @@ def run_compact(
         plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
         if plan.no_room is not None:
             raise plan.no_room
+        plan = plan._replace(warnings=(*told, *plan.warnings))
         agree(plan)
         last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
         settled = last.settled or first.settled

@@ -123,7 +123,7 @@ def execute_merge(
         with held as locks, _sources(plan, locks):
             locks.check()
             for directory in _locked(plan):
-                sweep_temporaries(directory, plan.storage)
+                outcome.warnings += sweep_temporaries(directory, plan.storage)
             _remove_leftovers(plan)
             if plan.nothing_to_do is not None:
                 listed = _update_state(plan, outcome, locks, writer_wait_s, progress)

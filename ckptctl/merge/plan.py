@@ -428,8 +428,8 @@ def _unfinished(
     if relocate and is_to_relocate(chains.scan):
         todo.append("paths in the state files become relative")
     leftovers = own_temporaries(full.prefix, storage)
-    swept = [name for name in to_sweep(chains.scan) if name not in leftovers]
-    todo += [f"{name}, left behind by a killed run, is removed" for name in (*leftovers, *swept)]
+    swept = {**to_sweep(chains.scan), **dict.fromkeys(leftovers, "removed")}
+    todo += [f"{name}, left behind by a killed run, is {what}" for name, what in swept.items()]
     return tuple(todo), leftovers
 
 

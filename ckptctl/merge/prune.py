@@ -32,6 +32,7 @@ from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePl
 from ckptctl.merge.prune_rules import Look, judge
 from ckptctl.merge.removed_log import check_own_room
 from ckptctl.merge.state_file import relocate_state_files
+from ckptctl.merge.sweep import give_back_states
 from ckptctl.merge.verification import verify_all
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.running import Runner
@@ -278,13 +279,15 @@ def execute_prune(
     """
     began = time.monotonic()
     storage, options, directory = plan.storage, plan.options, plan.directory
-    if not plan.removed and not options.relocate and not unchanged:
+    displaced = plan.scan is not None and any(item.displaced for item in plan.scan.leftovers)
+    if not (plan.removed or options.relocate or unchanged or displaced):
         return PruneResult()
     check_own_room(directory, storage)
     with lock_directories([directory], lock_wait_s, lock, progress) as locks:
         locks.check()
         if unchanged:
             check_unchanged(plan)
+        told = give_back_states(directory, storage)
         verified = _Verified()
         read, damage = _verify(plan, verified, Runner(jobs, None, progress, bwlimit))
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
@@ -307,7 +310,7 @@ def execute_prune(
         damage,
         remover.trash,
         time.monotonic() - began,
-        tuple(remover.warnings),
+        (*told, *remover.warnings),
     )
 
 

@@ -248,6 +248,8 @@ class _Judge:
 
     def _leftover(self, item: Leftover) -> Verdict:
         held = self._too_young(item.mtime_ns)
+        if item.displaced:
+            held = ("displaced", "the state file as the trainer wrote it: it is put back")
         if item.foreign:
             held = ("other", "not known to be of this model: never touched")
         if item.path in self.look.untouchable:

@@ -140,6 +140,19 @@ class Storage(Protocol):
         With `expect`, raise `ChangedError` where it is no longer that one, which then stays.
         """
 
+    def is_displaced(self, path: str) -> bool:
+        """Return whether a killed run set a file aside that belongs in its place.
+
+        `path` is a temporary that `write_atomic` or `remove` left, with `expect`: somebody else
+        wrote the file behind our look at it, and nobody has written there since.
+        """
+
+    def give_back(self, path: str) -> bool:
+        """Put such a file back, and return whether it was; it goes where a newer one is.
+
+        What is ours, or was to be replaced, is left where it is.
+        """
+
     def mkdir(self, path: str, like: FileInfo | None = None) -> None:
         """Create a directory with the attributes of `like`; nothing happens if there is one."""
 

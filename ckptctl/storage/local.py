@@ -15,7 +15,7 @@ from ckptctl.errors import DamageError, ExistsError, NotFoundError, RefusedError
 from ckptctl.storage.attributes import copy_acl, give
 from ckptctl.storage.base import FileInfo
 from ckptctl.storage.flush import start_write_back
-from ckptctl.storage.swap import remove_expected, replace_expected
+from ckptctl.storage.swap import give_back, is_displaced, remove_expected, replace_expected
 
 if TYPE_CHECKING:
     from ckptctl.storage.base import Buffer, Storage
@@ -232,7 +232,7 @@ class LocalStorage:
             if expect is None:
                 os.rename(temporary, path)
             else:
-                replace_expected(temporary, path, expect.identity)
+                replace_expected(temporary, path, data, expect.identity)
         except BaseException:
             self.remove(temporary)
             raise
@@ -285,10 +285,18 @@ class LocalStorage:
         `ChangedError` where it is no longer that one, which then stays.
         """
         if expect is not None:
-            remove_expected(path, _temporary(path), expect.identity)
+            remove_expected(path, expect.identity)
             return
         with suppress(FileNotFoundError), _below(path, within) as (room, name):
             os.unlink(name, dir_fd=room)
+
+    def is_displaced(self, path: str) -> bool:
+        """Return whether a killed run set a file aside that belongs in its place."""
+        return is_displaced(path)
+
+    def give_back(self, path: str) -> bool:
+        """Put such a file back, and return whether it was; it goes where a newer one is."""
+        return give_back(path)
 
     def mkdir(self, path: str, like: FileInfo | None = None) -> None:
         """Create a directory with the attributes of `like`; nothing happens if there is one."""

@@ -2,74 +2,156 @@
 
 A rename replaces whatever lies there: between our look at a state file and the rename a
 trainer may have written another, which would be lost. `renameat2(RENAME_EXCHANGE)` loses
-nothing: what was displaced lies under the temporary's name, and is given back unless it is
-what we expected. Filesystems without it (NFS, FUSE) get a last look and a rename.
+nothing: what was displaced lies aside, and is given back unless it is what we expected.
+Filesystems without it (NFS, FUSE) get a last look and a rename.
+
+Who is killed in between leaves aside what may be the only copy of what a trainer wrote. So the
+name aside says what to expect there, `<path>.ckptctl-<ours><expected>.tmp`: the checksum of what
+we put in its place (of nothing, where it was to be removed), and one of which file we read. What
+lies there and is neither is somebody else's; it is the newest as long as ours is in its place.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
+import zlib
 from contextlib import suppress
 
 from ckptctl.errors import ChangedError
 
-__all__ = ["remove_expected", "replace_expected"]
+__all__ = ["give_back", "is_displaced", "remove_expected", "replace_expected"]
 
 #: Device, inode, size and mtime (`FileInfo.identity`).
 Identity = tuple[int, int, int, int]
 
+_ASIDE = re.compile(r"(.+)\.ckptctl-([0-9a-f]{8})([0-9a-f]{8})\.tmp", re.DOTALL)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
-def replace_expected(temporary: str, path: str, expect: Identity) -> None:
-    """Rename over a file if it is still the expected one.
+def replace_expected(temporary: str, path: str, data: bytes, expect: Identity) -> None:
+    """Rename a file that holds `data` over another if that is still the expected one.
 
     Raises
     ------
     ChangedError
         It is another one by now, or gone; nothing was replaced.
     """
-    ours = _file(temporary)
-    if not _exchange(temporary, path):
-        if _identity(path) != expect:
-            raise _changed(path)
-        os.rename(temporary, path)
-        return
-    if _identity(temporary) == expect:
-        os.unlink(temporary)
-        return
-    # Give back what was displaced; if it was replaced once more meanwhile, what comes back is
-    # newer, and is put there in turn.
-    placed = ours
-    while True:
-        back = _file(temporary)
-        _exchange(temporary, path)
-        if _file(temporary) == placed:
-            raise _changed(path)
-        placed = back
+    aside = _aside(path, data, expect)
+    try:
+        os.rename(temporary, aside)
+        if _exchange(aside, path):
+            changed = _identity(aside) != expect
+        elif not (changed := _identity(path) != expect):
+            os.rename(aside, path)
+    finally:
+        _clear_away(aside)
+    if changed:
+        raise _changed(path)
 
 
-def remove_expected(path: str, aside: str, expect: Identity) -> None:
-    """Remove a file if it is still the expected one; `aside` is a free name beside it.
+def remove_expected(path: str, expect: Identity) -> None:
+    """Remove a file if it is still the expected one.
 
     Raises
     ------
     ChangedError
         It is another one by now; it stays.
     """
+    aside = _aside(path, b"", expect)
     try:
         os.rename(path, aside)
+        changed = _identity(aside) != expect
     except FileNotFoundError:
         return
-    if _identity(aside) == expect:
+    finally:
+        _clear_away(aside)
+    if changed:
+        raise _changed(path)
+
+
+def is_displaced(aside: str) -> bool:
+    """Return whether a file that a killed run left aside is what belongs in its place.
+
+    Somebody else wrote it, and nobody has written there since.
+    """
+    place = _ASIDE.fullmatch(aside)
+    return place is not None and not _is_known(aside) and _checksum(place[1]) == place[2]
+
+
+def give_back(aside: str) -> bool:
+    """Put what somebody else wrote back where we displaced it; return whether it was.
+
+    It goes if they wrote there anew. What is ours, or was to go, is left where it is.
+    """
+    if _is_known(aside):
+        return False
+    path = aside[: aside.rindex(".ckptctl-")]
+    ours = _file(path)
+    displaced = is_displaced(aside)
+    if displaced:
+        _put_back(aside, path, ours)
+    with suppress(FileNotFoundError):
         os.unlink(aside)
-        return
-    with suppress(FileExistsError):  # a newer one still
+    return displaced
+
+
+def _clear_away(aside: str) -> None:
+    give_back(aside)
+    with suppress(FileNotFoundError):
+        os.unlink(aside)
+
+
+def _put_back(aside: str, path: str, ours: tuple[int, int] | None) -> None:
+    # If it was replaced once more meanwhile, what comes back is newer, and is put there in turn.
+    placed = ours
+    while placed is not None:
+        back = _file(aside)
+        if not _exchange(aside, path):
+            os.rename(aside, path)
+            return
+        if _file(aside) == placed:
+            return
+        placed = back
+    try:
         os.link(aside, path, follow_symlinks=False)
-    os.unlink(aside)
-    raise _changed(path)
+    except FileExistsError:  # a newer one still
+        return
+    except OSError:  # no hard links here
+        if not os.path.lexists(path):
+            os.rename(aside, path)
+
+
+def _aside(path: str, data: bytes, expect: Identity) -> str:
+    return f"{path}.ckptctl-{zlib.crc32(data):08x}{_tag(expect)}.tmp"
+
+
+def _tag(identity: Identity) -> str:
+    """Return which file it is in eight digits; the number of a device may change at a boot."""
+    return f"{zlib.crc32(repr(identity[1:]).encode()):08x}"
+
+
+def _is_known(aside: str) -> bool:
+    """Return whether what lies aside is ours, or what we expected, or nothing."""
+    place = _ASIDE.fullmatch(aside)
+    identity = _identity(aside)
+    if place is None or identity is None:
+        return True
+    return _tag(identity) == place[3] or _checksum(aside) == place[2]
+
+
+def _checksum(path: str) -> str | None:
+    """Return the checksum of a small file, or of nothing where there is none."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            return f"{zlib.crc32(file.read()):08x}"
+    except FileNotFoundError:
+        return f"{zlib.crc32(b''):08x}"
 
 
 def _exchange(a: str, b: str) -> bool:

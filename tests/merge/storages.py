@@ -18,6 +18,7 @@ CHANGES = (
     "rename",
     "rename_new",
     "remove",
+    "give_back",
     "mkdir",
     "rmdir",
     "fsync_dir",

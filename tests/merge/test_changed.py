@@ -258,7 +258,7 @@ def test_all_changes_are_watched() -> None:
     """The list above is all that a storage can change."""
     from ckptctl.storage.base import Storage
 
-    reads = {"listdir", "stat", "open", "read_small", "free_bytes"}
+    reads = {"listdir", "stat", "open", "read_small", "free_bytes", "is_displaced"}
     own = {name for name in vars(Storage) if not name.startswith("_")}
     assert own == set(CHANGES) | reads
 

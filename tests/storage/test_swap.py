@@ -10,6 +10,8 @@ import pytest
 
 from ckptctl.errors import ChangedError
 from ckptctl.storage import LOCAL, swap
+from tests.storage import displaced
+from tests.storage.displaced import killed_behind
 
 exchange = swap._exchange
 
@@ -29,10 +31,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def saved(path: Path, text: str) -> None:
-    """Replace the file as TensorFlow does."""
-    other = path.with_name(f"{path.name}.tmp")
-    other.write_text(text)
-    os.replace(other, path)
+    displaced.saved(path, text.encode())
 
 
 def there(path: Path) -> dict[str, str]:
@@ -125,3 +124,90 @@ def test_a_link_is_replaced_by_what_it_would_lead_to(state: Path) -> None:
     LOCAL.write_atomic(str(state), b"ours", expect=LOCAL.stat(str(state)))
     assert there(state) == {"checkpoint": "ours", "elsewhere": "as read"}
     assert not state.is_symlink()
+
+
+class Killed(BaseException):
+    """SIGTERM, as it arrives between two calls."""
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_a_signal_behind_an_exchange_gives_back_what_was_displaced(
+    state: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    seen = LOCAL.stat(str(state))
+    saved(state, "theirs")
+    count = iter(range(1, 10))
+
+    def interrupted(a: str, b: str) -> bool:
+        done = exchange(a, b)
+        if next(count) == moment:
+            raise Killed
+        return done
+
+    monkeypatch.setattr(swap, "_exchange", interrupted)
+    with pytest.raises((Killed, ChangedError)):
+        LOCAL.write_atomic(str(state), b"ours", expect=seen)
+    assert state.read_text() == "theirs"
+
+
+def test_a_signal_behind_the_rename_gives_back_what_was_to_be_removed(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = LOCAL.stat(str(state))
+    saved(state, "theirs")
+    rename = os.rename
+
+    def interrupted(a: str, b: str) -> None:
+        rename(a, b)
+        raise Killed
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(Killed):
+        LOCAL.remove(str(state), expect=seen)
+    assert there(state) == {"checkpoint": "theirs"}
+
+
+@pytest.mark.parametrize("ours", [b"ours", None])
+def test_what_a_killed_run_displaced_is_known_and_put_back(state: Path, ours: bytes | None) -> None:
+    aside = killed_behind(state, ours, lambda: saved(state, "theirs"))
+    assert LOCAL.is_displaced(str(aside))
+    assert LOCAL.give_back(str(aside))
+    assert there(state) == {"checkpoint": "theirs"}
+
+
+@pytest.mark.parametrize("ours", [b"ours", None])
+def test_what_a_killed_run_was_to_replace_is_not_put_back(state: Path, ours: bytes | None) -> None:
+    aside = killed_behind(state, ours)
+    assert not LOCAL.is_displaced(str(aside))
+    assert not LOCAL.give_back(str(aside))
+    assert aside.read_text() == "as read"
+
+
+@pytest.mark.parametrize("ours", [b"ours", None])
+def test_what_a_killed_run_displaced_goes_where_a_newer_one_is(
+    state: Path, ours: bytes | None
+) -> None:
+    aside = killed_behind(state, ours, lambda: saved(state, "theirs"))
+    saved(state, "theirs, newer")
+    assert not LOCAL.is_displaced(str(aside))
+    assert not LOCAL.give_back(str(aside))
+    assert there(state) == {"checkpoint": "theirs, newer"}
+
+
+def test_it_is_put_back_where_files_cannot_change_places(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed on a server's disk, and looked at by a client of it."""
+    aside = killed_behind(state, b"ours", lambda: saved(state, "theirs"))
+    monkeypatch.setattr(swap, "_exchange", lambda a, b: False)
+    assert LOCAL.give_back(str(aside))
+    assert there(state) == {"checkpoint": "theirs"}
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef.tmp", "half"])
+def test_what_was_never_in_place_is_not_put_back(state: Path, name: str) -> None:
+    """Half of what we were about to write, or what an earlier version left."""
+    aside = state.with_name(f"checkpoint.ckptctl-{name}")
+    aside.write_text("our")
+    assert not LOCAL.give_back(str(aside))
+    assert state.read_text() == "as read"
