@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ckptctl.chain.scan import check_no_increments, scan_again, scan_directory
 from ckptctl.chain.unread import check_listed
 from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
-from ckptctl.errors import NoSpaceError, NotFoundError, RefusedError
+from ckptctl.errors import ExistsError, NoSpaceError, NotFoundError, RefusedError
 from ckptctl.merge.gate import Gate, Holdings, look_at_holdings
 from ckptctl.merge.prune_plan import PruneOptions, PrunePlan
 from ckptctl.merge.quiet import quiet_note, recall_quiet, remember_quiet
@@ -73,8 +73,9 @@ class CompactPlan(NamedTuple):
         What goes already now; after a merge it is judged anew.
     unsettled
         What a trainer's Saver made of the state files.
-    no_room
-        That the merge does not fit on the disk yet: what goes anyway is pruned first.
+    refused
+        Why the merge cannot be yet: it does not fit on the disk, or something lies in its place.
+        What goes anyway is pruned first.
     warnings
         What is newer than the newest restore point and cannot be restored, but for idle
         increments: a job writes some after each start, and nobody can help it. And what is
@@ -90,7 +91,7 @@ class CompactPlan(NamedTuple):
     unsettled: Unsettled
     chains: Chains
     storage: Storage = LOCAL
-    no_room: NoSpaceError | None = None
+    refused: RefusedError | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -216,8 +217,9 @@ def plan_compact(
         No such directory, or nothing in it can be restored.
     UnprovenError, RefusedError, DamageError
         As for `plan_merge` and `plan_prune`.
-    NoSpaceError
-        The merge does not fit, and nothing could be pruned before it.
+    NoSpaceError, ExistsError
+        The merge does not fit, or something lies in its place; and nothing could be pruned
+        before it.
     """
     from ckptctl.chain import check_read, find_chains
     from ckptctl.merge.plan import plan_merge
@@ -234,7 +236,8 @@ def plan_compact(
         raise _no_restore_point(directory, found.fulls, found.increments, why)
     check_read(chains, found.latest)
     waits = options.gate.why_not(found, time.time())
-    merge = no_room = None
+    merge: MergePlan | None = None
+    refused: RefusedError | None = None
     # Where the newest point is a full, an earlier run may have been killed right behind it.
     if waits is None or found.pending == 0:
         restore = options.restore
@@ -257,7 +260,10 @@ def plan_compact(
                 storage=storage,
             )
         except NoSpaceError as error:
-            no_room, waits = error, "there is no room for it: what goes anyway is pruned first"
+            refused, waits = error, "there is no room for it: what goes anyway is pruned first"
+        except ExistsError as error:
+            taken = error.found or os.path.basename(error.file or "")
+            refused, waits = error, f"{error.message}: {taken}; what goes anyway is pruned first"
         if merge is not None and merge.nothing_to_do is not None and not merge.unfinished:
             merge = None
     prune = plan_prune(
@@ -268,8 +274,8 @@ def plan_compact(
         storage=storage,
         before=chains.scan,
     )
-    if no_room is not None and not prune.removed:
-        raise no_room
+    if refused is not None and not prune.removed:
+        raise refused
     unsettled = find_unsettled(chains)
     newer = chains.passed_over()
     if merge is not None:  # its own words for it have the idle ones too
@@ -284,7 +290,7 @@ def plan_compact(
         unsettled,
         chains,
         storage,
-        no_room,
+        refused,
         (*chains.passed_over(idle=False), *_broken(prune, found.latest)),
     )
 
@@ -368,7 +374,8 @@ def run_compact(
         The time that a `Deadline` gave is over.
     UnprovenError, RefusedError, DamageError, NotFoundError
         As for `plan_merge`, `execute_merge`, `plan_prune` and `execute_prune`. What was
-        refused was not begun; a merge that was done stays.
+        refused was not begun; a merge that was done stays. Where only the merge is refused, for
+        want of room or for what lies in its place, what goes anyway is pruned before.
     """
     began = time.monotonic()
     options = options or CompactOptions()
@@ -402,14 +409,20 @@ def run_compact(
             if plan.merge is None or not (is_no_room(error) and plan.prune.removed):
                 raise
             full = NoSpaceError("the disk, or our part of it, is full", file=directory)
-            plan = plan._replace(merge=None, no_room=full)
+            plan = plan._replace(merge=None, refused=full)
             first = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)
-        if plan.no_room is None:
+        if plan.refused is None:
             return first
         # On a full disk cron would find it full again tomorrow: what was pruned may be enough.
-        plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
-        if plan.no_room is not None:
-            raise plan.no_room
+        try:
+            plan = plan_compact(directory, options, jobs=jobs, progress=progress, storage=storage)
+            if plan.refused is not None:
+                raise plan.refused
+        except RefusedError as error:
+            gone = first.prune.outcomes if first.prune is not None else ()
+            number = sum(each.outcome == "removed" for each in gone)
+            error.message += f"; items pruned all the same: {number}"
+            raise
         plan = plan._replace(warnings=(*told, *plan.warnings))
         agree(plan)
         last = _execute(plan, lock, jobs, progress, bwlimit, writer_wait_s, began)

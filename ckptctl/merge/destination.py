@@ -11,6 +11,7 @@ from ckptctl.bundle.commit import file_identity, read_mark
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
 from ckptctl.chain import Chains, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files, split_step
+from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
 from ckptctl.restore.select import Selection
@@ -111,15 +112,7 @@ def look_at_destination(
     files = [*own.shards, *([own.meta] if own.meta else []), *own.side]
     if own.index is not None:
         if not overwrite:
-            dead = _why_abandoned(destination, chains)
-            raise ExistsError(
-                "the destination exists",
-                file=index_path(destination),
-                found=f"abandoned: {dead}" if dead is not None else None,
-                remedy="give another -o PREFIX, or --overwrite"
-                if dead is None
-                else "ckptctl prune --abandoned removes it, merge --overwrite replaces it",
-            )
+            raise _taken(destination, chains if there is None else there)
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
             raise RefusedError("would overwrite what it is made from", file=destination)
@@ -146,7 +139,10 @@ def look_at_destination(
                 file=os.path.join(directory, info.name),
                 expected="a free name",
                 found="a file that ckptctl did not write, or that was changed since",
-                remedy="a save may be under way, or was cut short: remove it or give another -o",
+                remedy="a save may be under way, or was cut short: remove it or give another -o"
+                if there is None
+                else "a save may be under way; of one that was cut short, ckptctl prune "
+                "--leftovers removes it",
             )
     if own.mark is not None:
         leftovers.append(own.mark.name)
@@ -221,13 +217,25 @@ def _identities(facts: object) -> dict[str, list[int]]:
     )
 
 
-def _why_abandoned(destination: str, chains: Chains) -> str | None:
-    """Return why the full that lies at a destination is abandoned; None if it is not."""
+def _taken(destination: str, chains: Chains) -> ExistsError:
+    """Return the error of a destination that exists: what is wrong with it, and what helps."""
     here = os.path.realpath(destination)
+    found, remedy = None, "give another -o PREFIX, or --overwrite"
     for full in chains.scan.fulls:
-        if os.path.realpath(full.prefix) == here:
-            return chains.timelines.why_abandoned(full)
-    return None
+        if os.path.realpath(full.prefix) != here:
+            continue
+        dead = chains.timelines.why_abandoned(full)
+        if not full.sound:
+            found = incompleteness(full)[0].message
+            kept = full.complete or full.unread is not None  # prune removes neither
+            remedy = "" if kept else "ckptctl prune --leftovers removes it, "
+            remedy += "ckptctl merge --overwrite replaces it"
+        elif dead is not None:
+            found = f"abandoned: {dead}"
+            remedy = "ckptctl prune --abandoned removes it, ckptctl merge --overwrite replaces it"
+    return ExistsError(
+        "the destination exists", file=index_path(destination), found=found, remedy=remedy
+    )
 
 
 def _chains_at(directory: str, known: Chains, storage: Storage) -> Chains | None:

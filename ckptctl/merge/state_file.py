@@ -17,6 +17,7 @@ from ckptctl.chain import (
     scan_directory,
     split_step,
 )
+from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.timelines import find_timelines
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge.lead import Lead
@@ -250,9 +251,13 @@ def update_state_file(
                 or (full.name == name and full.merged is None)
             )
         }
-        unread = next((full.unread for full in chains.scan.fulls if full.name == name), None)
-        if unread is not None:
-            raise unread
+        ours = next((full for full in chains.scan.fulls if full.name == name), None)
+        if ours is not None and ours.unread is not None:
+            raise ours.unread
+        if ours is None:
+            return "it is gone: somebody else removed it"
+        if not ours.complete:
+            return f"somebody else wrote there too: {incompleteness(ours)[0].message}"
         if name not in live:
             return "it was abandoned by a rollback of the trainer while it was merged"
         before = _state_in(chains.scan.full_state)

@@ -573,6 +573,49 @@ def test_an_abandoned_full_in_the_way_says_how_to_remove_it(tmp_path: Path) -> N
     assert compact(chain).merged
 
 
+@pytest.mark.parametrize("how", ["incomplete", "damaged", "without an index"])
+def test_a_broken_full_in_the_way_keeps_no_prune_from_running(tmp_path: Path, how: str) -> None:
+    """The trainer's save of the newest increment's step was cut short."""
+    chain = grown(tmp_path)
+    chain.add(full(30, table("emb", [1, 2])))
+    files = {path.suffix: path for path in chain.directory.glob("model.ckpt-30.*")}
+    if how == "damaged":
+        flip(files[".index"], 30)
+    elif how == "incomplete":
+        os.truncate(files[".data-00000-of-00001"], 20)
+    else:
+        files[".index"].unlink()
+    age(chain)
+    planned = plan_compact(str(chain.directory), CompactOptions(prune=AT_ONCE))
+    assert "what goes anyway is pruned first" in (planned.waits or "")
+    for pruned in ("; items pruned all the same: 1", ""):
+        with pytest.raises(ExistsError, match="prune --leftovers removes it") as caught:
+            compact(chain)
+        assert caught.value.exit_code == 12
+        assert caught.value.message.partition(";")[1:] == pruned.partition(";")[1:]
+        assert {"incomplete": "20 bytes where", "damaged": "model.ckpt-30: "}.get(
+            how, "a file that ckptctl did not write"
+        ) in str(caught.value.found)
+        assert here(chain) - {"F30"} == {"F10", "I30"}
+    prune(chain, leftovers=True, min_age_s=0.0)
+    assert compact(chain).merged
+
+
+def test_a_full_that_somebody_breaks_while_it_is_listed_says_so(tmp_path: Path) -> None:
+    """A trainer that saves the same step, and ends behind the rename of its data."""
+    chain = grown(tmp_path)
+    data = chain.directory / "model.ckpt-30.data-00000-of-00001"
+
+    def save() -> None:
+        if data.exists():
+            os.truncate(data, 20)
+
+    result = compact(chain, storage=Hooked("/index", after=save, always=True))
+    assert result.merge is not None
+    (told,) = result.merge.warnings
+    assert told.startswith("model.ckpt-30 is not listed: somebody else wrote there too: ")
+
+
 def test_where_a_run_that_was_set_back_goes_on_above_it_nothing_is_guessed(tmp_path: Path) -> None:
     chain = set_back(tmp_path)
     chain.add(increment(35, changes("emb", [1, 7])))
