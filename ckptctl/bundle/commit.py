@@ -22,7 +22,7 @@ from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX, index_path, shard_path
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import ChangedError, CkptctlError, DamageError, NotFoundError, RefusedError
 from ckptctl.storage import FileInfo, Storage
-from ckptctl.storage.own import check_no_link
+from ckptctl.storage.own import check_no_link, make_new
 
 __all__ = ["Mark", "PendingBundle", "file_identity", "read_mark"]
 
@@ -71,7 +71,7 @@ class PendingBundle:
         Files of an older bundle at `prefix`, the index first. They move to `trash` when all
         is written, and back if something fails then.
     trash
-        Directory for these.
+        Directory for these; where there is one of that name, a number is put behind it.
     """
 
     def __init__(
@@ -216,8 +216,9 @@ class PendingBundle:
                     remedy="a trainer may have saved there: look at it, and run the merge again",
                 )
         check_no_link(os.path.dirname(self.trash), self.storage)
-        for directory in (os.path.dirname(self.trash), self.trash):
-            self.storage.mkdir(directory, self._home())
+        self.storage.mkdir(os.path.dirname(self.trash), self._home())
+        # New: a run before this one, within its second, may have called it so.
+        self.trash = make_new(self.trash, self._home(), self.storage)
         # A power cut must not leave what moves in a directory that never came to be.
         for directory in (self._directory, os.path.dirname(self.trash)):
             self.storage.fsync_dir(directory)

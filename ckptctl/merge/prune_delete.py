@@ -23,7 +23,7 @@ from ckptctl.merge.prune_plan import PruneFile, PruneItem, PrunePlan
 from ckptctl.merge.removed_log import Logged, log_removed
 from ckptctl.merge.state_file import unlist_checkpoints
 from ckptctl.storage import Storage, is_no_room
-from ckptctl.storage.own import TRASH_DIRECTORY
+from ckptctl.storage.own import TRASH_DIRECTORY, make_new
 
 __all__ = ["Remover", "is_gone"]
 
@@ -332,9 +332,11 @@ class Remover:
                         remedy="leave --trash out",
                     )
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self.trash = os.path.join(home, f"prune.{stamp}.{os.getpid()}")
+        self._make(home)
+        place = os.path.join(home, f"prune.{stamp}.{os.getpid()}")
+        self.trash = make_new(place, here, self.storage)
+        self.storage.fsync_dir(home)
         self._word = "trashed"
-        self._make(self.trash)
 
     def _make(self, path: str) -> None:
         if path in ("", self.directory) or self.storage.stat(path, follow=False) is not None:

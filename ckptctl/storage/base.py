@@ -153,8 +153,11 @@ class Storage(Protocol):
         What is ours, or was to be replaced, is left where it is.
         """
 
-    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
-        """Create a directory with the attributes of `like`; nothing happens if there is one."""
+    def mkdir(self, path: str, like: FileInfo | None = None, *, new: bool = False) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one.
+
+        If it is to be `new`, `ExistsError` is raised then.
+        """
 
     def rmdir(self, path: str, *, within: str | None = None) -> None:
         """Remove an empty directory; nothing happens if there is none. `within` as above."""

@@ -298,10 +298,17 @@ class LocalStorage:
         """Put such a file back, and return whether it was; it goes where a newer one is."""
         return give_back(path)
 
-    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
-        """Create a directory with the attributes of `like`; nothing happens if there is one."""
-        with suppress(FileExistsError):
+    def mkdir(self, path: str, like: FileInfo | None = None, *, new: bool = False) -> None:
+        """Create a directory with the attributes of `like`; nothing happens if there is one.
+
+        If it is to be `new`, `ExistsError` is raised then.
+        """
+        try:
             os.mkdir(path)
+        except FileExistsError:
+            if new:
+                raise ExistsError("directory exists", file=path) from None
+        else:
             if like is not None:
                 self.copy_attributes(path, like)
 

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from ckptctl.errors import RefusedError
+from ckptctl.errors import ExistsError, RefusedError
 from ckptctl.storage.attributes import make_shared
-from ckptctl.storage.base import Storage
+from ckptctl.storage.base import FileInfo, Storage
 
-__all__ = ["OWN_DIRECTORY", "TRASH_DIRECTORY", "check_no_link", "open_directory", "open_own"]
+__all__ = [
+    "OWN_DIRECTORY",
+    "TRASH_DIRECTORY",
+    "check_no_link",
+    "make_new",
+    "open_directory",
+    "open_own",
+]
 
 #: What ckptctl keeps of its own in a checkpoint directory.
 OWN_DIRECTORY = ".ckptctl"
@@ -30,6 +37,17 @@ def check_no_link(path: str, storage: Storage) -> None:
             file=path,
             remedy="see where it leads, and remove the link",
         )
+
+
+def make_new(path: str, like: FileInfo | None, storage: Storage) -> str:
+    """Make a directory that was not there, with a number behind its name if need be; return it."""
+    number = 0
+    while True:
+        number += 1
+        name = path if number == 1 else f"{path}.{number}"
+        with suppress(ExistsError):
+            storage.mkdir(name, like, new=True)
+            return name
 
 
 @contextmanager

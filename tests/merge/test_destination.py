@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -280,6 +281,19 @@ def test_files_of_another_name_do_not_matter(tmp_path: Path, other: str) -> None
 
 
 # --- overwriting ----------------------------------------------------------------------
+
+
+def test_a_trash_is_new_also_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replaced first is not replaced in the trash by what is replaced next."""
+    monkeypatch.setattr(time, "strftime", lambda *_: "20261127T120000Z")
+    chain = small_chain(tmp_path)
+    for step in (20, 30, 50):
+        chain.merge(step, tmp_path / "best", overwrite=True)
+    prefixes = [path / "best" for path in (tmp_path / ".ckptctl-trash").iterdir()]
+    assert sorted(read(prefix, "global_step") for prefix in prefixes) == [20, 30]
+    chain.check(40, 50, prefix=tmp_path / "best")
 
 
 def test_overwriting_moves_the_old_one_to_the_trash(tmp_path: Path) -> None:

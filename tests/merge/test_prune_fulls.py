@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ from tests.oracle.chain import (
     full,
     increment,
     listing,
+    rows_of,
     table,
     write_state,
 )
@@ -362,6 +364,21 @@ def test_a_trashed_item_can_be_had_back(tmp_path: Path) -> None:
     assert points(chain) == {40, 50}
     shutil.copytree(trash, chain.directory, dirs_exist_ok=True)
     assert here(chain) >= {"F10", "I20", "I30"}
+
+
+def test_a_trash_is_new_also_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is saved again and goes again replaces in the trash nothing of its name."""
+    monkeypatch.setattr(time, "strftime", lambda *_: "20261127T120000Z")
+    chain = chain_of(tmp_path, "F20")
+    trashes = []
+    for value in (1.0, 2.0):
+        chain.add(full(10, table("emb", {7: value})))
+        chain.list_all()
+        trashes.append(prune(age(chain), KeepLast(1), trash=True).trash)
+    found = [rows_of(Path(trash or "") / "model.ckpt-10", "emb") for trash in trashes]
+    assert found == [{7: 1.0}, {7: 2.0}]
 
 
 def test_twice_the_increments_take_twice_the_calls(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ class Noting(Watched):
         self.unflushed: dict[str, set[str]] = {}
         self.moved: list[str] = []
 
-    def mkdir(self, path: str, like: FileInfo | None = None) -> None:
+    def mkdir(self, path: str, like: FileInfo | None = None, *, new: bool = False) -> None:
         if not os.path.exists(path):
             self.unflushed.setdefault(os.path.dirname(path), set()).add(path)
-        super().mkdir(path, like)
+        super().mkdir(path, like, new=new)
 
     def fsync_dir(self, directory: str) -> None:
         super().fsync_dir(directory)
