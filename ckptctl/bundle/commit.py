@@ -157,7 +157,8 @@ class PendingBundle:
         ExistsError
             Someone else wrote a file of that name meanwhile; nothing was replaced.
         ChangedError
-            A file that was to be replaced is no longer what it was; nothing was moved.
+            A file that was to be replaced is no longer what it was; nothing was moved. Or
+            somebody has replaced a file of ours before the index was there.
         """
         storage = self.storage
         storage.write_new(self.index_temporary, index, not_before_ns=self.not_before_ns)
@@ -185,6 +186,7 @@ class PendingBundle:
             storage.fsync_dir(parent)
         storage.fsync_dir(self._directory)
         still_ours()
+        self._check_in_place()
         self._place(self.index_temporary, index_path(self.prefix))
         storage.fsync_dir(self._directory)
         with suppress(OSError):
@@ -245,10 +247,21 @@ class PendingBundle:
         self._placed.append((final, self.storage.stat(path, follow=False)))
         self.storage.rename_new(path, final)
 
+    def _check_in_place(self) -> None:
+        """Check that no shard was replaced: with our index it would make a damaged bundle."""
+        here = set(self._in_place(touched=True))
+        for final, _ in self._placed:
+            if final not in here:
+                raise ChangedError(
+                    "somebody else has put a file in the place of ours",
+                    file=final,
+                    remedy="a trainer may be saving there: look at it, and run the merge again",
+                )
+
     def abort(self) -> None:
         """Remove what was written, the mark last; a bundle whose index is in place stays."""
         storage = self.storage
-        if any(final == index_path(self.prefix) for final in self._in_place()):
+        if index_path(self.prefix) in self._in_place(touched=True):
             with suppress(OSError):
                 self._remove_temporary()
             return
@@ -296,12 +309,19 @@ class PendingBundle:
                 storage.remove(path, within=self._directory)
             storage.rmdir(self.temporary)
 
-    def _in_place(self) -> Iterator[str]:
-        """Return the final paths under which our own files now lie."""
+    def _in_place(self, *, touched: bool = False) -> Iterator[str]:
+        """Return the final paths under which our own files now lie.
+
+        If `touched`, also what somebody has written into since, as `cp` does, or what has
+        another number by now, as some network filesystems give.
+        """
         for final, ours in self._placed:
             now = self.storage.stat(final, follow=False)
-            if ours and now and (now.device, now.inode) == (ours.device, ours.inode):
-                yield final
+            if ours and now:
+                here, known = now.identity, ours.identity
+                alike = here[:2] == known[:2], here[2:] == known[2:]
+                if all(alike) or (touched and any(alike)):
+                    yield final
 
     def _attributes(self, path: str, final: str) -> None:
         source = self.like_files.get(final[len(self.prefix) :])

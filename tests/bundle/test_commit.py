@@ -313,6 +313,28 @@ def test_shards_that_others_put_in_place_of_ours_stay(tmp_path: Path) -> None:
     assert files_in(tmp_path) == {shard.name: b"theirs"}
 
 
+def test_shards_that_others_wrote_into_stay(tmp_path: Path) -> None:
+    """As `cp` does, which keeps the file that is there."""
+    shard = tmp_path / "m-1.data-00000-of-00002"
+
+    def act(call: str) -> None:
+        if call == INDEX_LAST:
+            shard.write_bytes(b"theirs")
+            raise Stop
+
+    with pytest.raises(Stop):
+        write(str(tmp_path / "m-1"), RecordingStorage(act))
+    assert files_in(tmp_path) == {shard.name: b"theirs"}
+
+
+def test_no_index_is_put_to_shards_that_others_put_in_place_of_ours(tmp_path: Path) -> None:
+    shard = tmp_path / "m-1.data-00000-of-00002"
+    with pytest.raises(ChangedError) as caught:
+        write(str(tmp_path / "m-1"), race(shard, "fsync_dir m-1-emb-emb_files"))
+    assert caught.value.file == str(shard)
+    assert files_in(tmp_path) == {shard.name: b"theirs"}
+
+
 def test_what_others_wrote_meanwhile_is_not_replaced_by_the_old(tmp_path: Path) -> None:
     """The old bundle was in the trash when a trainer saved that step again; there it stays."""
     write(str(tmp_path / "m-1"), RecordingStorage(), b"old graph")
