@@ -562,7 +562,9 @@ class Lives(RuleBasedStateMachine):
             state = read_state(str(room / "checkpoint"))
             names = map(os.path.basename, state.all_paths if state is not None else ())
             found |= {name for name in names if not (room / f"{name}.index").exists()}
-        return found - self.by_hand
+        # Nothing tells a merged full that is listed again from a trainer's at its step.
+        merged = {each.name for each in scan_directory(str(self.room)).removed if each.merged}
+        return found - self.by_hand - merged
 
     def _files_of(self, name: str) -> list[Path]:
         return [*self.room.glob(f"{name}.index"), *self.room.glob(f"{name}.data-*")]
