@@ -52,11 +52,11 @@ class Between:
         ]
 
     def _was_overtaken(self, gone: Removed, increment: Checkpoint) -> bool:
-        """Return whether what we removed as abandoned had been given up before an increment.
+        """Return whether a full that we removed had been given up before an increment.
 
         As `hiding`, of one that is still here: a lower step was saved in between.
         """
-        earlier, written = self._timelines.order.earlier, gone.abandoned_ns
+        earlier, written = self._timelines.order.earlier, gone.written_ns
         return (
             written is not None
             and increment.is_dated

@@ -400,8 +400,8 @@ class Removed(NamedTuple):
     name: str
     step: int
     merged: bool = False
-    #: When it was written, of an abandoned full.
-    abandoned_ns: int | None = None
+    #: When it was written, where that is known.
+    written_ns: int | None = None
 
 
 class Scan(NamedTuple):

@@ -432,7 +432,7 @@ def _removed(line: bytes) -> Removed | None:
         step = item.get("step", parts[1] if parts else None)
         merged = item.get("merged") is True
         kind = item["kind"]
-        written = item.get("abandoned_ns")
+        written = item.get("written_ns")
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
     if kind not in ("full", "increment") or not isinstance(step, int):

@@ -128,8 +128,8 @@ class Remover:
                 continue
             line: Logged = {"kind": item.kind, "name": item.name, "step": item.step}
             line |= {"merged": item.merged, "time": int(time.time())}
-            if item.kind == "full" and item.status == "abandoned":
-                line["abandoned_ns"] = item.written_ns
+            if item.kind == "full":
+                line["written_ns"] = item.written_ns
             if files:
                 line["files"] = {
                     os.path.relpath(file.path, self.directory): list(file.identity[2:])

@@ -57,8 +57,7 @@ class Later:
         )
 
     def _removed(self, item: Checkpoint) -> Removed:
-        dead = item.kind == "full" and not self.chains.is_live(item) and item.is_dated
-        written = item.mtime_ns if dead else None
+        written = item.mtime_ns if item.is_dated else None
         return Removed(item.kind, item.name, item.step, item.merged is not None, written)
 
     def _state_without(

@@ -8,9 +8,9 @@ from ckptctl.chain import Removed
 from tests.chain.builder import chains_of, full, incr, label, merged, only, other
 
 
-def dead(step, at):
-    """Return a full that we removed as abandoned."""
-    return Removed("full", f"model.ckpt-{step}", step, abandoned_ns=int(at * 1e9))
+def gone(step, at):
+    """Return a full that we removed."""
+    return Removed("full", f"model.ckpt-{step}", step, written_ns=int(at * 1e9))
 
 
 def verdict(chains, step):
@@ -97,26 +97,26 @@ CASES = [
         id="check 4: no increments' state file",
     ),
     pytest.param(
-        chains_of(full(100), full(120, at=400), incr(165, at=500), removed=[dead(160, at=160)]),
+        chains_of(full(100), full(120, at=400), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", True, "listed"),
-        id="what was removed as abandoned had been given up before",
+        id="what was removed had been given up before",
     ),
     pytest.param(
-        chains_of(full(100), full(120), incr(165, at=500), removed=[dead(160, at=160)]),
+        chains_of(full(100), full(120), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", False, "full-gone"),
         id="nothing shows that it had",
     ),
     pytest.param(
-        chains_of(full(100), full(120, at=600), incr(165, at=500), removed=[dead(160, at=160)]),
+        chains_of(full(100), full(120, at=600), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", False, "full-gone"),
         id="that was later",
     ),
     pytest.param(
         chains_of(
-            full(100), merged(150, 100, saved=400.0), incr(165, at=500), removed=[dead(160, at=160)]
+            full(100), merged(150, 100, saved=400.0), incr(165, at=500), removed=[gone(160, at=160)]
         ),
         165,
         ("M150", True, "listed"),

@@ -119,7 +119,7 @@ class Lives(RuleBasedStateMachine):
         os.environ["XDG_CACHE_HOME"] = str(self.home / "cache")
         self.room = self.home / "run0"
         self.room.mkdir()
-        self.moves = 0
+        self.moves, self.timed = 0, True
         self.habits, self.clock, self.value = habits, Clock(), [0.0]
         self.rng = random.Random(seed)
         self.fulls: dict[int, Saved] = {}
@@ -218,19 +218,16 @@ class Lives(RuleBasedStateMachine):
 
     @rule(back=st.integers(0, 3), cron=st.sampled_from(["merge", "compact", "nothing"]))
     def set_back(self, back: int, cron: str) -> None:
-        """Somebody rolls the run back, by the lines that name the newest: `docs/runbook.md`.
-
-        Not from above a merged full to below it: one that is not named takes no part in the
-        write order (`timelines.py`).
-        """
+        """Somebody rolls the run back, by the lines that name the newest: `docs/runbook.md`."""
         chains = self._chains()
         points = list(chains.restore_points)
         step = points[max(0, len(points) - 1 - back)]
-        increment = None if self._full_index(step).exists() else chains.increment_at(step)
-        base = chains.base_of(increment).base if increment is not None else chains.full_at(step)
+        live = (full for full in chains.scan.fulls if chains.is_live(full))
+        base = next((full for full in live if full.step == step), None)
+        increment = chains.increment_at(step) if base is None else None
+        if increment is not None:
+            base = chains.base_of(increment).base
         assert base is not None
-        if any(full.merged and full.step > base.step for full in chains.scan.fulls):
-            return
         self.ran("set_back")
         at = self.clock.tick()
         for kind, room in (("full", self.room), ("increment", self.room / INCREMENTS)):
@@ -445,6 +442,8 @@ class Lives(RuleBasedStateMachine):
             before.rename(self.room)
         else:
             copy_tree(before, self.room, self.clock.tick())
+            # Without times nothing tells a way that was left from the present (`docs/runbook.md`).
+            self.timed, self.back = False, None
             if how == "copy and remove":
                 shutil.rmtree(before)
         self.seen.clear()
@@ -488,7 +487,7 @@ class Lives(RuleBasedStateMachine):
         points = list(chains.restore_points)
         owed = {*self.fulls, *self.incs}
         assert owed <= set(points), f"lost: {sorted(owed - set(points))} of {points}"
-        for step in points:
+        for step in points if self.timed else sorted(owed):
             rows = self._rows(chains, step)
             here = [self.known[step]] if step in self.known else []
             allowed = here if step in owed else [*here, *self.old.get(step, [])]
