@@ -119,7 +119,7 @@ class Lives(RuleBasedStateMachine):
         os.environ["XDG_CACHE_HOME"] = str(self.home / "cache")
         self.room = self.home / "run0"
         self.room.mkdir()
-        self.moves, self.timed = 0, True
+        self.moves = 0
         self.habits, self.clock, self.value = habits, Clock(), [0.0]
         self.rng = random.Random(seed)
         self.fulls: dict[int, Saved] = {}
@@ -382,17 +382,8 @@ class Lives(RuleBasedStateMachine):
         if kept is not None:
             self.fulls = {step: saved for step, saved in self.fulls.items() if step in kept}
             self.incs = {step: saved for step, saved in self.incs.items() if step in kept}
-        storage = Mortal(self.clock, dies)
         try:
-            run(storage)
-        except ExistsError as error:
-            # An abandoned full lies where the merged one would, or half of a trainer's save:
-            # neither is ever replaced.
-            name = Path(str(error.file)).name.partition(".data-")[0].removesuffix(".index")
-            assert self._files_of(name)
-            assert int(name.rpartition("-")[2]) not in self.fulls
-            self.ran("refused")
-            return False
+            return self._is_done(run, Mortal(self.clock, dies))
         except Killed:
             self.ran("killed")
             self.ran(f"killed in {run.__qualname__.split('.')[1]}")
@@ -400,7 +391,18 @@ class Lives(RuleBasedStateMachine):
             if self.rng.random() < 0.5:
                 return False
             self.clock.tick()
-            run(Mortal(self.clock))
+            return self._is_done(run, Mortal(self.clock))
+
+    def _is_done(self, run: Callable[[Mortal], None], storage: Mortal) -> bool:
+        """Run ckptctl. Not where an abandoned full lies in the way, or half of a trainer's save."""
+        try:
+            run(storage)
+        except ExistsError as error:  # neither is ever replaced
+            name = Path(str(error.file)).name.partition(".data-")[0].removesuffix(".index")
+            assert self._files_of(name)
+            assert int(name.rpartition("-")[2]) not in self.fulls
+            self.ran("refused")
+            return False
         return True
 
     def _merged(self, step: int) -> None:
@@ -441,14 +443,19 @@ class Lives(RuleBasedStateMachine):
         if how == "rename":
             before.rename(self.room)
         else:
-            copy_tree(before, self.room, self.clock.tick())
-            # Without times nothing tells a way that was left from the present (`docs/runbook.md`).
-            self.timed, self.back = False, None
+            # Without times, as by `cp -r`, nothing tells a way that was left (`docs/runbook.md`).
+            copy_tree(before, self.room, None if self._was_left(before) else self.clock.tick())
             if how == "copy and remove":
                 shutil.rmtree(before)
         self.seen.clear()
         if how == "copy":
             self._relocate(before)
+
+    def _was_left(self, room: Path) -> bool:
+        scan = scan_directory(str(room))
+        chains = find_chains(scan)
+        merged = any(full.merged for full in scan.fulls)
+        return merged or not all(map(chains.is_live, (*scan.fulls, *scan.increments)))
 
     def _relocate(self, before: Path) -> None:
         """A copy whose state files lead to the original is written to by nobody."""
@@ -487,7 +494,7 @@ class Lives(RuleBasedStateMachine):
         points = list(chains.restore_points)
         owed = {*self.fulls, *self.incs}
         assert owed <= set(points), f"lost: {sorted(owed - set(points))} of {points}"
-        for step in points if self.timed else sorted(owed):
+        for step in points:
             rows = self._rows(chains, step)
             here = [self.known[step]] if step in self.known else []
             allowed = here if step in owed else [*here, *self.old.get(step, [])]
@@ -562,8 +569,8 @@ class Lives(RuleBasedStateMachine):
             names = map(os.path.basename, state.all_paths if state is not None else ())
             found |= {name for name in names if not (room / f"{name}.index").exists()}
         # Nothing tells a merged full that is listed again from a trainer's at its step.
-        merged = {each.name for each in scan_directory(str(self.room)).removed if each.merged}
-        return found - self.by_hand - merged
+        removed = scan_directory(str(self.room)).removed
+        return (found & {each.name for each in removed if not each.merged}) - self.by_hand
 
     def _files_of(self, name: str) -> list[Path]:
         return [*self.room.glob(f"{name}.index"), *self.room.glob(f"{name}.data-*")]

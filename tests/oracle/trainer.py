@@ -167,11 +167,12 @@ class Trainer:
         return increment(self.step, changes("emb", own, slots=()), lineage=lineage)
 
 
-def copy_tree(source: Path, target: Path, at: float) -> None:
-    """Copy a directory as `cp -r` does: every file is of now."""
+def copy_tree(source: Path, target: Path, at: float | None) -> None:
+    """Copy a directory as `cp -r` does: every file is of now; None: with times, as `cp -a`."""
     shutil.copytree(source, target)
-    for path in (target, *target.rglob("*")):
-        os.utime(path, (at, at))
+    if at is not None:
+        for path in (target, *target.rglob("*")):
+            os.utime(path, (at, at))
 
 
 __all__ = ["DEATHS", "Clock", "Habits", "Rows", "Saver", "Trainer", "copy_tree"]
