@@ -41,6 +41,7 @@ from ckptctl.storage.own import check_no_link
 __all__ = [
     "INCREMENT_DIRECTORY",
     "REMOVED_LOG",
+    "belongs_in_place",
     "check_no_increments",
     "scan_again",
     "scan_directory",
@@ -117,6 +118,28 @@ def check_no_increments(directory: str, base_names: Iterable[str | None]) -> Non
             file=directory,
             remedy=f"give the directory that holds {INCREMENT_DIRECTORY}",
         )
+
+
+def belongs_in_place(aside: str, storage: Storage) -> bool:
+    """Return whether a state file that a killed run of ours set aside is the one that counts.
+
+    Somebody else wrote it, and nobody has written there since. It does not count where the
+    checkpoint that it names is gone, and the one that is named in its place is here.
+    """
+    there = os.path.join(os.path.dirname(aside), "checkpoint")
+    return storage.is_displaced(aside) and (_leads(aside, storage) or not _leads(there, storage))
+
+
+def _leads(path: str, storage: Storage) -> bool:
+    """Return whether a state file names a checkpoint that is where it says, or beside it."""
+    try:
+        state = read_state(path, storage)
+    except StateFileError:
+        return False
+    if state is None:
+        return False
+    places = (state.latest, os.path.basename(state.latest))
+    return any(storage.stat(f"{state.resolve(place)}.index") is not None for place in places)
 
 
 def scan_again(before: Scan, storage: Storage = LOCAL) -> Scan:
@@ -315,7 +338,7 @@ class _Room:
         for _, info, ours in grouped.temporaries_of("checkpoint"):
             path = self._path(info.name)
             with suppress(OSError):  # what cannot be read is told where it is to be changed
-                if ours and not info.is_symlink and self.storage.is_displaced(path):
+                if ours and not info.is_symlink and belongs_in_place(path, self.storage):
                     self.notes.append(
                         f"{path}: the state file as the trainer wrote it, set aside by a run of "
                         "ckptctl that was killed; the next that writes puts it back"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import Scan
 from ckptctl.chain.names import group_files
-from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG
+from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, belongs_in_place
 from ckptctl.errors import NotFoundError
 from ckptctl.storage import Storage
 
@@ -31,7 +31,7 @@ def give_back_states(directory: str, storage: Storage) -> list[str]:
     """
     told = []
     for stem, path in _temporaries(directory, storage):
-        if stem == "checkpoint" and storage.give_back(path):
+        if stem == "checkpoint" and belongs_in_place(path, storage) and storage.give_back(path):
             home = os.path.dirname(path)
             storage.fsync_dir(home)
             told.append(f"{os.path.join(home, stem)} {_PUT_BACK}")

@@ -7,8 +7,9 @@ Filesystems without it (NFS, FUSE) get a last look and a rename.
 
 Who is killed in between leaves aside what may be the only copy of what a trainer wrote. So the
 name aside says what to expect there, `<path>.ckptctl-<ours><expected>.tmp`: the checksum of what
-we put in its place (of nothing, where it was to be removed), and one of which file we read. What
-lies there and is neither is somebody else's; it is the newest as long as ours is in its place.
+we put in its place (of nothing, where it was to be removed), and that of what we read. By content
+alone, since a copy or a backup of the directory has other inodes and times. What lies there and is
+neither is somebody else's; it is the newest as long as ours is in its place.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def replace_expected(temporary: str, path: str, data: bytes, expect: Identity) -
     try:
         os.rename(temporary, aside)
         if _exchange(aside, path):
-            changed = _identity(aside) != expect
+            changed = not _is_known(aside)
         elif not (changed := _identity(path) != expect):
             os.rename(aside, path)
     finally:
@@ -61,10 +62,12 @@ def remove_expected(path: str, expect: Identity) -> None:
     ChangedError
         It is another one by now; it stays.
     """
+    if not os.path.lexists(path):
+        return
     aside = _aside(path, b"", expect)
     try:
         os.rename(path, aside)
-        changed = _identity(aside) != expect
+        changed = not _is_known(aside)
     except FileNotFoundError:
         return
     finally:
@@ -126,21 +129,18 @@ def _put_back(aside: str, path: str, ours: tuple[int, int] | None) -> None:
 
 
 def _aside(path: str, data: bytes, expect: Identity) -> str:
-    return f"{path}.ckptctl-{zlib.crc32(data):08x}{_tag(expect)}.tmp"
-
-
-def _tag(identity: Identity) -> str:
-    """Return which file it is in eight digits; the number of a device may change at a boot."""
-    return f"{zlib.crc32(repr(identity[1:]).encode()):08x}"
+    read = _checksum(path)
+    if _identity(path) != expect:  # behind the reading: it was this one that was read
+        raise _changed(path)
+    return f"{path}.ckptctl-{zlib.crc32(data):08x}{read}.tmp"
 
 
 def _is_known(aside: str) -> bool:
     """Return whether what lies aside is ours, or what we expected, or nothing."""
     place = _ASIDE.fullmatch(aside)
-    identity = _identity(aside)
-    if place is None or identity is None:
+    if place is None or _identity(aside) is None:
         return True
-    return _tag(identity) == place[3] or _checksum(aside) == place[2]
+    return _checksum(aside) in (place[2], place[3])
 
 
 def _checksum(path: str) -> str | None:

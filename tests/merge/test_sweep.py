@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from ckptctl.bundle import read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.inspect.listing import list_directory
-from ckptctl.merge import CompactOptions, PruneOptions, execute_merge, plan_prune, run_compact
+from ckptctl.merge import (
+    CompactOptions,
+    PruneOptions,
+    execute_merge,
+    execute_prune,
+    plan_prune,
+    run_compact,
+)
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, prune
 from tests.oracle.chain import INCREMENTS, Chain, full, table, write_state
@@ -170,3 +178,42 @@ def test_what_the_killed_run_was_to_replace_is_removed(tmp_path: Path) -> None:
     chain.merge(update_state=False)
     assert (chain.directory / "checkpoint").read_bytes() == ours
     assert here(chain, ".ckptctl-*.tmp") == set()
+
+
+def test_it_is_removed_in_a_copy_too(tmp_path: Path) -> None:
+    """Restored from a backup: what was to go is not a trainer's for its other inode."""
+    chain = age(small_chain(tmp_path))
+    before = (chain.directory / "checkpoint").read_bytes()
+    ours = before + b"# ours\n"
+    killed_behind(chain.directory / "checkpoint", ours)
+    copy = shutil.copytree(chain.directory, tmp_path / "copy")
+    assert not [note for note in list_directory(str(copy)).notes if "puts it back" in note]
+    execute_prune(plan_prune(str(copy), PruneOptions(min_age_s=0)))
+    assert (copy / "checkpoint").read_bytes() == ours
+    assert not [*copy.glob("*.tmp")]
+
+
+@pytest.mark.parametrize("command", ["merge", "prune"])
+def test_what_leads_nowhere_is_not_put_back_over_what_leads_here(
+    tmp_path: Path, command: str
+) -> None:
+    """The trainer saved 60, and by now somebody has removed that."""
+    chain = displaced(tmp_path)
+    for path in chain.directory.glob("model.ckpt-60.*"):
+        path.unlink()
+    listed = list_directory(str(chain.directory))
+    assert listed.latest == 50
+    assert not [note for note in listed.notes if "puts it back" in note]
+    told = chain.merge().warnings if command == "merge" else prune(chain, min_age_s=0).warnings
+    assert not [line for line in told if "of the trainer again" in line]
+    assert named(chain) == "model.ckpt-50"
+    assert here(chain, ".ckptctl-*.tmp") == set()
+
+
+def test_what_leads_nowhere_is_put_back_over_what_leads_nowhere(tmp_path: Path) -> None:
+    chain = displaced(tmp_path)
+    for step in (50, 60):
+        for path in chain.directory.glob(f"model.ckpt-{step}.*"):
+            path.unlink()
+    prune(chain, min_age_s=10.0**9)
+    assert named(chain) == "model.ckpt-60"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def around(monkeypatch: pytest.MonkeyPatch, **moments: Callable[[], object]) -> 
     monkeypatch.setattr(swap, "_exchange", watched)
 
 
-MOMENTS = [("first",), ("second",), ("first", "second"), ("first", "second", "third")]
+MOMENTS = [("first",), ("first", "second"), ("first", "second", "third")]
 
 
 @pytest.mark.parametrize("moments", MOMENTS)
@@ -92,8 +93,6 @@ def test_whenever_somebody_writes_the_newest_of_theirs_stays(
 ) -> None:
     """Between the last look and the exchange, and while it is given back."""
     seen = LOCAL.stat(str(state))
-    if moments == ("second",):
-        saved(state, "theirs at first")
     written = {each: lambda each=each: saved(state, f"theirs at {each}") for each in moments}
     around(monkeypatch, **written)
     with pytest.raises(ChangedError):
@@ -105,10 +104,10 @@ def test_the_newest_stays_where_one_comes_while_ours_is_taken_away(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = LOCAL.stat(str(state))
-    saved(state, "theirs")
     rename = os.rename
 
     def renamed(a: str, b: str) -> None:
+        saved(state, "theirs")
         rename(a, b)
         saved(state, "theirs, newer")
 
@@ -135,12 +134,14 @@ def test_a_signal_behind_an_exchange_gives_back_what_was_displaced(
     state: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     seen = LOCAL.stat(str(state))
-    saved(state, "theirs")
     count = iter(range(1, 10))
 
     def interrupted(a: str, b: str) -> bool:
+        now = next(count)
+        if now == 1:
+            saved(state, "theirs")
         done = exchange(a, b)
-        if next(count) == moment:
+        if now == moment:
             raise Killed
         return done
 
@@ -154,10 +155,10 @@ def test_a_signal_behind_the_rename_gives_back_what_was_to_be_removed(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = LOCAL.stat(str(state))
-    saved(state, "theirs")
     rename = os.rename
 
     def interrupted(a: str, b: str) -> None:
+        saved(state, "theirs")
         rename(a, b)
         raise Killed
 
@@ -181,6 +182,22 @@ def test_what_a_killed_run_was_to_replace_is_not_put_back(state: Path, ours: byt
     assert not LOCAL.is_displaced(str(aside))
     assert not LOCAL.give_back(str(aside))
     assert aside.read_text() == "as read"
+
+
+@pytest.mark.parametrize("ours", [b"ours", None])
+@pytest.mark.parametrize("save", [True, False])
+@pytest.mark.parametrize("copy", [shutil.copy2, shutil.copyfile])
+def test_what_lies_aside_is_known_in_a_copy_too(
+    state: Path, ours: bytes | None, save: bool, copy: Callable[[str, str], str]
+) -> None:
+    """With other inodes, and where times are not copied other times."""
+    aside = killed_behind(state, ours, (lambda: saved(state, "theirs")) if save else None)
+    restored = state.parent / "restored"
+    shutil.copytree(state.parent, restored, copy_function=copy)
+    assert LOCAL.is_displaced(str(restored / aside.name)) == save
+    assert LOCAL.give_back(str(restored / aside.name)) == save
+    if save:
+        assert there(restored / "checkpoint") == {"checkpoint": "theirs"}
 
 
 @pytest.mark.parametrize("ours", [b"ours", None])
