@@ -475,11 +475,13 @@ def _path_in(state: CheckpointState, name: str) -> str:
     or is mounted elsewhere, a name alone is right in every place.
     """
     head = os.path.dirname(state.latest)
+    if not os.path.isabs(head):  # nor is our working directory asked for: it may be gone
+        return name
     try:
         here = os.path.realpath(head) == os.path.realpath(os.path.dirname(state.path))
     except ValueError:  # no path can be called so, whatever a state file says
         here = False
-    return os.path.join(head, name) if os.path.isabs(head) and here else name
+    return os.path.join(head, name) if here else name
 
 
 def _step(path: str) -> int:

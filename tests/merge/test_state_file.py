@@ -15,8 +15,8 @@ import pytest
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge import execute_merge, plan_merge
-from ckptctl.merge.policy import KeepLast
+from ckptctl.merge import CompactOptions, PruneOptions, execute_merge, plan_merge, run_compact
+from ckptctl.merge.policy import KeepLast, Policy
 from ckptctl.merge.settle import find_unsettled
 from ckptctl.merge.state_file import insert_full, relocate_paths
 from tests.merge.model import small_chain
@@ -493,3 +493,18 @@ def test_a_path_that_ends_in_a_slash_names_nothing_new(tmp_path: Path) -> None:
     (chain.directory / "checkpoint").write_text("\n".join(lines) + "\n")
     chain.merge()
     assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40", "model.ckpt-50"]
+
+
+def test_it_is_listed_though_our_working_directory_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory of a job that cleaned up behind itself; ours is given by an absolute path."""
+    chain = age(small_chain(tmp_path))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    options = CompactOptions(prune=PruneOptions(Policy((KeepLast(1),)), min_age_s=0))
+    run_compact(str(chain.directory), options)
+    assert state_of(chain.directory).latest == "model.ckpt-50"
+    assert names(state_of(chain.directory)) == ["model.ckpt-50"]
