@@ -65,6 +65,8 @@ _REMEDIES = {
     errno.EISDIR: "a directory stands where a file should be",
     errno.EXDEV: "source and destination must be on one filesystem",
 }
+#: All that Python says of EAGAIN for a thread.
+_NO_THREAD = "can't start new thread"
 
 
 def report(error: BaseException, *, args: Sequence[str]) -> int:
@@ -114,6 +116,8 @@ def describe(error: BaseException) -> Failure:
         return Failure(141)
     if isinstance(error, MemoryError):
         return _told("MemoryError", 12, "out of memory", remedy="use a smaller --memory or -j")
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return _told("RuntimeError", 12, _NO_THREAD, remedy=_REMEDIES[errno.EAGAIN])
     if _is_broken_executor(error):
         return _told(
             "WorkerDied",

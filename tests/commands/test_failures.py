@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from concurrent.futures import BrokenExecutor
 
 import click
@@ -122,3 +123,17 @@ def test_a_bug_says_where_to_report_it() -> None:
     assert "Traceback (most recent call last)" in failure.text
     assert failure.text.splitlines()[-1].startswith("This is a bug in ckptctl")
     assert "report it" in str(failure.facts["remedy"])
+
+
+def test_a_thread_for_which_there_is_no_room_is_no_bug() -> None:
+    """As where the limit of a pod on its processes is reached."""
+    before = threading.stack_size(1 << 47)  # more than can be addressed
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            threading.Thread(target=int).start()
+    finally:
+        threading.stack_size(before)
+    failure = describe(caught.value)
+    assert failure.code == 12
+    assert "out of processes or memory" in failure.text
+    assert describe(RuntimeError("something else")).code == 1
