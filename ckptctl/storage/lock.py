@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -14,6 +15,7 @@ from ckptctl.errors import ChangedError, LockedError, NoSpaceError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.attributes import share
 from ckptctl.storage.lease import acquire_lease
+from ckptctl.storage.local import no_directory
 from ckptctl.storage.mounts import mount_of
 from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import MOST_BYTES, Owner
@@ -129,6 +131,8 @@ def directory_lock(
     ------
     LockedError
         Another ckptctl holds it.
+    NotFoundError
+        There is no such directory.
     RefusedError
         There can be no lock.
     """
@@ -181,6 +185,9 @@ def _refused(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        directory = os.path.dirname(os.path.dirname(path))
+        if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(directory):
+            raise no_directory(directory) from None
         kind = NoSpaceError if is_no_room(error) else RefusedError
         raise kind(f"cannot lock the directory: {error.strerror}", file=path) from None
 

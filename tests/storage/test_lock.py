@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptctl.errors import ChangedError, LockedError, RefusedError
+from ckptctl.errors import ChangedError, LockedError, NotFoundError, RefusedError
 from ckptctl.storage import lock as lock_module
 from ckptctl.storage.lock import directory_lock, lock_directories
 from tests.descriptors import held
@@ -214,10 +214,6 @@ def make_directory(directory: Path) -> None:
     (directory / ".ckptctl" / "lock").mkdir(parents=True)
 
 
-def make_nothing(directory: Path) -> None:
-    directory.rmdir()
-
-
 def make_fifo(directory: Path) -> None:
     (directory / ".ckptctl").mkdir()
     os.mkfifo(directory / ".ckptctl" / "lock")
@@ -237,7 +233,6 @@ MAKERS = [
     make_file,
     make_link,
     make_directory,
-    make_nothing,
     make_fifo,
     make_device,
     make_linked_room,
@@ -255,6 +250,22 @@ def test_where_no_lock_can_be(tmp_path: Path, make: Callable[[Path], None]) -> N
     assert held(tmp_path) == []
     if make is make_linked_room:
         assert os.listdir(directory / "elsewhere") == []
+
+
+@pytest.mark.parametrize("kind", ["flock", "lease"])
+@pytest.mark.parametrize("file", [False, True])
+def test_a_directory_that_is_gone_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, file: bool
+) -> None:
+    """Somebody moved it between the plan and the lock."""
+    monkeypatch.setenv("CKPTCTL_LOCK", kind)
+    place = tmp_path / "gone"
+    if file:
+        place.touch()
+    with pytest.raises(NotFoundError) as caught, directory_lock(str(place)):
+        pass
+    assert caught.value.file == str(place)
+    assert place.exists() == file
 
 
 def test_a_lock_of_two_names_is_not_written_to(tmp_path: Path) -> None:
