@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, get_args
@@ -35,7 +35,7 @@ from ckptctl.inspect.formats.sources import (
 )
 from ckptctl.inspect.target import Target
 from ckptctl.inspect.tensors import TensorView, skipped_rows
-from ckptctl.inspect.view import View
+from ckptctl.inspect.view import TableView, View
 from ckptctl.running import Report, Runner, ignore
 from ckptctl.storage import LOCAL, Storage, check_space
 
@@ -230,16 +230,15 @@ def plan_export(
     _check_names(view, tables)
     sources: list[Source] = []
     skipped: list[Skipped] = []
+    found_tables = tuple(each for each in view.tables if not tables or each.name in tables)
+    tensors = tuple(each for each in view.tensors if not tables or each.name in tables)
     if salvage:
         from ckptctl.inspect.salvage import leave_out_damaged
 
-        if tables:
-            view.tables = tuple(each for each in view.tables if each.name in tables)
-            view.tensors = tuple(each for each in view.tensors if each.name in tables)
-        skipped += leave_out_damaged(view)
-        tables = ()  # slices that are left have names of their own
+        found_tables, tensors, left_out = leave_out_damaged(view, found_tables, tensors)
+        skipped += left_out
     notes: list[str] = []
-    for each in _found(view, tables, chosen, notes):
+    for each in _found(found_tables, tensors, chosen, notes):
         reason = None if isinstance(each, Skipped) else _unfit(each, chosen)
         if isinstance(each, Skipped):
             skipped.append(each)
@@ -315,12 +314,10 @@ def _check_names(view: View, wanted: Sequence[str]) -> None:
 
 
 def _found(
-    view: View, wanted: Sequence[str], chosen: Format, notes: list[str]
+    tables: Iterable[TableView], tensors: Iterable[TensorView], chosen: Format, notes: list[str]
 ) -> Iterator[Source | Skipped]:
-    """Return what was asked for; surveys the tables."""
-    for table in view.tables:
-        if wanted and table.name not in wanted:
-            continue
+    """Return what can be exported of what was asked for; surveys the tables."""
+    for table in tables:
         for member in table.members:
             source = MemberSource(table, member)
             notes += [
@@ -331,13 +328,12 @@ def _found(
             yield source
         if table.primary.filtered:
             yield FilteredSource(table)
-    for tensor in view.tensors:
-        if not wanted or tensor.name in wanted:
-            found = _tensor(tensor, chosen)
-            if isinstance(found, TensorSource):
-                tensor.count_skipped()
-                notes += skipped_rows([tensor])
-            yield found
+    for tensor in tensors:
+        found = _tensor(tensor, chosen)
+        if isinstance(found, TensorSource):
+            tensor.count_skipped()
+            notes += skipped_rows([tensor])
+        yield found
 
 
 def _tensor(tensor: TensorView, chosen: Format) -> Source | Skipped:

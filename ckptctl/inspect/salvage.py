@@ -1,4 +1,4 @@
-"""What is whole of a damaged bundle: the rest is left out of a view, and named.
+"""What is whole of a damaged bundle: the rest is left out, and named.
 
 Every tensor is read once and compared with its checksum. Of a part of a table that lost its
 keys or values nothing is left; of one that lost another column, its rows without that column.
@@ -19,7 +19,7 @@ from ckptctl.restore.keys import read_offsets
 from ckptctl.running import Report, batches, ignore
 from ckptctl.tables import EvSet, RowSet
 
-__all__ = ["leave_out_damaged"]
+__all__ = ["Whole", "leave_out_damaged"]
 
 #: Ends of the suffixes without which a row is none.
 _NEEDED = ("-keys", "-values", "_keys", "_values")
@@ -59,49 +59,55 @@ class _LookTask(NamedTuple):
         return None
 
 
-def leave_out_damaged(view: View) -> tuple[Skipped, ...]:
-    """Read all that is in a view, and leave out what is damaged.
+class Whole(NamedTuple):
+    """What is whole, and what was left out: parts, columns, slices and tensors, and why."""
+
+    tables: tuple[TableView, ...]
+    tensors: tuple[TensorView, ...]
+    left_out: tuple[Skipped, ...]
+
+
+def leave_out_damaged(
+    view: View, tables: Sequence[TableView], tensors: Sequence[TensorView]
+) -> Whole:
+    """Read tables and tensors of a view, and return what is whole of them; the view stays.
 
     Parameters
     ----------
     view
         Of a bundle, opened as `damaged`.
-
-    Returns
-    -------
-    tuple of Skipped
-        What was left out: parts, columns, slices and tensors, and why.
+    tables, tensors
+        What of it is meant.
     """
     entries = [
         (own.name + suffix, entry)
-        for table in view.tables
+        for table in tables
         for _, _, sets in table.shapes
         for own in sets
         for suffix, entry in own.entries.items()
     ]
-    entries += [(tensor.name, each.entry) for tensor in view.tensors for each in tensor.pieces]
+    entries += [(tensor.name, each.entry) for tensor in tensors for each in tensor.pieces]
     view.runner.progress.start("checking", sum(entry.size for _, entry in entries))
     tasks = ((None, _LookTask(view.reader, own)) for own in batches(entries, lambda x: x[1].size))
     damaged: dict[_Place, str] = {}
     for _, found in view.runner.map(tasks):
         damaged |= found
     look = _Look(view, damaged)
-    view.tables = tuple(look.tables())
-    view.tensors = tuple(look.tensors())
-    return tuple(look.left_out)
+    whole = tuple(look.tables(tables)), tuple(look.tensors(tensors))
+    return Whole(*whole, tuple(look.left_out))
 
 
 class _Look:
-    """Goes over a view, and names what it leaves out."""
+    """Goes over what is in a view, and names what it leaves out."""
 
     def __init__(self, view: View, damaged: Mapping[_Place, str]) -> None:
         self.left_out: list[Skipped] = []
         self._view = view
         self._damaged = damaged
 
-    def tables(self) -> Iterator[TableView]:
+    def tables(self, tables: Sequence[TableView]) -> Iterator[TableView]:
         """Return the tables of which anything is left."""
-        for table in self._view.tables:
+        for table in tables:
             shapes = [(name, slot, tuple(self._parts(sets))) for name, slot, sets in table.shapes]
             kept = [shape for shape in shapes if shape[2]]
             if shapes[0][2]:
@@ -111,9 +117,9 @@ class _Look:
                 for own in sets:
                     self._leave(own.name, f"nothing is left of {table.name}, whose slot it is")
 
-    def tensors(self) -> Iterator[TensorView]:
+    def tensors(self, tensors: Sequence[TensorView]) -> Iterator[TensorView]:
         """Return the tensors that are whole, and of those that are not their whole slices."""
-        for tensor in self._view.tensors:
+        for tensor in tensors:
             pieces = tensor.pieces
             reasons = [self._reason(tensor.name, piece.entry) for piece in pieces]
             if not any(reasons) and tensor.covered:

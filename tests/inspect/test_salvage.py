@@ -246,3 +246,17 @@ def test_what_went_with_a_shard(tmp_path: Path, stats: bool) -> None:
         assert {t["name"]: t["stats"] and t["stats"]["count"] for t in found["tensors"]} == {
             "global_step": 1, "rows": None, "s": 1, "w": 2
         }  # fmt: skip
+
+
+def test_the_view_knows_all_of_it_afterwards(tmp_path: Path) -> None:
+    """What was left out, or not asked for, can be asked for: also a second time."""
+    prefix = damaged_full(tmp_path)
+    spoil(prefix, "w", "emb/part_0-keys")
+    with open_view(find_target(prefix), None, Runner(2), damaged=True) as view:
+        tables, tensors = view.tables, view.tensors
+        plan_export(view, str(tmp_path / "one"), "npz", tables=["rows"], salvage=True)
+        plans = [plan_export(view, str(tmp_path / "all"), "npz", salvage=True) for _ in range(2)]
+        assert (view.tables, view.tensors) == (tables, tensors)
+    first, second = ({each.name for each in plan.skipped} for plan in plans)
+    assert first == second >= {"w", "emb/part_0"}
+    assert plans[0].rows == plans[1].rows == 4
