@@ -132,9 +132,10 @@ class PruneItem(NamedTuple):
     def to_json(self, *, files: bool = False) -> dict[str, Any]:
         """Return the item as JSON, with the identity of its files where a plan is saved."""
         found = self._asdict()
-        del found["remove"], found["files"], found["directories"]
+        del found["remove"], found["files"], found["directories"], found["written_ns"]
         found["action"] = "remove" if self.remove else "keep"
         if files:
+            found["written_ns"] = self.written_ns
             found["files"] = [[path, list(identity)] for path, identity in self.files]
             found["directories"] = list(self.directories)
         return found
