@@ -421,7 +421,7 @@ def test_a_saved_plan_that_names_what_lies_outside(make: Callable[[str], Scene])
     secret, empty = scene.outside / "secret", scene.outside / "empty"
     theirs = [[str(secret), _identity(secret)]]
     head = {"status": "stale", "action": "remove", "code": "stale", "reason": ESC, "bytes": 1}
-    head |= {"under": None, "merged": False, "step": None}
+    head |= {"under": None, "merged": False, "step": None, "written_ns": None}
     for kind in ("leftover", "full", "increment"):
         own = {"kind": kind, "name": f"{ESC}{kind}", "path": str(secret), "files": theirs}
         facts["items"].append({**head, **own, "directories": [str(empty)]})
