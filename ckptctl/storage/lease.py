@@ -8,6 +8,9 @@ the mtimes of two files of one filesystem, never of a file and a clock of ours, 
 clock while we watched it. Clocks may be wrong all the same (some filesystems take the
 client's), so a lease that looks dead is watched for one and a half renewals before it is
 taken over, and the rename has the last word.
+
+Where its time says nothing (no note, or one of the future) whoever looks notes which state he
+saw, and the mtime of that note says since when the lease is as it is, to later runs too.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from ckptctl import knobs
 from ckptctl.errors import ChangedError, CkptctlError, LockedError, RefusedError
 from ckptctl.progress import Progress
 from ckptctl.storage.owner import Owner
-from ckptctl.storage.register import LOOKS, Register, Seen
+from ckptctl.storage.register import LOOKS, Note, Register, Seen
 from ckptctl.storage.waiting import Waiting
 
 __all__ = ["Judgement", "Lease", "Watch", "acquire_lease", "remedy"]
@@ -45,12 +48,19 @@ class Judgement(NamedTuple):
         Who holds it, or None.
     idle_s
         Seconds since it was renewed, as far as known.
+    limit_s
+        Seconds without a renewal after which it is dead.
+    seen_s
+        Where its time says nothing: seconds since a run first saw it in this state; None
+        where no note of that could be left.
     """
 
     dead: str | None
     watch_s: float
     owner: Owner | None
     idle_s: float | None
+    limit_s: float
+    seen_s: float | None = None
 
     @property
     def whose(self) -> str:
@@ -62,18 +72,22 @@ class Judgement(NamedTuple):
         """The holder and the last renewal in words."""
         if self.idle_s is None:
             return f"{self.whose}; it is not known when it was renewed"
-        if self.idle_s < -_ROUNDING_S:
+        if not _tells(self.idle_s):
             return f"{self.whose}, renewed in the future: a clock is wrong"
         return f"{self.whose}, renewed {_seconds(self.idle_s)} ago"
 
 
 def remedy(judged: Judgement) -> str:
     """Return what can be done about a lease that may be alive."""
-    limit = _seconds(knobs.LEASE_DEAD_SECONDS)
-    if judged.idle_s is None or judged.idle_s < -_ROUNDING_S:
+    limit = _seconds(judged.limit_s)
+    if not _tells(judged.idle_s):
+        watch = f"give --lock-wait more than {limit}, to see for ourselves whether it is renewed"
+        if judged.seen_s is None:
+            return f"its time says nothing, and no note of what we saw could be left: {watch}"
         return (
-            f"its time says nothing: give --lock-wait more than {limit}, to see for ourselves "
-            "whether it is renewed"
+            f"its time says nothing: it was first seen like this {_seconds(judged.seen_s)} ago, "
+            f"and a run that finds it so after {limit} takes it over (ckptctl unlock removes it); "
+            f"or {watch}"
         )
     return (
         f"wait for it, or give --lock-wait a duration; a lease that is not renewed for {limit} "
@@ -126,18 +140,39 @@ class Watch:
         renew = max(knobs.LEASE_RENEW_SECONDS, theirs)
         limit = max(knobs.LEASE_DEAD_SECONDS, 4 * theirs)
         self.write_note()
-        idle = None
-        if note.mtime_ns is not None and self._zero_ns is not None and self._written is not None:
-            idle = (self._zero_ns - note.mtime_ns) / 1e9 + now - self._written
+        idle = since = self._age(note)
+        known = Judgement(None, 0.0, owner, idle, limit)
         if owner is not None and owner.is_gone():
-            return Judgement("that process has ended", 0.0, owner, idle)
+            return known._replace(dead="that process has ended")
+        if not _tells(idle):
+            since = self._seen_since(seen)
+            known = known._replace(seen_s=since)
         unrenewed = f"it was not renewed for {_seconds(limit)}"
         if watched >= limit:
-            return Judgement(unrenewed, 0.0, owner, idle)
-        if idle is not None and idle >= limit:
+            return known._replace(dead=unrenewed)
+        if since is not None and since >= limit:
             left = 1.5 * renew - watched
-            return Judgement(unrenewed if left <= 0 else None, max(left, 0.0), owner, idle)
-        return Judgement(None, 0.0, owner, idle)
+            return known._replace(dead=unrenewed if left <= 0 else None, watch_s=max(left, 0.0))
+        return known
+
+    def _age(self, note: Note) -> float | None:
+        """Return the seconds since a note was touched, by the filesystem's clock, if known."""
+        if note.mtime_ns is None or self._zero_ns is None or self._written is None:
+            return None
+        return (self._zero_ns - note.mtime_ns) / 1e9 + time.monotonic() - self._written
+
+    def _seen_since(self, seen: Seen) -> float | None:
+        """Return the seconds since a state was first seen, by us if by nobody else, if known."""
+        age = self._age(self.register.note(seen.name))
+        if not _tells(age) and self._zero_ns is not None:  # else we could not tell its age
+            self.register.write_seen(seen, self.owner)
+            age = self._age(self.register.note(seen.name))
+        return age if _tells(age) else None
+
+
+def _tells(age: float | None) -> bool:
+    """Return whether an age says something: one of the future does not."""
+    return age is not None and age >= -_ROUNDING_S
 
 
 def acquire_lease(register: Register, waiting: Waiting) -> Lease:

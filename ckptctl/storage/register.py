@@ -2,7 +2,8 @@
 
 `.ckptctl/lease/` holds one file, `free` or `held-TOKEN-RENEWALS`, and beside it `TOKEN.json` of
 each holder, and of each who looks at a held lease: who it is (`Owner`), and as its mtime when
-the lease was renewed, by the filesystem's clock.
+the lease was renewed, by the filesystem's clock. `held-TOKEN-RENEWALS.json` is of one who saw
+that state and could not tell its age: its mtime is when. States never come back.
 
 Every change is one rename from the name that was seen, so it fails unless that is the name
 still: a compare-and-swap that NFS servers and FUSE filesystems have. The file is never made
@@ -33,6 +34,7 @@ _FREE = "free"
 # Compiled where there is a lease, and there seldom is.
 _HELD = r"held-([0-9a-f]{32})-([0-9]{1,18})"
 _NOTE = r"([0-9a-f]{32})\.json"
+_SEEN = _HELD + r"\.json"
 _PENDING = r"lease-[0-9a-f]{32}\.tmp"
 
 #: Times that we look again at what changes under us: a listing that runs while a file is
@@ -148,19 +150,20 @@ class Register:
         return True
 
     def release(self, seen: Seen) -> bool:
-        """Free a lease, unless it is no longer as it was seen; its note goes too."""
+        """Free a lease, unless it is no longer as it was seen; what is noted of it goes too."""
         if not self.change(seen, Seen()):
             return False
         self.remove_note(seen.token)
+        self.remove_note(seen.name)
         return True
 
-    def note(self, token: str) -> Note:
-        """Return what is known of a holder; whatever lies there, this neither waits nor fails."""
+    def note(self, name: str) -> Note:
+        """Return what is noted under a name; whatever lies there, this neither waits nor fails."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             with self.open() as fd:
                 # Opened, since network filesystems remember for a while what they knew before.
-                file = os.open(f"{token}.json", flags, dir_fd=fd)
+                file = os.open(f"{name}.json", flags, dir_fd=fd)
             try:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
@@ -171,12 +174,21 @@ class Register:
         except OSError:
             return Note()
 
-    def write_note(self, token: str, owner: Owner) -> None:
+    def write_seen(self, seen: Seen, owner: Owner) -> None:
+        """Note that a lease is in a state, from now on, instead of what was noted of others."""
+        with suppress(OSError), self.open() as fd:
+            for name in os.listdir(fd):
+                if re.fullmatch(_SEEN, name):
+                    os.unlink(name, dir_fd=fd)
+        with suppress(FileExistsError):  # someone else did
+            self.write_note(seen.name, owner)
+
+    def write_note(self, name: str, owner: Owner) -> None:
         """Say who we are; on a full disk less, or nothing."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             with self.open() as fd:
-                file = os.open(f"{token}.json", flags, 0o666, dir_fd=fd)
+                file = os.open(f"{name}.json", flags, 0o666, dir_fd=fd)
             try:
                 share(file, self.directory)  # whoever may take a lease may know whose it is
                 os.write(file, owner.note())
@@ -195,10 +207,10 @@ class Register:
         except FileNotFoundError:
             self.write_note(token, owner)
 
-    def remove_note(self, token: str) -> None:
+    def remove_note(self, name: str) -> None:
         """Leave no note behind."""
         with suppress(OSError), self.open() as fd:
-            os.unlink(f"{token}.json", dir_fd=fd)
+            os.unlink(f"{name}.json", dir_fd=fd)
 
     def sweep(self, token: str) -> None:
         """Remove what killed runs left: by now nobody but `token` needs it."""
@@ -208,8 +220,9 @@ class Register:
         with suppress(OSError), open_own(self.directory) as own:
             with open_directory(_NAME, own) as fd:
                 for name in os.listdir(fd):
-                    match = re.fullmatch(_NOTE, name)
-                    if match and match[1] != token and _older(name, fd, now_ns):
+                    past = re.fullmatch(_SEEN, name)
+                    match = past or re.fullmatch(_NOTE, name)
+                    if match and match[1] != token and (past or _older(name, fd, now_ns)):
                         os.unlink(name, dir_fd=fd)
             for name in os.listdir(own):
                 if re.fullmatch(_PENDING, name) and _older(name, own, now_ns):

@@ -132,6 +132,18 @@ def test_the_end_of_a_lease_may_be_waited_for(run, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.split("\t")[0]) == (0, "removed the lease")
 
 
+def test_what_a_run_saw_of_it_counts(run, tmp_path: Path) -> None:
+    leave(tmp_path, note(), idle_s=-1e6)
+    done = run("unlock", tmp_path, env=FORCED)
+    assert done.returncode == 12
+    assert "a run that finds it so after 10 min takes it over" in done.stderr
+    (path,) = room(tmp_path).glob("held-*.json")
+    os.utime(path, (1e9, 1e9))
+    done = run("unlock", tmp_path, env=BUSY)
+    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "removed the lease")
+    assert os.listdir(room(tmp_path)) == ["free"]
+
+
 def test_a_lock_of_the_kernel_is_its_holders(run, tmp_path: Path, untouched) -> None:
     with holder(tmp_path, {}) as first:
         with untouched(tmp_path):

@@ -95,7 +95,7 @@ def room(directory: Path) -> Path:
 
 
 def state(directory: Path) -> str:
-    (name,) = (n for n in os.listdir(room(directory)) if n == "free" or n.startswith("held-"))
+    (name,) = (name for name in os.listdir(room(directory)) if not name.endswith(".json"))
     return name
 
 

@@ -254,6 +254,101 @@ def test_a_holder_that_left_no_note_is_watched(tmp_path: Path, patient: list[flo
     assert "an unknown process: it was not renewed for 10 min" in heard
 
 
+def left_unknown(directory: Path, how: str) -> None:
+    """Leave a lease whose time says nothing."""
+    leave(directory, note(), idle_s=-86400 * 365)
+    if how == "no note":
+        (room(directory) / f"{TOKEN}.json").unlink()
+
+
+def sightings(directory: Path, count: int = 3, **moved: float) -> list[Path]:
+    """Return what runs noted of a state that they saw, dated anew where asked."""
+    found = list(room(directory).glob(f"held-{TOKEN}-{count}.json"))
+    for path in found:
+        for age in moved.values():
+            os.utime(path, (time.time() - age,) * 2)
+    return found
+
+
+@pytest.mark.parametrize("how", ["no note", "future"])
+def test_what_a_run_saw_counts_for_the_next(tmp_path: Path, patient: list[float], how: str) -> None:
+    """None of them waits for as long as a lease lives, and it stands still for ever."""
+    left_unknown(tmp_path, how)
+    for age_s in (0, 300, 599):
+        error = locked(tmp_path)
+        assert "it was first seen like this" in error.remedy
+        assert "a run that finds it so after 10 min takes it over" in error.remedy
+        assert len(sightings(tmp_path, idle_s=age_s)) == 1
+    assert patient == [1000.0], "at once"
+    sightings(tmp_path, idle_s=601)
+    (heard,) = taken(tmp_path)
+    assert heard.endswith("it was not renewed for 10 min")
+    assert 1045 <= patient[0] < 1047, "watched for one and a half renewals"
+
+
+@pytest.mark.parametrize("how", ["no note", "future"])
+def test_a_renewal_ends_what_runs_saw(tmp_path: Path, patient: list[float], how: str) -> None:
+    left_unknown(tmp_path, how)
+    locked(tmp_path)
+    sightings(tmp_path, idle_s=3600)
+    os.rename(room(tmp_path) / f"held-{TOKEN}-3", room(tmp_path) / f"held-{TOKEN}-4")
+    assert "first seen like this 0" in locked(tmp_path).remedy
+    assert patient == [1000.0], "at once"
+    assert (len(sightings(tmp_path)), len(sightings(tmp_path, 4))) == (0, 1)
+
+
+def test_a_clock_that_jumps_takes_nothing_from_the_living(
+    tmp_path: Path, patient: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_unknown(tmp_path, "no note")
+    locked(tmp_path)
+    sightings(tmp_path, idle_s=86400 * 365)
+    renewals = [3]
+
+    def sleep(seconds: float) -> None:
+        patient[0] += seconds
+        if patient[0] > 1000 + 30 * (renewals[-1] - 2):
+            count = renewals[-1] + 1
+            os.rename(room(tmp_path) / state(tmp_path), room(tmp_path) / f"held-{TOKEN}-{count}")
+            renewals.append(count)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    locked(tmp_path, 500)
+    assert len(renewals) > 15
+    assert len(os.listdir(room(tmp_path))) == 2, "of one state at a time is a note kept"
+
+
+def test_a_state_that_was_seen_in_the_future_is_seen_anew(
+    tmp_path: Path, patient: list[float]
+) -> None:
+    left_unknown(tmp_path, "no note")
+    locked(tmp_path)
+    sightings(tmp_path, idle_s=-86400 * 365)
+    assert "first seen like this 0" in locked(tmp_path).remedy
+    (path,) = sightings(tmp_path)
+    assert abs(path.stat().st_mtime - time.time()) < 3600
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_where_no_note_can_be_left_the_error_says_so(disk: Path, free: int) -> None:
+    left_unknown(disk, "no note")
+    used = os.statvfs(disk)
+    inodes = used.f_files - used.f_ffree + free
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={inodes}", disk], check=True)
+    error = locked(disk)
+    assert "no note of what we saw could be left: give --lock-wait more than" in error.remedy
+    assert os.listdir(room(disk)) == [f"held-{TOKEN}-3"]
+
+
+def test_what_others_saw_goes_with_the_lease(tmp_path: Path) -> None:
+    with directory_lock(str(tmp_path)):
+        (path,) = room(tmp_path).glob("*.json")
+        os.utime(path, (2e9, 2e9))
+        locked(tmp_path)
+        assert len(list(room(tmp_path).glob("held-*.json"))) == 1
+    assert taken(tmp_path) == []
+
+
 def test_a_holder_that_was_told_longer_times(tmp_path: Path, patient: list[float]) -> None:
     leave(tmp_path, note(renew_s=300.0), idle_s=1199)
     locked(tmp_path)
