@@ -96,7 +96,11 @@ class Register:
                     # A rename needs no more than its directory, if that is not sticky.
                     share(fd, self.directory)
                     os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) & ~stat.S_ISVTX)
-                    os.close(os.open(_FREE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=fd))
+                    free = os.open(_FREE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=fd)
+                    try:
+                        share(free, self.directory)  # nobody reads it but `cp -a`
+                    finally:
+                        os.close(free)
                 os.rename(pending, _NAME, src_dir_fd=own, dst_dir_fd=own)
             except OSError as error:
                 _remove_pending(own, pending)
@@ -108,7 +112,7 @@ class Register:
                 raise
 
     def look(self) -> Seen:
-        """Return the state.
+        """Return the state; what someone emptied by hand is free, as for `make`.
 
         Raises
         ------
@@ -128,11 +132,13 @@ class Register:
             if len(found) == 1:
                 return Seen(*found.popitem())
             time.sleep(0.01)
+        if not names:
+            return Seen()
         raise RefusedError(
             "what stands for the lease makes no sense",
             file=self.path,
             expected=f"one file: {_FREE}, or held-TOKEN-RENEWALS",
-            found=", ".join(sorted(names)[:5]) or "nothing",
+            found=", ".join(sorted(names)[:5]),
             remedy="when no ckptctl works on the directory, remove this one",
         )
 

@@ -88,6 +88,15 @@ def test_a_free_lease_and_a_free_lock_are_nothing(run, tmp_path: Path, untouched
     }
 
 
+def test_an_emptied_lease_is_free(run, tmp_path: Path, untouched) -> None:
+    """The next run makes it anew."""
+    room(tmp_path).mkdir(parents=True)
+    with untouched(tmp_path):
+        done = run("unlock", tmp_path, env=FORCED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "nothing to unlock\tDIR\tits lease is free\n"
+
+
 def test_a_lease_of_a_dead_process_goes_at_once(run, tmp_path: Path) -> None:
     facts = ended()
     leave(tmp_path, facts)

@@ -110,6 +110,18 @@ def test_what_root_keeps_for_itself_is_open_to_the_others(tmp_path: Path) -> Non
         assert attributes(chain.directory / ".ckptctl" / name) == (TRAINER, GROUP, 0o664), name
 
 
+def test_a_lease_of_root_is_read_by_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CKPTCTL_LOCK", "lease")
+    chain = owned(small_chain(tmp_path))
+    with umask(0o077), directory_lock(str(chain.directory)):
+        files = [*(chain.directory / ".ckptctl" / "lease").iterdir()]
+        assert len(files) == 2
+        for path in files:
+            assert attributes(path) == (TRAINER, GROUP, 0o664), path
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 @pytest.mark.parametrize("users", [(0, SERVING), (TRAINER, 0, SERVING), (SERVING, TRAINER)])
 def test_users_of_a_group_work_on_one_directory_in_turn(
