@@ -32,6 +32,7 @@ __all__ = [
     "flock_holder",
     "lock_directories",
     "lock_kinds",
+    "refused",
 ]
 
 #: Forces one kind of lock: `flock` or `lease`.
@@ -39,6 +40,14 @@ LOCK_VARIABLE = "CKPTCTL_LOCK"
 _NAME = "lock"
 #: Of the lock of the directory itself there is no file that could say whose it is.
 _WITHOUT_FILE = "it began on a full disk, without a lock file; or a program like flock holds it"
+_STRANGE = "it is not of ckptctl's making: see what it is and where it leads, and remove it"
+_SHUT = "see who may write to it (ls -l), and whether anyone may (lsattr)"
+_REMEDIES: dict[int | None, str] = {
+    errno.ENOTDIR: _STRANGE,
+    errno.ELOOP: _STRANGE,
+    errno.EPERM: _SHUT,
+    errno.EACCES: _SHUT,
+}
 #: Looks at a lock that says nothing yet.
 _LOOKS = 5
 
@@ -146,16 +155,16 @@ def _hold(directory: str, waiting: Waiting) -> Iterator[DirectoryLock]:
     checks: list[Callable[[], None]] = []
     with ExitStack() as stack:
         try:
-            with _refused(path), open_own(directory, make=True) as own:
+            with refused(path), open_own(directory, make=True) as own:
                 flock, lease = lock_kinds(own)
         except NoSpaceError:
-            with _refused(path), open_directory(directory) as home:
+            with refused(path), open_directory(directory) as home:
                 flock, lease = lock_kinds(home)
         if flock:
             checks.append(stack.enter_context(_flock(directory, waiting)))
         register = Register(directory)
         # Looked for under the lock: whoever held it may have left one.
-        with _refused(register.path):
+        with refused(register.path):
             lease = lease or register.exists()
             if lease:
                 held = acquire_lease(register, waiting)
@@ -181,7 +190,8 @@ def lock_kinds(own: int) -> tuple[bool, bool]:
 
 
 @contextmanager
-def _refused(path: str) -> Iterator[None]:
+def refused(path: str, what: str = "cannot lock the directory") -> Iterator[None]:
+    """Say of a call that failed which file of ours it was about, and what can be done."""
     try:
         yield
     except OSError as error:
@@ -189,7 +199,11 @@ def _refused(path: str) -> Iterator[None]:
         if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.isdir(directory):
             raise no_directory(directory) from None
         kind = NoSpaceError if is_no_room(error) else RefusedError
-        raise kind(f"cannot lock the directory: {error.strerror}", file=path) from None
+        name = error.filename
+        # What is opened within a directory is named by its last part alone.
+        file = name if isinstance(name, str) and os.path.isabs(name) else path
+        remedy = _REMEDIES.get(error.errno)
+        raise kind(f"{what}: {error.strerror}", file=file, remedy=remedy) from None
 
 
 @contextmanager
@@ -211,7 +225,7 @@ def _flock_home(
 ) -> Iterator[Callable[[], None]]:
     """Lock the directory itself: shared, or alone where no file could be made."""
     with ExitStack() as stack:
-        with _refused(path):
+        with refused(path):
             home = stack.enter_context(open_directory(directory))
         _wait_for_home(home, how, path, waiting)
         try:
@@ -263,7 +277,7 @@ def _flock_file(fd: int, path: str) -> Iterator[Callable[[], None]]:
 def _acquire(directory: str, path: str, waiting: Waiting) -> int:
     """Return the open lock file, locked."""
     while True:
-        with _refused(path), open_own(directory, make=True) as own:
+        with refused(path), open_own(directory, make=True) as own:
             fd = _open(own, path, os.O_CREAT)
         try:
             while not _try_flock(fd, path):
@@ -331,7 +345,9 @@ def _open(own: int, path: str, more: int = 0) -> int:
 
 def _check_regular(status: os.stat_result, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise RefusedError("cannot lock the directory: the lock is no regular file", file=path)
+        raise RefusedError(
+            "cannot lock the directory: the lock is no regular file", file=path, remedy=_STRANGE
+        )
 
 
 def _try_flock(fd: int, path: str, how: int = fcntl.LOCK_EX) -> bool:

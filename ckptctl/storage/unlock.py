@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +11,15 @@ from ckptctl.errors import LockedError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage.lease import Watch, remedy
 from ckptctl.storage.local import no_directory
-from ckptctl.storage.lock import flock_holder, lock_kinds
+from ckptctl.storage.lock import flock_holder, lock_kinds, refused
 from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import Owner
 from ckptctl.storage.register import Register
 from ckptctl.storage.waiting import Waiting
 
 __all__ = ["UnlockResult", "unlock_directory"]
+
+_LOOKING = "cannot look at the lock"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def unlock_directory(
         raise no_directory(directory)
     register = Register(directory)
     path = os.path.join(directory, OWN_DIRECTORY)
-    with _refused(path):
+    with refused(os.path.join(path, "lock"), _LOOKING):
         own = open_own(directory) if os.path.lexists(path) else open_directory(directory)
         with own as fd:
             flock = lock_kinds(fd)[0]
@@ -93,8 +93,9 @@ def unlock_directory(
                 remedy="wait for that process or end it: the kernel releases the lock with it, "
                 "however it ends",
             )
-        if not register.exists():
-            return UnlockResult(directory, False, "nothing locks it")
+    if not register.exists():
+        return UnlockResult(directory, False, "nothing locks it")
+    with refused(register.path, _LOOKING):
         return _unlock(register, Waiting(wait_s, progress))
 
 
@@ -121,13 +122,3 @@ def _unlock(register: Register, waiting: Waiting) -> UnlockResult:
                 )
     finally:
         watch.remove_note()
-
-
-@contextmanager
-def _refused(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RefusedError(
-            f"cannot look at the lock: {error.strerror}", file=error.filename or path
-        ) from None

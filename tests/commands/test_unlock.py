@@ -6,15 +6,18 @@ import fcntl
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from ckptctl import knobs
 from ckptctl.commands.main import main
+from ckptctl.errors import RefusedError
 from ckptctl.storage.lock import directory_lock
 from ckptctl.storage.owner import Owner
 from tests.storage.leases import BUSY, FORCED, TOKEN, holder, leave, note, room, state
@@ -173,6 +176,49 @@ def test_a_run_that_began_on_a_full_disk_is_seen(run, tmp_path: Path, untouched)
     assert "found: a ckptctl: it began on a full disk" in done.stderr
     os.close(home)
     assert run("unlock", tmp_path).returncode == 0
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        *product([".ckptctl", ".ckptctl/lock", ".ckptctl/lease"], [link, os.mkfifo]),
+        *product([".ckptctl", ".ckptctl/lease"], [Path.touch]),
+        (".ckptctl/lock", Path.mkdir),
+    ],
+)
+def test_what_is_not_ours_is_named_with_what_to_do(
+    run, tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    make(path)
+    done = run("unlock", tmp_path)
+    assert done.returncode == 12
+    assert f"\n  file: DIR/{name}\n" in done.stderr
+    assert "\n  next: it is not of ckptctl's making" in done.stderr
+
+
+def test_a_lock_that_nobody_may_write_to_is_named(run, tmp_path: Path) -> None:
+    path = tmp_path / ".ckptctl" / "lock"
+    path.parent.mkdir()
+    path.touch()
+    if subprocess.run(["chattr", "+i", path], check=False, capture_output=True).returncode:
+        pytest.skip("only root, and not everywhere")
+    try:
+        done = run("unlock", tmp_path)
+        with pytest.raises(RefusedError) as caught, directory_lock(str(tmp_path)):
+            pass
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+    assert done.returncode == 12
+    assert "\n  file: DIR/.ckptctl/lock\n" in done.stderr
+    remedy = "see who may write to it (ls -l), and whether anyone may (lsattr)"
+    assert f"\n  next: {remedy}" in done.stderr
+    assert (caught.value.file, caught.value.remedy) == (str(path), remedy)
 
 
 @pytest.mark.parametrize("name", [".ckptctl", ".ckptctl/lock", ".ckptctl/lease"])
