@@ -18,7 +18,10 @@ def whole_number(what: str, value: Any) -> int:
     UsageError
         It is none: 180.0 would get into names and documents, and 17.9 is nobody's key.
     """
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
     try:
+        if kind == "b":  # older versions of NumPy would take it, with a warning
+            raise TypeError
         return operator.index(value)
     except TypeError:
         raise UsageError(f"{what}: a whole number, not {repr(value)[:80]}") from None

@@ -92,6 +92,8 @@ class Between:
             between = base.step < full.step < increment.step
             if not between or self._timelines.is_live(full):
                 continue
+            if full.ours and not self._timelines.only_set_back(full):
+                continue  # what made it abandoned was saved since, by the run of the increment
             if before(full, increment) is False:
                 continue
             if not any(

@@ -59,6 +59,7 @@ SAME_TIME_NS = 2_000_000_000
 _BEFORE = "written before its base"
 _SET_BACK = "the run was set back:"
 _PASSED_OVER = "not listed, and above step"
+_SAME_STEP = "set back since:"
 #: What times that look like a rollback may be instead.
 OR_COPIED = " (or copied without its times: --assume-order step)"
 
@@ -167,7 +168,13 @@ class Timelines:
 
     def only_named_below(self, checkpoint: Checkpoint) -> bool:
         """Return whether that is why it is abandoned: until the trainer saves above it."""
-        return (self.why_abandoned(checkpoint) or "").startswith((_SET_BACK, _PASSED_OVER))
+        return (self.why_abandoned(checkpoint) or "").startswith(
+            (_SET_BACK, _PASSED_OVER, _SAME_STEP)
+        )
+
+    def only_set_back(self, checkpoint: Checkpoint) -> bool:
+        """Return whether nothing but the state file shows it: nothing was saved there since."""
+        return (self.why_abandoned(checkpoint) or "").startswith(_SET_BACK)
 
     def is_live(self, checkpoint: Checkpoint) -> bool:
         """Return whether a checkpoint is on the present timeline."""
@@ -196,18 +203,14 @@ def _copy_evidence(scan: Scan) -> str | None:
 
     They decide "only where mtimes agree with the list and no state file is older than what
     it lists". Both are looked at in both directories: one copy made both. One checkpoint alone
-    that is newer than the state file, and than all others, shows none: so does a trainer leave
-    it that saved it anew, and died before it wrote the state file.
+    that is newer than its state file, and than all others, shows none if times and list agree
+    elsewhere: so does a trainer leave it that saved it anew, and died before it wrote that file.
     """
-    for state, checkpoints in (
-        (scan.full_state, _unmerged(scan)),
-        (scan.increment_state, scan.increments),
-    ):
-        dated = sorted((each for each in checkpoints if each.is_dated), key=lambda c: c.mtime_ns)
-        here = {checkpoint.name: checkpoint for checkpoint in dated}
-        newer = [each for each in dated if each.name in state.order and _is_older(state, each)]
-        if newer and newer == dated[-1:]:
-            here.pop(dated[-1].name)
+    resaved = _saved_anew(scan)
+    agree = False
+    copied = None
+    for state, checkpoints in _lists(scan):
+        here = {each.name: each for each in checkpoints if each.is_dated and each is not resaved}
         # As listed, not as `order`: an edited line says nothing of times. A name that is
         # listed twice was written, if at all, where it stands last.
         last = {name: place for place, name in enumerate(state.listed)}
@@ -218,12 +221,29 @@ def _copy_evidence(scan: Scan) -> str | None:
             checkpoint = here[name]
             if newest is not None and checkpoint.mtime_ns + SAME_TIME_NS < newest.mtime_ns:
                 return f"{name} is older than {newest.name}, which {state.path} lists before it"
+            agree |= newest is not None and checkpoint.mtime_ns > newest.mtime_ns + SAME_TIME_NS
             if newest is None or checkpoint.mtime_ns > newest.mtime_ns:
                 newest = checkpoint
         for name in state.order:
             if name in here and _is_older(state, here[name]):
                 return f"{state.path} is older than {name}, which it lists"
-    return None
+        if resaved is not None and resaved in checkpoints:
+            copied = f"{state.path} is older than {resaved.name}, which it lists"
+    return None if agree else copied
+
+
+def _lists(scan: Scan) -> tuple[tuple[StateFile, Sequence[Checkpoint]], ...]:
+    return (scan.full_state, _unmerged(scan)), (scan.increment_state, scan.increments)
+
+
+def _saved_anew(scan: Scan) -> Checkpoint | None:
+    """Return the one that is newer than its state file and all of its kind, if there is but one."""
+    found = []
+    for state, checkpoints in _lists(scan):
+        dated = sorted((each for each in checkpoints if each.is_dated), key=lambda c: c.mtime_ns)
+        newer = [each for each in dated if each.name in state.order and _is_older(state, each)]
+        found += newer if newer == dated[-1:] else []
+    return found[0] if len(found) == 1 else None
 
 
 def _is_older(state: StateFile, checkpoint: Checkpoint) -> bool:
@@ -272,22 +292,18 @@ def _dead_fulls(order: WriteOrder) -> dict[str, str]:
         if base is not None and base.prefix in dead:
             dead[full.prefix] = f"merged from {base.name}, which is abandoned"
             continue
-        later = next(
-            (
-                other
-                for other in (*compared, *scan.increments)
-                if (
-                    other.step < merged.up_to
-                    or (other.step == merged.up_to and order.set_back_behind(full))
-                )
-                and other.is_dated
-                and order.earlier(full.mtime_ns, other.mtime_ns)
-            ),
-            None,
-        )
-        if later is not None:
-            where = "below it" if later.step < merged.up_to else "that it holds"
-            dead[full.prefix] = f"{later.name}, of a step {where}, was written after it"
+        later = [
+            other
+            for other in (*compared, *scan.increments)
+            if other.step <= merged.up_to
+            and other.is_dated
+            and order.earlier(full.mtime_ns, other.mtime_ns)
+        ]
+        below = next((other for other in later if other.step < merged.up_to), None)
+        if below is not None:
+            dead[full.prefix] = f"{below.name}, of a step below it, was written after it"
+        elif later and order.set_back_behind(full):
+            dead[full.prefix] = f"{_SAME_STEP} {later[0].name} was written after it"
         elif order.was_set_back_behind(full):
             dead[full.prefix] = f"{_SET_BACK} {scan.full_state.path} names {scan.full_state.latest}"
     return dead

@@ -14,12 +14,30 @@ from ckptctl.restore.rowmap import RowMap
 from ckptctl.restore.rows_brought import FileRows
 from ckptctl.tables import RowSet
 
-__all__ = ["RowsJob", "RowsState", "beyond_end"]
+__all__ = ["RowsJob", "RowsState", "beyond_end", "row_numbers"]
 
 
 def beyond_end(name: str, count: int) -> str:
     """Say that incoming rows of a variable were skipped."""
     return f"{name}: {count} incoming rows beyond its end were skipped"
+
+
+def row_numbers(data: BundleData, rows: RowSet) -> np.ndarray:
+    """Return the rows of a slice that an increment has, int64[rows]; raise `TableError`."""
+    name = f"{rows.name}-sparse_incr_keys"
+    keys = data.read_entry(name, rows.keys).astype(np.int64)
+    ordered = np.sort(keys)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(ordered) and (ordered[0] < 0 or len(twice)):
+        raise TableError(
+            "row numbers that no PS can save",
+            file=data.shard_path(rows.keys.shard),
+            tensor=name,
+            offset=rows.keys.offset,
+            expected="each row once, none negative",
+            found=f"row {twice[0]} twice" if len(twice) else f"row {ordered[0]}",
+        )
+    return keys
 
 
 class RowsJob(NamedTuple):
@@ -52,7 +70,7 @@ class RowsState:
         rows: list[np.ndarray] = []
         self.skipped = 0
         for number, item in job.plan.incoming:
-            own = self._keys(job.increments[number], item)
+            own = row_numbers(job.increments[number], item)
             inside = own < length
             self.skipped += int(len(own) - np.count_nonzero(inside))
             keys.append(own[inside])
@@ -80,22 +98,6 @@ class RowsState:
             hit = changed[at] == rows
             which[hit], places[hit] = self._which[at[hit]], self._row[at[hit]]
         return which, places
-
-    def _keys(self, data: BundleData, rows: RowSet) -> np.ndarray:
-        name = f"{rows.name}-sparse_incr_keys"
-        keys = data.read_entry(name, rows.keys).astype(np.int64)
-        ordered = np.sort(keys)
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if len(ordered) and (ordered[0] < 0 or len(twice)):
-            raise TableError(
-                "row numbers that no PS can save",
-                file=data.shard_path(rows.keys.shard),
-                tensor=name,
-                offset=rows.keys.offset,
-                expected="each row once, none negative",
-                found=f"row {twice[0]} twice" if len(twice) else f"row {ordered[0]}",
-            )
-        return keys
 
     def column(self) -> Column:
         """Return the slice as a stream."""

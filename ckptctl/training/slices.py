@@ -14,6 +14,7 @@ from ckptctl.bundle import BundleData, BundleReader
 from ckptctl.errors import UnprovenError, UsageError
 from ckptctl.restore import open_state
 from ckptctl.restore.column import copy_checked, row_bytes
+from ckptctl.restore.rows import row_numbers
 from ckptctl.tables import RowSet
 
 __all__ = ["NO_OTHERS", "OtherRows", "OtherSlices", "Span", "refuse_gaps", "span_of"]
@@ -174,13 +175,12 @@ class _Stored(NamedTuple):
 
     def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Return rows of the whole variable with their values; the last step checks these."""
-        (keys_of, keys_entry), (values_of, values) = self.rows.entries.items()
-        keys = self.data.read_entry(f"{self.rows.name}{keys_of}", keys_entry).astype(np.int64)
+        keys, values = row_numbers(self.data, self.rows), self.rows.values
         # What the slice has no row for is left out (`restore.md`, Check 7).
         inside = keys < self.span.last - self.span.first
         keys = np.where(inside, keys + self.span.first, _NOWHERE)
         width, left = row_bytes(values), b""
-        for piece in copy_checked(self.data, f"{self.rows.name}{values_of}", values):
+        for piece in copy_checked(self.data, f"{self.rows.name}-sparse_incr_values", values):
             left += piece
             count = len(left) // width if width else 0
             found = np.frombuffer(left, values.dtype.numpy, count * width // values.dtype.size)

@@ -97,6 +97,19 @@ CASES = [
         id="check 4: no increments' state file",
     ),
     pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, at=500),
+            incr(140, at=700),
+            incr(160, at=800),
+            fulls=[100],
+            full_state_at=600,
+        ),
+        160,
+        ("F100", True, "listed"),
+        id="above a merged full that the run was set back behind, and its step saved again",
+    ),
+    pytest.param(
         chains_of(full(100), full(120, at=400), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", True, "listed"),
@@ -142,6 +155,7 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(60),
             full(70, at=700),
             merged(72, 70),
             incr(72, at=900),

@@ -511,6 +511,7 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(60),
             full(70, at=700),
             incr(72, at=900),
             incr(75, at=175),
@@ -520,6 +521,23 @@ CASES = [
         ),
         {"I74"},
         id="an increment saved anew is no copy either: 74 was written before it, of another run",
+    ),
+    pytest.param(
+        chains_of(full(10, at=900), incr(20, at=21), incr(30, at=22), full_state_at=500),
+        set(),
+        id="copied in the order of names: nothing else tells times",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, at=500),
+            incr(140, at=700),
+            incr(160, at=800),
+            fulls=[100],
+            full_state_at=600,
+        ),
+        {"M140"},
+        id="the step of a merged full was saved again, and the run went on",
     ),
     pytest.param(
         chains_of(
