@@ -290,7 +290,7 @@ class Chains:
         if failed is not None:
             return f"keys of {failed[0].name} are missing in {failed[1].name}"
         fewer = choice.base and self.fewer_rows(choice.base, checkpoint)
-        return str(fewer) if fewer else None
+        return f"{fewer} (merge --upto STEP --increments last takes it)" if fewer else None
 
     def status(self, checkpoint: Checkpoint) -> str:
         """Return the word for a checkpoint, the first of `STATUSES` that applies."""

@@ -132,7 +132,8 @@ def test_fewer_rows_than_what_was_merged_are_refused(tmp_path: Path) -> None:
         found.remember()
     prune(chain)
     assert here(chain) == {"F100", "F120", "I140"}
-    assert chain.plan(None).warnings[0].endswith(why)
+    told = chain.plan(None).warnings[0]
+    assert told.endswith(f"{why} (merge --upto STEP --increments last takes it)")
     chain.merge(140, increments="last")
     assert rows_of(chain.full_prefix(140), "emb") == {1: 120.0, 2: 120.0, 3: 140.0, 5: 5.0}
 
