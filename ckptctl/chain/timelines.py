@@ -194,8 +194,9 @@ def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
     if assume_order == "step":
         order = WriteOrder(scan, time_usable=False, by_step=True)
         return Timelines(order, ("steps decide the write order, as asked for",), {})
-    order = WriteOrder(scan, _copy_evidence(scan) is None)
-    return Timelines(order, tuple(_notes(order)), _dead_fulls(order))
+    evidence = _copy_evidence(scan)
+    order = WriteOrder(scan, evidence is None)
+    return Timelines(order, tuple(_notes(order, evidence)), _dead_fulls(order))
 
 
 def _copy_evidence(scan: Scan) -> str | None:
@@ -260,15 +261,11 @@ def _unmerged(scan: Scan) -> list[Checkpoint]:
     return [full for full in scan.fulls if not full.may_be_ours]
 
 
-def _notes(order: WriteOrder) -> Iterable[str]:
+def _notes(order: WriteOrder, evidence: str | None) -> Iterable[str]:
     scan = order.scan
-    evidence = _copy_evidence(scan)
     if evidence is not None:
         yield f"file times decide nothing: {evidence} (was the directory copied?)"
-    for kind, state, found in (
-        ("full", scan.full_state, _unmerged(scan)),
-        ("increment", scan.increment_state, scan.increments),
-    ):
+    for kind, (state, found) in zip(("full", "increment"), _lists(scan), strict=True):
         by_time = sorted(found, key=lambda item: item.mtime_ns)
         pairs = pairwise(by_time)
         if any(order.before(a, b) is None for a, b in pairs):

@@ -29,6 +29,8 @@ __all__ = ["give_back", "is_displaced", "remove_expected", "replace_expected"]
 Identity = tuple[int, int, int, int]
 
 _ASIDE = re.compile(r"(.+)\.ckptctl-([0-9a-f]{8})([0-9a-f]{8})\.tmp", re.DOTALL)
+#: More than any file that is replaced so: what is larger is not read.
+_MOST_BYTES = 64 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -79,10 +81,9 @@ def remove_expected(path: str, expect: Identity) -> None:
 def is_displaced(aside: str) -> bool:
     """Return whether a file that a killed run left aside is what belongs in its place.
 
-    Somebody else wrote it, and nobody has written there since.
+    Somebody else wrote it, and nobody has written there since. Not what is no small file.
     """
-    place = _ASIDE.fullmatch(aside)
-    return place is not None and not _is_known(aside) and _checksum(place[1]) == place[2]
+    return _checksum(aside) is not None and _is_out_of_place(aside)
 
 
 def give_back(aside: str) -> bool:
@@ -94,7 +95,7 @@ def give_back(aside: str) -> bool:
         return False
     path = aside[: aside.rindex(".ckptctl-")]
     ours = _file(path)
-    displaced = is_displaced(aside)
+    displaced = _is_out_of_place(aside)
     if displaced:
         _put_back(aside, path, ours)
     with suppress(FileNotFoundError):
@@ -135,6 +136,11 @@ def _aside(path: str, data: bytes, expect: Identity) -> str:
     return f"{path}.ckptctl-{zlib.crc32(data):08x}{read}.tmp"
 
 
+def _is_out_of_place(aside: str) -> bool:
+    place = _ASIDE.fullmatch(aside)
+    return place is not None and not _is_known(aside) and _checksum(place[1]) == place[2]
+
+
 def _is_known(aside: str) -> bool:
     """Return whether what lies aside is ours, or what we expected, or nothing."""
     place = _ASIDE.fullmatch(aside)
@@ -144,9 +150,10 @@ def _is_known(aside: str) -> bool:
 
 
 def _checksum(path: str) -> str | None:
-    """Return the checksum of a small file, or of nothing where there is none."""
+    """Return the checksum of a small file, or of nothing where there is none; None of others."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
             return None
         with open(path, "rb") as file:
             return f"{zlib.crc32(file.read()):08x}"

@@ -228,3 +228,17 @@ def test_what_was_never_in_place_is_not_put_back(state: Path, name: str) -> None
     aside.write_text("our")
     assert not LOCAL.give_back(str(aside))
     assert state.read_text() == "as read"
+
+
+@pytest.mark.parametrize("kind", ["huge", "pipe"])
+def test_what_no_state_file_can_be_is_neither_read_nor_put_back(state: Path, kind: str) -> None:
+    """Somebody else made it, by a name of ours."""
+    state.unlink()
+    aside = state.with_name("checkpoint.ckptctl-000000000badcafe.tmp")
+    if kind == "pipe":
+        os.mkfifo(aside)
+    else:
+        with aside.open("wb") as file:
+            file.truncate(1 << 40)
+    assert not LOCAL.is_displaced(str(aside))
+    assert not state.exists()
