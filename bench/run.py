@@ -180,14 +180,14 @@ def main() -> None:
     print("## Start-up\n", table(groups["startup"], "python"), "", *said(judged), sep="\n")
     for gb in chosen.gb:
         room = make_chains(chosen, gb)
-        # The share for whose merge jobs and TensorFlow are compared, of the smallest full.
-        special = chosen.shares[len(chosen.shares) // 2] if gb == min(chosen.gb) else None
+        # The share for whose merge jobs are compared; of the smallest full TensorFlow too.
+        special, smallest = chosen.shares[len(chosen.shares) // 2], gb == min(chosen.gb)
         for share in chosen.shares:
             chain = room / f"share-{share:g}"
             found, inside = merges(chain, out), {}
             if share == special:
                 found |= threaded(chain, out)
-            if share == special and not chosen.no_tensorflow:
+            if share == special and smallest and not chosen.no_tensorflow:
                 found["tensorflow"] = tensorflow(chain, out)
             if chosen.only:
                 found = {name: each for name, each in found.items() if name in chosen.only}
@@ -195,7 +195,7 @@ def main() -> None:
             keys = round(share * gb * 1e9 / (KEY_BYTES + COLUMN_BYTES * chosen.columns))
             case = f"{gb:g} GB/{100 * share:g}%"
             own = figures(found, case, startup, keys) | speedups(found, case, startup)
-            if share == special and not chosen.only:
+            if share == special and smallest and not chosen.only:
                 inside = in_memory(chosen, chain)
                 own |= speedups(inside, case, startup, ", result in memory")
             print(f"\n## Merge: full of {size(chain) / 1e9:.2f} GB, {share:.1%} touched\n")

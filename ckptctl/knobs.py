@@ -33,8 +33,8 @@ PIECE_BYTES = _number("PIECE_BYTES", 1 << 20)
 TASK_BYTES = _number("TASK_BYTES", 64 << 20)
 #: Bytes that are written to a file before the kernel is told to bring them to the disk.
 FLUSH_BYTES = _number("FLUSH_BYTES", 8 << 20)
-#: Keys that one step of a join looks at together.
-JOIN_KEYS = _number("JOIN_KEYS", 1 << 16)
+#: Keys that one step of a join looks at together: of fewer, threads wait for each other too often.
+JOIN_KEYS = _number("JOIN_KEYS", 1 << 17)
 #: Most bytes that the blocks of one index may take before we call it absurd.
 MAX_INDEX_BYTES = _number("MAX_INDEX_BYTES", 1 << 31)
 #: Seconds between two progress lines when stderr is no terminal.

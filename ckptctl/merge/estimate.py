@@ -5,7 +5,8 @@ from __future__ import annotations
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
 from ckptctl.restore import PartJob, State, Survey
-from ckptctl.restore.unique import most_memory, most_together
+from ckptctl.restore.keys import most_together
+from ckptctl.restore.unique import most_memory
 
 __all__ = ["fit_memory", "most_rows"]
 

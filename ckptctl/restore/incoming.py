@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.errors import TableError
-from ckptctl.restore.keys import bucket_of, check_keys, read_keys, read_offsets
+from ckptctl.restore.keys import bucket_of, check_keys, most_together, read_keys, read_offsets
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = [
@@ -177,11 +177,11 @@ def count_buckets(generations: Sequence[Generation], part: int, num_parts: int) 
 
 
 def groups(counts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Return (first, behind the last) of buckets that bring about `4 * knobs.JOIN_KEYS` keys."""
+    """Return (first, behind the last) of buckets that bring about `most_together` keys."""
     ends = np.concatenate([[0], np.cumsum(counts)])
     first = 0
     while first < BUCKETS:
-        last = int(np.searchsorted(ends, ends[first] + 4 * knobs.JOIN_KEYS, side="right")) - 1
+        last = int(np.searchsorted(ends, ends[first] + most_together(), side="right")) - 1
         last = min(max(last, first + 1), BUCKETS)
         yield first, last
         first = last

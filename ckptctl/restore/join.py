@@ -18,10 +18,11 @@ from ckptctl.restore.keys import (
     check_keys,
     illegal,
     in_order,
+    most_together,
     read_offsets,
 )
 from ckptctl.restore.rowmap import Runs
-from ckptctl.restore.unique import Unique, most_together
+from ckptctl.restore.unique import Unique
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["FullKeys", "Twin"]
@@ -63,7 +64,7 @@ class FullKeys:
 
     They are read in pieces and checked: the column's crc32c, no key that no PS can save, no
     key twice. What does not fit in memory for that (a bucket of more than
-    `4 * knobs.JOIN_KEYS` keys, the old form, more than a million rows behind the last
+    `most_together` keys, the old form, more than a million rows behind the last
     bucket) is read again, see `Unique`. Memory: some pieces; up to 40 MB for a million rows
     behind the last bucket; and at the end 8 MiB for a million keys that are looked at together,
     up to 16 MiB of bits and as much of doubted keys where there are more.
@@ -236,7 +237,7 @@ def _spans(
 
     Of buckets [first, end).
 
-    A bucket of up to four times as many is one range, a larger one is several, none of them
+    A bucket of up to twice as many is one range, a larger one is several, none of them
     `whole`. Rows without a bucket (the old form, or what older releases put behind the last
     one) come last, in ranges of bucket 1000 that are not either.
     """

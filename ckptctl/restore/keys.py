@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.errors import TableError
@@ -22,12 +23,18 @@ __all__ = [
     "in_order",
     "in_slice",
     "is_in",
+    "most_together",
     "read_keys",
     "read_offsets",
 ]
 
 #: 2^64 / golden ratio: multiplying by it spreads neighbouring keys.
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def most_together() -> int:
+    """Return the most keys that are held together: of a bucket, or that a group of them brings."""
+    return 2 * knobs.JOIN_KEYS
 
 
 def bucket_of(keys: np.ndarray) -> np.ndarray:

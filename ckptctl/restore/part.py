@@ -22,7 +22,7 @@ from ckptctl.restore.incoming import (
     same_keys,
 )
 from ckptctl.restore.join import FullKeys, Twin
-from ckptctl.restore.keys import KeyReader, is_in, read_offsets
+from ckptctl.restore.keys import KeyReader, is_in, most_together, read_offsets
 from ckptctl.restore.plans import TablePlan
 from ckptctl.tables import BUCKETS, EvSet
 
@@ -121,7 +121,7 @@ class PartJob(NamedTuple):
         """
         leads = sorted(set(self.leads()))
         total = sum(ev.rows for lead in leads for _, ev, *_ in self.table.members[lead].incoming)
-        if total <= 4 * knobs.JOIN_KEYS:
+        if total <= most_together():
             return total
         counts = np.array(
             [count_buckets(self.generations(x), self.part, self.table.num_parts) for x in leads]

@@ -11,10 +11,10 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData
 from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import key_twice
-from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, read_keys
+from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, most_together, read_keys
 from ckptctl.tables import EvSet
 
-__all__ = ["Unique", "most_memory", "most_together"]
+__all__ = ["Unique", "most_memory"]
 
 _NONE = np.empty(0, np.int64)
 #: Keys that are sorted together to find one that stands twice.
@@ -23,11 +23,6 @@ _UNIQUE_KEYS = 1 << 20
 _MOST_BITS, _BITS_A_KEY = 27, 8
 #: Bytes that a key behind the last bucket takes, sorted and as one of `Wanted`.
 _TAIL_MEMORY = 40
-
-
-def most_together() -> int:
-    """Return the most keys that are read together."""
-    return knobs.JOIN_KEYS * 4
 
 
 def most_memory(rows: int, offsets: np.ndarray | None) -> tuple[int, int]:

@@ -125,8 +125,8 @@ def test_members_with_other_keys_hold_their_own(
 @pytest.mark.parametrize(
     ("step", "more", "together"),
     [
-        (10, {}, 40),  # four times as many are a group
-        (8, {}, 32),
+        (20, {}, 40),  # twice as many are a group
+        (16, {}, 32),
         (1, {}, 20),  # a bucket is never split
         (1, {"old": True}, 40),
         (1, {"lacking": {"Adam": [7]}}, 40),  # two members' keys of that bucket
