@@ -126,9 +126,10 @@ class Application:
 
     def run(self, sess: Any, filenames: Iterable[Any]) -> None:
         """Apply it, on the parameter servers; `filenames` are what its prefix is fed to."""
-        sess.run(self.ops, dict.fromkeys(filenames, self.prefix))
+        prefixes = dict.fromkeys(filenames, self.prefix)
+        sess.run(self.ops, prefixes)
         for op, fed in self._scatters():
-            sess.run(op, fed)
+            sess.run(op, prefixes | fed)
 
     def _scatters(self) -> Iterator[tuple[Any, dict[Any, np.ndarray]]]:
         for variable in self.others:
