@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow.compat.v1 as tf1
 
+from ckptctl.bundle import BundleReader
+from ckptctl.chain.facts import MERGED_TENSOR
 from ckptctl.errors import UsageError
 from ckptctl.training.bases import directory_of, place_of
 from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
@@ -70,8 +72,9 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         prefix = f"{self._save_path}-{padded}"
         # Workers may already train: a kill would leave shards of two saves under the only
         # full that there is. Of another run's full that is as well.
-        if getattr(saver, "incremental", None) is not None and _is_newest(saver, session, prefix):
+        if getattr(saver, "incremental", None) is not None and _is_there(saver, session, prefix):
             _LOG.info("there is a full at step %d already: %s", step, prefix)
+            saver.enter(prefix)
             return False
         return super()._save(session, step)
 
@@ -120,10 +123,19 @@ def interval(name: str, value: Any) -> Any:
     return value if value is not None and float(value) > 0 else None
 
 
-def _is_newest(saver: Any, session: Any, prefix: str) -> bool:
-    """Return whether a full is what this session restored, or saved, and the state file names."""
-    bases, listed = saver.recorder.bases.of(session), saver.last_checkpoints
-    base = bases.get(directory_of(prefix))
-    if base is None or not listed:
+def _is_there(saver: Any, session: Any, prefix: str) -> bool:
+    """Return whether a full is what this session restored, or saved, and still lies there.
+
+    One that ckptctl merged is saved anew where others are listed behind it: by the full of its own
+    the run says that it left them behind, which a merged one never says.
+    """
+    base = saver.recorder.bases.of(session).get(directory_of(prefix))
+    if base is None or place_of(base.full) != place_of(prefix):
         return False
-    return place_of(base.full) == place_of(listed[-1]) == place_of(prefix)
+    if not os.path.exists(f"{prefix}.index"):
+        return False
+    listed = saver.last_checkpoints
+    if listed and place_of(listed[-1]) == place_of(prefix):
+        return True
+    with BundleReader(prefix) as reader:
+        return reader.get(MERGED_TENSOR) is None

@@ -13,7 +13,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 from ckptctl.chain.facts import Mode
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, IncompleteError, UsageError
-from ckptctl.training.bases import Base, directory_of
+from ckptctl.training.bases import Base, directory_of, place_of
 from ckptctl.training.builders import FullBuilder, owner_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
@@ -119,6 +119,20 @@ class Saver(tf1.train.Saver):
         if parts is not None and kwargs.get("write_state", True):
             self._recorder.bases.of(sess)[directory_of(prefix)] = Base(prefix, parts[1], clocks)
         return prefix
+
+    def enter(self, prefix: str) -> None:
+        """Let the state file name a full that lies there, as if it had been saved now."""
+        state = checkpoint_management.get_checkpoint_state(os.path.dirname(prefix))
+        listed = [*self.last_checkpoints[-1:], state.model_checkpoint_path if state else ""]
+        if [place_of(name) for name in listed] == [place_of(prefix)] * 2:
+            return
+        self._RecordLastCheckpoint(prefix)
+        checkpoint_management.update_checkpoint_state_internal(
+            save_dir=os.path.dirname(prefix),
+            model_checkpoint_path=prefix,
+            all_model_checkpoint_paths=self.last_checkpoints,
+            save_relative_paths=self._save_relative_paths,
+        )
 
     def restore(self, sess: Any, save_path: str) -> None:
         """Restore a full.

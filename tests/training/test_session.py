@@ -158,6 +158,34 @@ def test_a_start_saves_no_second_full_over_the_first(tmp_path: Path) -> None:
     assert before == after
 
 
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_run_that_was_set_back_leaves_the_full_alone_that_it_begins_at(
+    tmp_path: Path, merged: bool
+) -> None:
+    """A kill in the middle would leave nothing; of a merged one the run makes a full of its own."""
+    train(Model(), tmp_path, [1], [2], [3], [4], save_steps=2)
+    start = tmp_path / "model.ckpt-2"
+    if merged:
+        execute_merge(plan_merge(str(tmp_path), upto=1))
+        start = tmp_path / "model.ckpt-1"
+    index = Path(f"{start}.index")
+    listed = [str(tmp_path / f"model.ckpt-{step}") for step in (0, *(1,) * merged, 2, 4)]
+    lines = [f'model_checkpoint_path: "{start.name}"']
+    lines += [f'all_model_checkpoint_paths: "{path}"' for path in listed]
+    (tmp_path / "checkpoint").write_text("\n".join(lines))
+    shutil.rmtree(tmp_path / ".incremental_checkpoint")
+    before = index.stat().st_mtime_ns
+    assert train(Model(), tmp_path)["start"] == int(start.name[11:])
+    assert (index.stat().st_mtime_ns == before) is not merged
+    state = tf1.train.get_checkpoint_state(str(tmp_path))
+    listed.remove(str(start))
+    assert list(state.all_model_checkpoint_paths) == [*listed, str(start)]
+    train(Model(), tmp_path, [5], [6], [7], save_steps=3)  # a full over the dead one at 4, or at 5
+    chains = find_chains(scan_directory(str(tmp_path)))
+    dead = [full.step for full in chains.scan.fulls if not chains.is_live(full)]
+    assert dead == ([2] if merged else [4])
+
+
 @pytest.mark.parametrize("how", ["state", "file", "fresh"])
 def test_a_run_after_a_rollback_saves_fulls_of_its_own(tmp_path: Path, how: str) -> None:
     train(Model(), tmp_path, [1], [2], [3], [4], save_steps=2)
