@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from ckptctl.chain.names import MAX_STEP
+from ckptctl.chain.names import MAX_STEP, split_step
 from ckptctl.errors import DamageError
 
 __all__ = [
@@ -89,6 +89,9 @@ class Merged(NamedTuple):
     rows
         Rows of the last of them, by sparse tensor (`nested.count_rows`); None where nobody
         counted them.
+    instead
+        Name of the full above it, lost or broken by then, that the state file named and that this
+        one was named instead of (`timelines`).
     """
 
     base_step: int
@@ -96,6 +99,7 @@ class Merged(NamedTuple):
     mode: Mode = "cumulative"
     ahead: Ahead | None = None
     rows: Mapping[str, int] | None = None
+    instead: str | None = None
 
 
 class Facts(NamedTuple):
@@ -153,7 +157,8 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
             found=up_to,
         )
     mode = _mode(found, path, MERGED_TENSOR)
-    return Merged(base, up_to, mode, _ahead(found.get("ahead")), _rows(found.get("rows")))
+    rows, instead = _rows(found.get("rows")), _instead(found.get("instead"), up_to)
+    return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead)
 
 
 def _ahead(found: object) -> Ahead | None:
@@ -164,6 +169,11 @@ def _ahead(found: object) -> Ahead | None:
 def _rows(found: object) -> Mapping[str, int] | None:
     whole = isinstance(found, dict) and all(type(rows) is int for rows in found.values())
     return found if isinstance(found, dict) and whole else None
+
+
+def _instead(found: object, up_to: int) -> str | None:
+    parts = split_step(found) if isinstance(found, str) and "/" not in found else None
+    return found if isinstance(found, str) and parts is not None and parts[1] > up_to else None
 
 
 def _object(raw: bytes, path: str, tensor: str) -> dict[str, object]:

@@ -254,13 +254,14 @@ def _lineage(known: _Known) -> Lineage:
 
 
 def _merged(known: _Known) -> Merged:
-    ahead, rows = known["ahead"], known["rows"]
+    ahead, rows, instead = known["ahead"], known["rows"], known["instead"]
     return Merged(
         _number(known["base_step"]),
         _number(known["up_to"]),
         _mode(known),
         Ahead(*map(_number, ahead)) if isinstance(ahead, list) else None,
         None if rows is None else {name: _number(count) for name, count in rows.items()},
+        None if instead is None else _text(instead),
     )
 
 

@@ -15,7 +15,11 @@ Where the rules leave a choice, it is made here so that nothing is lost:
 * An increment whose lineage names an abandoned full is abandoned: "an abandoned full is
   never the base of a live increment", read from the other end.
 * A merged full takes no part in the comparisons, unless it is named: whoever names it goes on
-  from it, and what is listed above it is left behind. It is abandoned with the full that it was
+  from it, and what is listed above it is left behind. Not where a merge has named it, since the
+  full above it that was named had been lost: should that one come back, the file counts as if it
+  named it still, until something shows that a run went on from the merged one, or that somebody
+  set it back there (`_leads_elsewhere`). When the file was written shows nothing: a prune writes it
+  too. It is abandoned with the full that it was
   merged from, and when the trainer wrote a step below its `up_to` after it: the run was
   then rolled back to before what it holds, and it would carry dead rows into the new
   timeline.
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -70,7 +75,7 @@ class WriteOrder(NamedTuple):
     Attributes
     ----------
     scan
-        The directory.
+        The directory; the full that a merge of ours was named instead of counts as named.
     time_usable
         Whether mtimes say anything: see `time_is_usable`.
     by_step
@@ -192,11 +197,47 @@ def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
         "step" (`--assume-order step`): steps alone decide, nothing is abandoned.
     """
     if assume_order == "step":
-        order = WriteOrder(scan, time_usable=False, by_step=True)
+        order = _named_still(WriteOrder(scan, time_usable=False, by_step=True))
         return Timelines(order, ("steps decide the write order, as asked for",), {})
     evidence = _copy_evidence(scan)
-    order = WriteOrder(scan, evidence is None)
-    return Timelines(order, tuple(_notes(order, evidence)), _dead_fulls(order))
+    order = _named_still(WriteOrder(scan, evidence is None))
+    dead = _dead_fulls(order, scan.full_state)
+    return Timelines(order, tuple(_notes(order, evidence)), dead)
+
+
+def _named_still(order: WriteOrder) -> WriteOrder:
+    """Return the order as if a lost full were named still that a merge was named instead of."""
+    scan = order.scan
+    state = scan.full_state
+    lead = next((full for full in scan.fulls if _named(full, state)), None)
+    instead = lead.merged.instead if lead is not None and lead.merged is not None else None
+    parts = split_step(instead) if instead in state.listed and instead is not None else None
+    if lead is None or parts is None or parts[0] != lead.base_name or parts[1] <= lead.step:
+        return order
+    if any(_leads_elsewhere(order, lead, parts[1], each) for each in scan.fulls + scan.increments):
+        return order
+    return order._replace(scan=scan._replace(full_state=replace(state, latest=instead)))
+
+
+def _leads_elsewhere(order: WriteOrder, lead: Checkpoint, lost: int, other: Checkpoint) -> bool:
+    """Return whether a checkpoint shows that a run left a lost full for the merged one named.
+
+    An increment between the two, not known to be older than the merged one. One above both that
+    is newer: it may be of a trainer that never stopped, and only its lineage shows that. A full
+    saved since: a trainer would have named it, so somebody set the run back by hand; as from a full
+    that was merged since, and listed.
+    """
+    merged = lead.merged
+    if merged is None or other.step <= merged.up_to:
+        return False
+    later = order.earlier(lead.mtime_ns, other.mtime_ns) if other.is_dated else None
+    if other.kind == "increment":
+        if other.step <= lost:
+            return later is not False
+        return later is True and (other.lineage is None or other.lineage.base_step < lost)
+    if later is not True or other.step == lost:
+        return False
+    return not other.ours or order.was_set_back_behind(other)
 
 
 def _copy_evidence(scan: Scan) -> str | None:
@@ -276,14 +317,14 @@ def _notes(order: WriteOrder, evidence: str | None) -> Iterable[str]:
             )
 
 
-def _dead_fulls(order: WriteOrder) -> dict[str, str]:
+def _dead_fulls(order: WriteOrder, state: StateFile) -> dict[str, str]:
     scan = order.scan
     compared = _unmerged(scan)
     dead = _overtaken(order, compared, scan.full_state)
     by_step = {full.step: full for full in scan.fulls}
     for full in scan.fulls:  # ascending: a merged full's base comes before it
         merged = full.merged
-        if merged is None or _named(full, scan.full_state):
+        if merged is None or _named(full, state):
             continue
         base = by_step.get(merged.base_step)
         if base is not None and base.prefix in dead:

@@ -137,6 +137,9 @@ class MergePlan(NamedTuple):
         one that holds only what changed since the one before.
     saved_s
         When the newest source was saved, in seconds since 1970.
+    instead
+        Name of the full above it that the state file names and that is lost or broken: the result
+        will be named instead of it.
     """
 
     directory: str
@@ -167,6 +170,7 @@ class MergePlan(NamedTuple):
     mode: str = "cumulative"
     rows: Mapping[str, int] | None = None
     saved_s: float = 0.0
+    instead: str | None = None
     storage: Storage = LOCAL
 
     @property
@@ -376,6 +380,7 @@ def _plan(
             base_step=_base_step(chosen, options),
             mode=_mode(chosen),
             rows=_rows(chosen),
+            instead=_instead(chains, chosen.step) if update else None,
         )
     finally:
         state.close()
@@ -465,6 +470,14 @@ def _saved(chosen: Selection, storage: Storage) -> float:
 def _rows(chosen: Selection) -> Mapping[str, int] | None:
     last = chosen.increments[-1] if chosen.increments else None
     return count_rows(last.contents) if last is not None and is_cumulative(last) else None
+
+
+def _instead(chains: Chains, step: int) -> str | None:
+    """Return what a merge up to a step takes the lead from (`Merged.instead`)."""
+    named = chains.timelines.order.scan.full_state.latest or ""
+    parts = split_step(named)
+    here = any(full.name == named and full.complete for full in chains.scan.fulls)
+    return named if parts is not None and parts[1] > step and not here else None
 
 
 def _mode(chosen: Selection) -> str:
