@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Literal
 
+from ckptctl.bundle import state_bytes
 from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.errors import NoSpaceError, RefusedError, StateFileError
 from ckptctl.merge.lead import Lead
@@ -203,6 +204,7 @@ class Remover:
                     self.storage,
                     order,
                     may=self._may_go_on,
+                    aside=lambda: self._state_to_trash(kind),
                 )
                 return
             except OSError as error:
@@ -310,6 +312,24 @@ class Remover:
                 self.storage.rename(file.path, place, within=self.directory)
                 self._rooms.add(os.path.dirname(place))
             self._rooms.add(os.path.dirname(file.path))
+
+    def _state_to_trash(self, kind: Literal["full", "increment"]) -> None:
+        """Put a state file that is about to go beside what it listed before anything went.
+
+        Often its lines alone show what is abandoned.
+        """
+        scan = self.plan.scan
+        if self.trash is None or scan is None:
+            return
+        found = scan.full_state if kind == "full" else scan.increment_state
+        place = os.path.join(self.trash, os.path.relpath(found.path, self.directory))
+        now = self.storage.stat(found.path)
+        if found.state is None or now is None or self.storage.stat(place) is not None:
+            return
+        self._make(os.path.dirname(place))
+        self.storage.write_new(place, state_bytes(found.state))
+        self.storage.copy_attributes(place, now, found.path)
+        self.storage.fsync_dir(os.path.dirname(place))
 
     def _flush(self) -> None:
         for path in sorted(self._rooms):

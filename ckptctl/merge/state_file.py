@@ -356,6 +356,7 @@ def unlist_checkpoints(
     assume_order: str | None = None,
     *,
     may: Callable[[Lead], bool] = lambda lead: True,
+    aside: Callable[[], None] = lambda: None,
 ) -> None:
     """Leave checkpoints out of the state file that lists them, before they are removed.
 
@@ -373,6 +374,8 @@ def unlist_checkpoints(
         As for `drop_checkpoints`.
     may
         Asked each time with where the state files lead by then: whether to go on.
+    aside
+        Called before the file is removed.
 
     Raises
     ------
@@ -421,7 +424,10 @@ def unlist_checkpoints(
             return
         untouched = False
         nameable = found_names & {*here, *fresh}
-        _replace(path, drop_checkpoints(before, drop, nameable, new), info, storage)
+        after = drop_checkpoints(before, drop, nameable, new)
+        if after is None:
+            aside()
+        _replace(path, after, info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -364,6 +365,24 @@ def test_a_trashed_item_can_be_had_back(tmp_path: Path) -> None:
     assert points(chain) == {40, 50}
     shutil.copytree(trash, chain.directory, dirs_exist_ok=True)
     assert here(chain) >= {"F10", "I20", "I30"}
+
+
+def test_what_is_had_back_from_the_trash_is_judged_as_before(tmp_path: Path) -> None:
+    """With the last increment goes the state file, whose line shows that the run was set back."""
+    chain = chain_of(tmp_path, "F100", "I120", "I140", "F160", "I180")
+    names = [f"incremental_model.ckpt-{step}" for step in (120, 140, 180)]
+    path = write_state(chain.directory / INCREMENTS, names, latest=names[1])
+    path.chmod(0o640)
+    before = path.read_bytes()
+    assert max(points(chain)) == 160
+    result = prune(chain, trash=True, abandoned=True, min_age_s=0.0)
+    assert here(chain) == {"F100", "F160"}
+    assert not path.exists()
+    subprocess.run(["cp", "-aln", f"{result.trash}/.", f"{chain.directory}/"], check=True)
+    assert here(chain) == {"F100", "F160", "I120", "I140", "I180"}
+    assert path.read_bytes() == before
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert max(points(chain)) == 160
 
 
 def test_a_trash_is_new_also_within_a_second(
