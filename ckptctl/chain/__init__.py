@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     )
     from ckptctl.chain.names import MAX_STEP, split_step
     from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_again, scan_directory
-    from ckptctl.chain.timelines import WriteOrder
     from ckptctl.chain.unread import check_read
     from ckptctl.chain.vanished import find_changed, telling_what_vanished
+    from ckptctl.chain.write_order import WriteOrder
     from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
 else:
     from ckptctl.lazy import lazy_names
@@ -42,9 +42,9 @@ else:
             "StateFile",
             "names": "MAX_STEP split_step",
             "scan": "INCREMENT_DIRECTORY REMOVED_LOG scan_again scan_directory",
-            "timelines": "WriteOrder",
             "unread": "check_read",
             "vanished": "find_changed telling_what_vanished",
+            "write_order": "WriteOrder",
             "writer": "WRITER_WAIT_S Writer find_writer wait_for_writer",
         },
     )

@@ -18,11 +18,11 @@ Where the rules leave a choice, it is made here so that nothing is lost:
   from it, and what is listed above it is left behind. Not where a merge has named it, since the
   full above it that was named had been lost: should that one come back, the file counts as if it
   named it still, until something shows that a run went on from the merged one, or that somebody
-  set it back there (`_leads_elsewhere`). When the file was written shows nothing: a prune writes it
-  too. It is abandoned with the full that it was
-  merged from, and when the trainer wrote a step below its `up_to` after it: the run was
-  then rolled back to before what it holds, and it would carry dead rows into the new
-  timeline.
+  set it back there (`_leads_elsewhere`). When the file was written shows nothing: a prune writes
+  it too.
+* A merged full is abandoned with the full that it was merged from, with the last of its
+  increments, and when the trainer wrote a step below its `up_to` after it: the run was then rolled
+  back to before what it holds, and it would carry dead rows into the new timeline.
 * Increments of our own recorder have ids, and each names the one before. Those of a full that
   the newest, which the state file names, does not go on from are abandoned: a run that restored
   the full alone began anew at its step. Where the line leads to what is gone nothing is said.
@@ -42,24 +42,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Scan, StateFile
 from ckptctl.chain.names import split_step
+from ckptctl.chain.write_order import SAME_TIME_NS, WriteOrder
 
-__all__ = [
-    "OR_COPIED",
-    "SAME_TIME_NS",
-    "Timelines",
-    "WriteOrder",
-    "find_timelines",
-    "names_below",
-    "set_back_since",
-]
-
-#: mtimes this close count as equal: file systems keep 1 or 2 s, and clocks differ.
-SAME_TIME_NS = 2_000_000_000
-
+__all__ = ["OR_COPIED", "Timelines", "find_timelines"]
 
 _BEFORE = "written before its base"
 _SET_BACK = "the run was set back:"
@@ -67,71 +55,6 @@ _PASSED_OVER = "not listed, and above step"
 _SAME_STEP = "set back since:"
 #: What times that look like a rollback may be instead.
 OR_COPIED = " (or copied without its times: --assume-order step)"
-
-
-class WriteOrder(NamedTuple):
-    """In which order the checkpoints of a directory were written.
-
-    Attributes
-    ----------
-    scan
-        The directory; the full that a merge of ours was named instead of counts as named.
-    time_usable
-        Whether mtimes say anything: see `time_is_usable`.
-    by_step
-        `--assume-order step`: the order of steps, whatever lists and times say.
-    """
-
-    scan: Scan
-    time_usable: bool
-    by_step: bool = False
-
-    def before(self, a: Checkpoint, b: Checkpoint) -> bool | None:
-        """Return whether `a` was written before `b`; None where nothing shows it.
-
-        The list decides where both are in it, else the mtimes of `.index`.
-        """
-        if self.by_step:
-            return None if a.step == b.step else a.step < b.step
-        if a.kind == b.kind:
-            order = self.scan.state_of(a).order
-            if a.name in order and b.name in order:
-                return order[a.name] < order[b.name]
-        return self.earlier(a.mtime_ns, b.mtime_ns) if a.is_dated and b.is_dated else None
-
-    def written(self, a: Checkpoint, b: Checkpoint) -> bool | None:
-        """As `before`, but by when they were written alone.
-
-        A line that someone edited to roll a run back makes a checkpoint the newest of its
-        list. It shows where the run went on, not that anything was written there since.
-        """
-        if not self.by_step and a.kind == b.kind:
-            listed = self.scan.state_of(a).listed
-            if a.name in listed and b.name in listed:
-                last = {name: place for place, name in enumerate(listed)}
-                return last[a.name] < last[b.name]
-        return self.before(a, b)
-
-    def earlier(self, a_ns: int, b_ns: int) -> bool | None:
-        """Return whether one mtime lies before another; None where that means nothing."""
-        if not self.time_usable or abs(a_ns - b_ns) <= SAME_TIME_NS:
-            return None
-        return a_ns < b_ns
-
-    def set_back_behind(self, merged: Checkpoint) -> bool:
-        """Return whether the state file names a step below a merged full, and is newer."""
-        state = self.scan.full_state
-        since, written = set_back_since(merged, state), state.mtime_ns
-        if not names_below(state, merged) or since is None or written is None:
-            return False
-        return self.earlier(since, written) is True
-
-    def was_set_back_behind(self, merged: Checkpoint) -> bool:
-        """Return whether that says that the run was set back: it was in that file."""
-        state = self.scan.full_state
-        if merged.name in state.listed:
-            return names_below(state, merged)
-        return self.set_back_behind(merged) and merged.entered
 
 
 class Timelines:
@@ -321,6 +244,8 @@ def _dead_fulls(order: WriteOrder, state: StateFile) -> dict[str, str]:
     scan = order.scan
     compared = _unmerged(scan)
     dead = _overtaken(order, compared, scan.full_state)
+    left = _overtaken(order, scan.increments, scan.increment_state)
+    sources = {each.step: each for each in scan.increments if each.prefix in left}
     by_step = {full.step: full for full in scan.fulls}
     for full in scan.fulls:  # ascending: a merged full's base comes before it
         merged = full.merged
@@ -338,12 +263,15 @@ def _dead_fulls(order: WriteOrder, state: StateFile) -> dict[str, str]:
             and order.earlier(full.mtime_ns, other.mtime_ns)
         ]
         below = next((other for other in later if other.step < merged.up_to), None)
+        source = sources.get(merged.up_to)
         if below is not None:
             dead[full.prefix] = f"{below.name}, of a step below it, was written after it"
         elif later and order.set_back_behind(full):
             dead[full.prefix] = f"{_SAME_STEP} {later[0].name} was written after it"
         elif order.was_set_back_behind(full):
             dead[full.prefix] = f"{_SET_BACK} {scan.full_state.path} names {scan.full_state.latest}"
+        elif source is not None and source not in later:  # what the state files name may not tell
+            dead[full.prefix] = f"{_SET_BACK} {source.name}, merged into it, is abandoned"
     return dead
 
 
@@ -399,24 +327,6 @@ def _other_lines(scan: Scan) -> dict[str, str]:
         and increment.lineage is not None
         and increment.lineage.base_step == newest.lineage.base_step
     }
-
-
-def set_back_since(merged: Checkpoint, state: StateFile) -> int | None:
-    """Return since when a state file that names a step below a merged full was set back.
-
-    None where it is the one that was there when the full was made. Where the trainer's clock is
-    ahead the full has its time, and whoever sets a run back may have the right one.
-    """
-    ahead = merged.merged.ahead if merged.merged is not None else None
-    if ahead is None or merged.mtime_ns != ahead.dated_ns:
-        return merged.mtime_ns
-    return None if state.mtime_ns == ahead.state_ns else ahead.made_ns
-
-
-def names_below(state: StateFile, checkpoint: Checkpoint) -> bool:
-    """Return whether a state file names a step below a checkpoint's."""
-    named = split_step(state.latest) if state.latest is not None else None
-    return named is not None and named[1] < checkpoint.step
 
 
 def _named(checkpoint: Checkpoint, state: StateFile) -> bool:

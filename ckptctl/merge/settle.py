@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ckptctl.chain import Chains, Checkpoint, Scan, find_chains, scan_again
-from ckptctl.chain.timelines import names_below, set_back_since
+from ckptctl.chain.write_order import names_below, set_back_since
 from ckptctl.merge.state_file import (
     drop_checkpoints,
     enter_fulls,

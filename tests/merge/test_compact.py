@@ -560,6 +560,18 @@ def test_a_run_set_back_by_the_runbook_does_not_begin_at_a_merged_full(
     assert here(chain) == {"F10"}
 
 
+def test_what_was_merged_of_a_run_that_was_set_back_is_abandoned_with_it(tmp_path: Path) -> None:
+    """No state file of fulls ever told of the merge, nor of the rollback."""
+    chain = grown(tmp_path)
+    chain.merge(update_state=False)
+    _ago(chain.full_prefix(30), 100)
+    increments = [f"incremental_model.ckpt-{step}" for step in (20, 30)]
+    write_state(chain.directory / INCREMENTS, increments, latest="incremental_model.ckpt-10")
+    assert max(points(chain)) == 10
+    assert compact(chain).outcome == "nothing"
+    assert listed(chain) == [10]
+
+
 def test_an_abandoned_full_in_the_way_says_how_to_remove_it(tmp_path: Path) -> None:
     chain = set_back(tmp_path)
     for step in (20, 30):
