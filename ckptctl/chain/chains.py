@@ -28,8 +28,9 @@ from itertools import islice, pairwise
 
 from ckptctl.chain.bases import BaseChoice, Bases, misnamed
 from ckptctl.chain.idle import Earlier, Idleness, judge_idle
-from ckptctl.chain.model import NO_STEP, Checkpoint, Leftover, Problem, Scan
+from ckptctl.chain.model import Checkpoint, Leftover, Problem, Scan
 from ckptctl.chain.nested import FewerRows, find_fewer, goes_on_from, is_cumulative
+from ckptctl.chain.passed import find_passed_over, tell_passed_over
 from ckptctl.chain.problems import incompleteness, misnamed_reason, state_problems
 from ckptctl.chain.timelines import Timelines, find_timelines
 from ckptctl.errors import AmbiguousError
@@ -187,28 +188,9 @@ class Chains:
     def passed_over(self, *, idle: bool = True) -> tuple[str, ...]:
         """Return what a user of the newest restore point should know, in one line or none.
 
-        Live checkpoints that are newer and cannot be restored, the newest of them with its
-        reason, and those that seem older than their base; with `idle=False` not those that are
-        idle, as all are that DeepRec writes between its start and its next full. A merged full
-        under another step's name is none of them.
+        What `find_passed_over` finds; `idle` as there.
         """
-        found = (*self.scan.fulls, *self.scan.increments)
-        latest = NO_STEP if self.latest is None else self.latest
-        newer = [
-            item
-            for item in found
-            if item.step > latest
-            and (self.is_live(item) or self.timelines.seems_older_than_its_base(item))
-            and not (item.kind == "full" and misnamed(item))
-            and (idle or self.status(item) != "idle")
-        ]
-        if not newer:
-            return ()
-        than = "" if self.latest is None else f", though newer than step {latest}"
-        why = self.why_not(max(newer, key=lambda item: item.step))
-        if len(newer) == 1:
-            return (f"passed over{than}: {why}",)
-        return (f"{len(newer)} passed over{than}; the last: {why} (ckptctl ls shows all)",)
+        return tell_passed_over(find_passed_over(self, idle=idle), self.latest)
 
     def nearest(self, step: int) -> tuple[int | None, int | None]:
         """Return the nearest restore points below and above a step."""

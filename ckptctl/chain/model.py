@@ -458,6 +458,11 @@ class Scan(NamedTuple):
         """Return whether its state file lists it."""
         return checkpoint.name in self.state_of(checkpoint).order
 
+    def other_named_in(self, state: StateFile) -> Checkpoint | None:
+        """Return what a state file names that is here and is no checkpoint of this model."""
+        named = (other for other in self.others if other.name == state.latest)
+        return next((other for other in named if self.state_of(other).path == state.path), None)
+
     @property
     def copied(self) -> tuple[tuple[str, str], ...]:
         """(state file, path) of each path that leads to another directory.

@@ -25,6 +25,9 @@ class Holdings(NamedTuple):
         has to look at, and what a merge would take in.
     pending_removed
         Increments of steps in between that the log of removals names: a later one contains them.
+    passed_over
+        What is newer than the newest restore point and cannot be restored, but for idle
+        increments.
     newest_full_step, newest_full_bytes
         The newest live full, None and 0 without one.
     latest, latest_time_s
@@ -46,6 +49,7 @@ class Holdings(NamedTuple):
     latest_time_s: float | None
     last_merge_s: float | None
     pending_removed: int = 0
+    passed_over: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -55,6 +59,7 @@ class Holdings(NamedTuple):
 def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
     """Return what a directory holds; reads names, state files and indexes."""
     from ckptctl.chain import NO_STEP
+    from ckptctl.chain.passed import find_passed_over
     from ckptctl.merge.prune_look import save_times
 
     scan, latest = chains.scan, chains.latest
@@ -90,6 +95,7 @@ def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
         latest_time_s=min((time for time in times if time is not None), default=None),
         last_merge_s=max(merged, default=None),
         pending_removed=len(removed.difference(item.name for item in scan.increments)),
+        passed_over=len(find_passed_over(chains, idle=False)),
     )
 
 

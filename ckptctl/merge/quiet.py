@@ -76,11 +76,16 @@ def remember_quiet(
     interval_s: float,
 ) -> None:
     """Remember that there is nothing to do, until something is old enough to be judged anew."""
+    from ckptctl.chain.timelines import SAME_TIME_NS
+
     now_s = scan.taken_ns / 1e9
     items = [item.mtime_ns for item in scan.leftovers]
     for checkpoint in (*scan.fulls, *scan.increments):
         items += [info.mtime_ns for _, info in checkpoint.files]
     ages = [mtime_ns / 1e9 + min_age_s for mtime_ns in items]
+    # What one that was written just now names, and is not here, is not told yet.
+    states = (scan.full_state, scan.increment_state)
+    ages += [((state.mtime_ns or 0) + SAME_TIME_NS) / 1e9 for state in states]
     if holds.last_merge_s is not None:
         ages.append(holds.last_merge_s + interval_s)
     until = min((when for when in ages if when > now_s), default=now_s + _MOST_S)

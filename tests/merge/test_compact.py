@@ -799,6 +799,30 @@ def test_what_is_passed_over_is_told_each_time(tmp_path: Path) -> None:
         assert "newer than step 30: incremental_model.ckpt-40: " in warning
 
 
+def test_what_is_named_and_gone_is_told_each_time(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "F30")
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 30, 40)])
+    age(chain)
+    for _ in range(3):
+        result = compact(chain)
+        assert result.plan is not None
+        (warning,) = result.plan.warnings
+        assert "newer than step 30: model.ckpt-40: " in warning
+        assert result.holdings.passed_over == 1
+
+
+def test_what_is_named_just_now_and_not_here_is_looked_for_again(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "F30")
+    write_state(chain.directory, [f"model.ckpt-{step}" for step in (10, 30, 40)])
+    result = compact(chain)
+    assert result.plan is not None
+    assert result.plan.warnings == ()
+    note = quiet_note(result.plan.chains.scan, CompactOptions(Gate(), prune=AT_ONCE), LOCAL)
+    now = time.time()
+    assert recall_quiet(note, now) is not None
+    assert recall_quiet(note, now + 3) is None
+
+
 def test_what_is_damaged_below_is_told_each_time(tmp_path: Path) -> None:
     """It keeps its full, whatever the keep rules say."""
     chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")

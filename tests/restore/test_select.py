@@ -131,6 +131,62 @@ def test_a_merged_full_under_another_name_is_not_passed_over(tmp_path: Path) -> 
     assert chain.plan().warnings == ()
 
 
+def named(chain: Chain, name: str, room: str = "", *listed: str) -> None:
+    """Set the line of a state file long ago: one of just now is a writer at work."""
+    path = write_state(chain.directory / room, [*listed, name])
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+@pytest.mark.parametrize("what", ["gone", "without its index", "increment", "without a step"])
+def test_what_a_state_file_names_in_vain_is_told(tmp_path: Path, what: str) -> None:
+    chain = build_chain(tmp_path, full(10, table("emb", [1])), full(40, table("emb", [1])))
+    room, name, why = "", "model.ckpt-40", "it is not here"
+    for path in chain.directory.glob("model.ckpt-40.*"):
+        if what == "without a step":
+            path.rename(path.with_name(path.name.replace("model.ckpt-40", "best")))
+        elif path.suffix == ".index" or what != "without its index":
+            path.unlink()
+    if what == "without its index":
+        why = "its index is missing"
+    elif what == "without a step":
+        name, why = "best", "it has no step"
+    elif what == "increment":
+        named(chain, "model.ckpt-10")
+        room, name = INCREMENTS, "incremental_model.ckpt-20"
+        (chain.directory / room).mkdir(exist_ok=True)
+    named(chain, name, room, *([] if room else ["model.ckpt-10"]))
+    than = " for step 10" if name == "best" else ", though newer than step 10"
+    state = chain.directory / room / "checkpoint"
+    assert chain.plan().warnings == (f"passed over{than}: {name}: {state} names it, and {why}",)
+    assert chain.plan(10).warnings == ()
+
+
+def test_what_a_state_file_names_and_another_full_covers_is_not_told(tmp_path: Path) -> None:
+    """A merged full of its step; and what was removed, or is just being saved."""
+    chain = three_increments(tmp_path)
+    chain.merge(40)
+    for path in chain.increment_prefix(40).parent.glob("*-40.*"):
+        path.unlink()
+    named(chain, "incremental_model.ckpt-40", INCREMENTS)
+    assert chain.plan().warnings == ()
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-50"])  # just now
+    assert chain.plan().warnings == ()
+    named(chain, "incremental_model.ckpt-50", INCREMENTS)
+    assert len(chain.plan().warnings) == 1
+    log = chain.directory / ".ckptctl" / "removed.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    log.write_text('{"kind": "increment", "name": "incremental_model.ckpt-50", "step": 50}\n')
+    assert chain.plan().warnings == ()
+
+
+def test_what_is_named_and_damaged_is_told_once(tmp_path: Path) -> None:
+    chain = build_chain(tmp_path, full(10, table("emb", [1])), full(40, table("emb", [1])))
+    lose_shard(chain, 40)
+    named(chain, "model.ckpt-40", "", "model.ckpt-10")
+    (told,) = chain.plan().warnings
+    assert told.startswith("passed over, though newer than step 10: model.ckpt-40: data shard")
+
+
 # --- 2: an increment and its base -----------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ from ckptctl import (
 from ckptctl.errors import IncompleteError, UnprovenError, UnreadableError, UsageError
 from ckptctl.training.recovery import restorable
 from tests.bundle.builders import corrupt
-from tests.oracle.chain import build_chain, changes, full, increment, table
+from tests.oracle.chain import build_chain, changes, full, increment, table, write_state
 from tests.training.model import DIM, ROWS, Model, assert_same, state_of
 
 
@@ -230,6 +231,16 @@ def test_a_damaged_increment_is_passed_over_and_said(
     index.write_bytes(index.read_bytes()[:-5])
     assert train(Model(), tmp_path)["start"] == 1
     assert "passed over, though newer than step 1: incremental_model.ckpt-2: " in caplog.text
+
+
+def test_what_is_named_and_gone_is_passed_over_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = build_chain(tmp_path, full(10, table("emb", [1])))
+    state = write_state(chain.directory, ["model.ckpt-10", "model.ckpt-40"])
+    os.utime(state, (1_700_000_000, 1_700_000_000))
+    assert [point.step for point in restorable(str(chain.directory))] == [10]
+    assert "passed over, though newer than step 10: model.ckpt-40: " in caplog.text
 
 
 @pytest.mark.parametrize("gone", [False, True])
