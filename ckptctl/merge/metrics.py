@@ -181,6 +181,11 @@ _GAUGES = (
         _one(_held("pending")),
     ),
     _Gauge(
+        "ckptctl_passed_over",
+        "Checkpoints newer than the newest restore point that cannot be restored.",
+        _one(_held("passed_over")),
+    ),
+    _Gauge(
         "ckptctl_newest_restore_point_step",
         "The newest step that can be restored.",
         _one(_held("latest")),

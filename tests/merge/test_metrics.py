@@ -33,6 +33,7 @@ HELD = Holdings(
     latest=180,
     latest_time_s=1_700_000_000.5,
     last_merge_s=None,
+    passed_over=4,
 )
 
 
@@ -80,6 +81,7 @@ def test_it_says_what_was_done_and_what_is_there(file: Path, home: Path) -> None
         f"checkpoint_bytes {home} full": 3000,
         f"checkpoint_bytes {home} increment": 500,
         f"chain_increments {home}": 2,
+        f"passed_over {home}": 4,
         f"newest_restore_point_step {home}": 180,
         f"newest_restore_point_timestamp_seconds {home}": 1_700_000_000.5,
     }
