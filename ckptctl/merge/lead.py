@@ -9,7 +9,7 @@ from ckptctl.bundle import read_state
 from ckptctl.chain import INCREMENT_DIRECTORY, Scan, split_step
 from ckptctl.storage import Storage
 
-__all__ = ["Lead"]
+__all__ = ["Lead", "tell_kept_line"]
 
 _NOWHERE = (-1, "")
 
@@ -51,3 +51,16 @@ class Lead(NamedTuple):
 def _parts(name: str | None) -> tuple[int, str]:
     parts = split_step(name or "")
     return (-1 if parts is None else parts[1], name or "")
+
+
+def tell_kept_line(scan: Scan, name: str) -> tuple[str, ...]:
+    """Return that a new full is listed and not named, where the state file names no step's."""
+    state = scan.full_state
+    other = scan.other_named_in(state)
+    if other is None:
+        return ()
+    told = (
+        f"{name} is listed and not named: {state.path} goes on naming {other.name}, which has no "
+        f"step (to go on from {name}, set model_checkpoint_path there; else do nothing)"
+    )
+    return (told,)

@@ -26,6 +26,7 @@ from ckptctl.merge.destination import (
     own_temporaries,
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
+from ckptctl.merge.lead import tell_kept_line
 from ckptctl.merge.settle import is_unlisted
 from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.merge.sweep import to_sweep
@@ -337,17 +338,20 @@ def _plan(
     if not chosen.increments and in_place:
         todo, leftovers = _unfinished(chains, chosen.base, relocate, storage)
         done = f"{chosen.base.name} is already a full"
+        told = chosen.notes
         if update and is_unlisted(chosen.base, chains, asked=update_state is True):
             todo = (*todo, f"{chosen.base.name} is entered into the state file")
+            told = (*told, *tell_kept_line(scan, chosen.base.name))
         elif update and is_unlisted(chosen.base, chains, asked=True):
             done += ", and not in the state file: --update-state enters it"
         return MergePlan(
             **common,
             nothing_to_do=done,
-            warnings=chosen.notes,
+            warnings=told,
             leftovers=leftovers,
             unfinished=todo,
         )
+    kept = tell_kept_line(scan, os.path.basename(destination)) if update and in_place else ()
     found = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(
         chosen.base.prefix,
@@ -374,7 +378,7 @@ def _plan(
             memory_bytes=need,
             jobs=allowed,
             tables=_summaries(state),
-            warnings=(*chosen.notes, *state.notes),
+            warnings=(*chosen.notes, *state.notes, *kept),
             leftovers=found.leftovers,
             replaces=found.replaces,
             base_step=_base_step(chosen, options),

@@ -122,7 +122,8 @@ def enter_fulls(
 
     The line that a run was set back by names an old full, and by that alone those above it are
     abandoned. Where another one is named they are left out: what is unlisted and lies above it
-    is abandoned too. Nothing is entered where even so one would come back.
+    is abandoned too. Nothing is entered where even so one would come back. A line that names what
+    is here and has no step stays: nothing tells whether it is older.
 
     Parameters
     ----------
@@ -140,7 +141,9 @@ def enter_fulls(
         live = (full.name for full in fulls if full.complete and chains.is_live(full))
         newest = max((*live, *new), key=_step)
     named = os.path.basename(state.latest)
-    if named and named not in map(os.path.basename, state.all_paths):  # listed by that alone
+    if chains.scan.other_named_in(chains.scan.full_state) is not None:
+        newest = ""
+    elif named and named not in map(os.path.basename, state.all_paths):  # listed by that alone
         saved = (full.mtime_ns / 1e9 for full in fulls if full.name == named)
         state = insert_full(state, named, next(saved, 0.0), newest=False)
     dead = {full.name for full in fulls if full.name not in new and not chains.is_live(full)}
@@ -416,6 +419,7 @@ def unlist_checkpoints(
             for item in found
             if (item.name, item.index.identity) not in seen
             and item.step > _step(before.latest)
+            and scan.other_named_in(_room(scan, kind)) is None
             and item.complete
         }
         found_names = now.keys() - drop

@@ -17,8 +17,9 @@ from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
 from ckptctl.merge import CompactOptions, PruneOptions, execute_merge, plan_merge, run_compact
 from ckptctl.merge.policy import KeepLast, Policy
-from ckptctl.merge.settle import find_unsettled
+from ckptctl.merge.settle import find_unsettled, settle
 from ckptctl.merge.state_file import insert_full, relocate_paths
+from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
 from tests.merge.storages import Hooked
@@ -508,3 +509,68 @@ def test_it_is_listed_though_our_working_directory_was_removed(
     run_compact(str(chain.directory), options)
     assert state_of(chain.directory).latest == "model.ckpt-50"
     assert names(state_of(chain.directory)) == ["model.ckpt-50"]
+
+
+# --- a line that names what has no step -----------------------------------------------
+
+
+def ends_without_a_step(chain: Chain, *listed: str, name: str = "model.ckpt") -> Chain:
+    """As `saver.save(sess, DIR/model.ckpt)` leaves it, or who sets the run back to a copy."""
+    for path in chain.directory.glob("model.ckpt-40.*"):
+        shutil.copy(path, path.with_name(path.name.replace("model.ckpt-40", name)))
+    write_state(chain.directory, listed, latest=name)
+    return age(chain)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "best"])
+def test_a_line_that_names_what_has_no_step_stays(tmp_path: Path, name: str) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F40", "I50")
+    fulls = ["model.ckpt-10", "model.ckpt-40"]
+    ends_without_a_step(chain, *fulls, *(["model.ckpt"] if name == "model.ckpt" else []), name=name)
+    was = dead(chain)
+    told = f"model.ckpt-50 is listed and not named: {chain.directory}/checkpoint goes on naming"
+    assert [warning for warning in chain.plan().warnings if warning.startswith(f"{told} {name}, ")]
+    result = chain.merge()
+    assert result.state_file_updated
+    assert len([each for each in result.warnings if each.startswith(told)]) == 1
+    assert state_of(chain.directory).latest == name
+    assert "model.ckpt-50" in names(state_of(chain.directory))
+    assert dead(chain) == was
+    # A Saver that drops it, and what goes by policy: nothing leads away from there either.
+    write_state(chain.directory, fulls, latest=name)
+    age(chain)
+    settled = settle(scan_directory(str(chain.directory)), LOCAL, None)
+    assert settled.unlisted == ("model.ckpt-50",)
+    assert state_of(chain.directory).latest == name
+    prune(chain, KeepLast(1))
+    assert (state_of(chain.directory).latest, names(state_of(chain.directory))) == (
+        name,
+        ["model.ckpt-50"],
+    )
+
+
+def test_a_line_without_a_step_that_is_written_while_we_merge(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F40", "I50")
+    work = in_a_thread(lambda: ends_without_a_step(chain, "model.ckpt-10", "model.ckpt-40"))
+    result = chain.merge(storage=Hooked(f"{STATE} {chain.directory}/checkpoint", before=work))
+    assert "model.ckpt-50 is listed and not named" in result.warnings[-1]
+    assert state_of(chain.directory).latest == "model.ckpt"
+
+
+def test_a_line_without_a_step_stays_while_a_trainer_saves_and_we_prune(tmp_path: Path) -> None:
+    chain = ends_without_a_step(chain_of(tmp_path, "F10", "F40"), "model.ckpt-10", "model.ckpt-40")
+    save = in_a_thread(
+        lambda: write_image(full(60, table("emb", [1, 2])), chain.full_prefix(60)) and None
+    )
+    storage = Hooked(f"{STATE} {chain.directory}/checkpoint", before=save)
+    prune(chain, KeepLast(1), storage=storage)
+    assert storage.called
+    assert state_of(chain.directory).latest == "model.ckpt"
+
+
+def test_a_line_without_a_step_whose_files_are_gone_is_changed(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20")
+    write_state(chain.directory, ["model.ckpt-10"], latest="best")
+    age(chain)
+    chain.merge()
+    assert state_of(chain.directory).latest == "model.ckpt-20"
