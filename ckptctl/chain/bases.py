@@ -133,11 +133,11 @@ class Bases:
         found: dict[int, list[Checkpoint]] = {}
         for full in reversed(self.live):
             if is_merge(full) and self._usable(full):
-                for step in self._roots(full):
+                for step in self.roots(full):
                     found.setdefault(step, []).append(full)
         return found
 
-    def _roots(self, full: Checkpoint) -> set[int]:
+    def roots(self, full: Checkpoint) -> set[int]:
         """Return the steps of all fulls that a merged one was made from, one by one."""
         roots: set[int] = set()
         at: Checkpoint | None = full

@@ -78,8 +78,8 @@ class CompactPlan(NamedTuple):
         What goes anyway is pruned first.
     warnings
         What is newer than the newest restore point and cannot be restored, but for idle
-        increments: a job writes some after each start, and nobody can help it. And what is
-        damaged below it, and stays.
+        increments: a job writes some after each start, and nobody can help it. What a trainer
+        would mix by the state files, and what is damaged below it, and stays.
     """
 
     directory: str
@@ -222,6 +222,7 @@ def plan_compact(
         before it.
     """
     from ckptctl.chain import check_read, find_chains
+    from ckptctl.merge.lead import tell_mixture
     from ckptctl.merge.plan import plan_merge
     from ckptctl.merge.prune import plan_prune
     from ckptctl.merge.settle import find_unsettled
@@ -291,7 +292,11 @@ def plan_compact(
         chains,
         storage,
         refused,
-        (*chains.passed_over(idle=False), *_broken(prune, found.latest)),
+        (
+            *chains.passed_over(idle=False),
+            *(tell_mixture(chains) if merge is None else ()),  # else it tells once it is done
+            *_broken(prune, found.latest),
+        ),
     )
 
 

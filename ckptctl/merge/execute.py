@@ -26,7 +26,7 @@ from ckptctl.chain import (
 from ckptctl.chain.facts import Ahead
 from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.destination import own_files, own_temporaries
-from ckptctl.merge.lead import tell_kept_line
+from ckptctl.merge.lead import tell_kept_line, tell_mixture
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.state_file import relocate_state_files, update_state_file
 from ckptctl.merge.sweep import sweep_temporaries
@@ -411,8 +411,10 @@ def _update_state(
     why = update_state_file(directory, name, plan.saved_s, plan.storage, order)
     if why:
         outcome.warnings.append(f"{name} is not listed: {why}")
-    kept = tell_kept_line(scan_directory(directory, plan.storage), name) if why is None else ()
-    outcome.warnings += [told for told in kept if told not in plan.warnings]
+    chains = find_chains(scan_directory(directory, plan.storage), order)
+    kept = tell_kept_line(chains.scan, name) if why is None else ()
+    found = (*kept, *tell_mixture(chains))
+    outcome.warnings += [told for told in found if told not in plan.warnings]
     return why is None
 
 

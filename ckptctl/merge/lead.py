@@ -6,10 +6,10 @@ import os
 from typing import NamedTuple
 
 from ckptctl.bundle import read_state
-from ckptctl.chain import INCREMENT_DIRECTORY, Scan, split_step
+from ckptctl.chain import INCREMENT_DIRECTORY, Chains, Scan, split_step
 from ckptctl.storage import Storage
 
-__all__ = ["Lead", "tell_kept_line"]
+__all__ = ["Lead", "tell_kept_line", "tell_mixture"]
 
 _NOWHERE = (-1, "")
 
@@ -62,5 +62,31 @@ def tell_kept_line(scan: Scan, name: str) -> tuple[str, ...]:
     told = (
         f"{name} is listed and not named: {state.path} goes on naming {other.name}, which has no "
         f"step (to go on from {name}, set model_checkpoint_path there; else do nothing)"
+    )
+    return (told,)
+
+
+def tell_mixture(chains: Chains) -> tuple[str, ...]:
+    """Return what a DeepRec trainer would mix: it asks no more than that the step is above."""
+    scan = chains.scan
+    lead = Lead.of(scan)
+    full = next((each for each in scan.fulls if each.name == lead.full[1]), None)
+    last = next((each for each in scan.increments if each.name == lead.increment[1]), None)
+    if full is None or last is None or not last.complete:  # then it stops
+        return ()
+    choice = chains.base_of(last)
+    if choice.proven and choice.base is not None:
+        if full is choice.base or full.step in chains.bases.roots(choice.base):
+            return ()
+        why = f"its base is {choice.base.name}"
+    else:
+        why = choice.reason
+    state = scan.increment_state
+    below = [step for step in state.steps.values() if step <= full.step]
+    line = f"{last.base_name}-{max(below, default=full.step)}"
+    told = (
+        f"a DeepRec trainer would apply {last.name} to {full.name}, which the state files name, "
+        f"and nothing proves that it was recorded on it ({why}): move {last.name} aside, and set "
+        f"model_checkpoint_path in {state.path} to {line} (docs/runbook.md)"
     )
     return (told,)

@@ -26,7 +26,7 @@ from ckptctl.merge.destination import (
     own_temporaries,
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
-from ckptctl.merge.lead import tell_kept_line
+from ckptctl.merge.lead import tell_kept_line, tell_mixture
 from ckptctl.merge.settle import is_unlisted
 from ckptctl.merge.state_file import is_to_relocate
 from ckptctl.merge.sweep import to_sweep
@@ -338,7 +338,7 @@ def _plan(
     if not chosen.increments and in_place:
         todo, leftovers = _unfinished(chains, chosen.base, relocate, storage)
         done = f"{chosen.base.name} is already a full"
-        told = chosen.notes
+        told = (*chosen.notes, *tell_mixture(chains))
         if update and is_unlisted(chosen.base, chains, asked=update_state is True):
             todo = (*todo, f"{chosen.base.name} is entered into the state file")
             told = (*told, *tell_kept_line(scan, chosen.base.name))

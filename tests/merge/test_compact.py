@@ -823,6 +823,40 @@ def test_what_is_named_just_now_and_not_here_is_looked_for_again(tmp_path: Path)
     assert recall_quiet(note, now + 3) is None
 
 
+def test_what_a_deeprec_trainer_would_mix_is_told(tmp_path: Path) -> None:
+    """It applies the increment that is named to the full that is named, whatever they are."""
+    chain = chain_of(tmp_path, "F100", "I120", "I140", "F160", "I180")
+    for path in chain.directory.glob("model.ckpt-160.*"):
+        path.unlink()
+    result = compact(chain)
+    assert result.merge is not None
+    told = (
+        "a DeepRec trainer would apply incremental_model.ckpt-180 to model.ckpt-140",
+        f"in {chain.directory / INCREMENTS / 'checkpoint'} to incremental_model.ckpt-140 ",
+    )
+    assert all(part in result.merge.warnings[-1] for part in told)
+    for _ in range(2):
+        again = compact(chain)
+        assert again.plan is not None
+        assert [each for each in again.plan.warnings if all(part in each for part in told)]
+        assert all(part in chain.plan().warnings[-1] for part in told)
+    for path in chain.increment_prefix(180).parent.glob("*-180.*"):
+        path.unlink()
+    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-140"])
+    assert not [each for each in chain.plan().warnings if "DeepRec" in each]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_goes_on_from_a_merge_is_no_mixture(tmp_path: Path, listed: bool) -> None:
+    """Of the full that a merge was made from, or of the merged one, whichever is named."""
+    chain = grown(tmp_path)
+    chain.merge(update_state=listed)
+    chain.add(increment(40, changes("emb", [1, 2, 3, 4])))
+    before = [each for each in chain.plan().warnings if "DeepRec" in each]
+    assert before == []
+    assert not [each for each in chain.merge(update_state=False).warnings if "DeepRec" in each]
+
+
 def test_what_is_damaged_below_is_told_each_time(tmp_path: Path) -> None:
     """It keeps its full, whatever the keep rules say."""
     chain = chain_of(tmp_path, "F10", "I20", "F30", "I40")
