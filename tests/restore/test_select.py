@@ -169,8 +169,10 @@ def test_what_a_state_file_names_and_another_full_covers_is_not_told(tmp_path: P
         path.unlink()
     named(chain, "incremental_model.ckpt-40", INCREMENTS)
     assert chain.plan().warnings == ()
-    write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-50"])  # just now
+    state = write_state(chain.directory / INCREMENTS, ["incremental_model.ckpt-50"])  # just now
     assert chain.plan().warnings == ()
+    os.utime(state, (2**32, 2**32))  # by a clock that is ahead
+    assert len(chain.plan().warnings) == 1
     named(chain, "incremental_model.ckpt-50", INCREMENTS)
     assert len(chain.plan().warnings) == 1
     log = chain.directory / ".ckptctl" / "removed.jsonl"
