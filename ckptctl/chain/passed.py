@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptctl.chain.bases import misnamed
 from ckptctl.chain.model import NO_STEP, StateFile
 from ckptctl.chain.names import split_step
-from ckptctl.chain.timelines import SAME_TIME_NS
+from ckptctl.chain.write_order import SAME_TIME_NS
 
 if TYPE_CHECKING:
     from ckptctl.chain.chains import Chains

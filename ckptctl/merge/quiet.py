@@ -76,7 +76,7 @@ def remember_quiet(
     interval_s: float,
 ) -> None:
     """Remember that there is nothing to do, until something is old enough to be judged anew."""
-    from ckptctl.chain.timelines import SAME_TIME_NS
+    from ckptctl.chain.write_order import SAME_TIME_NS
 
     now_s = scan.taken_ns / 1e9
     items = [item.mtime_ns for item in scan.leftovers]
