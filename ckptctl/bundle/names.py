@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["INNER_MARK", "MARK_SUFFIX", "index_path", "shard_path"]
+__all__ = ["INNER_MARK", "MARK_SUFFIX", "index_path", "key_of", "shard_path"]
 
 MARK_SUFFIX = ".ckptctl.json"
 #: The mark inside a temporary, where an older bundle stands at the prefix.
 INNER_MARK = "ckptctl.json"
+
+
+def key_of(name: str) -> bytes:
+    """Return the key of a tensor in an index; bytes that are no UTF-8 are surrogates in names."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def index_path(prefix: str) -> str:

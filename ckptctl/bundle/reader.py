@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.bundle.data import BundleData
 from ckptctl.bundle.entry import BundleHeader, Entry
-from ckptctl.bundle.names import index_path
+from ckptctl.bundle.names import index_path, key_of
 from ckptctl.bundle.slices import TensorSlice, decode_slice_key, encode_slice_key
 from ckptctl.bundle.table import IndexTable
 from ckptctl.errors import (
@@ -54,10 +54,6 @@ def _remember(path: str, whole: bytes, found: _Parsed) -> None:
 
 def _text(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
-
-
-def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
 
 
 class LostShard(NamedTuple):
@@ -149,7 +145,7 @@ class BundleReader(BundleData):
             return
         for name, entry in sliced:
             for slice_ in entry.slices:
-                if encode_slice_key(_key(name), slice_) not in of_slices:
+                if encode_slice_key(key_of(name), slice_) not in of_slices:
                     raise self._without_data(name, slice_)
 
     def _without_data(self, name: str, slice_: TensorSlice) -> EntryError:
@@ -174,7 +170,7 @@ class BundleReader(BundleData):
         if not name or name[0] == "\0":
             return None
         try:
-            raw = self._table.get(_key(name))
+            raw = self._table.get(key_of(name))
         except UnicodeEncodeError:  # a lone surrogate that stands for no byte
             return None
         return None if raw is None else self._decode(raw, name)
@@ -191,7 +187,7 @@ class BundleReader(BundleData):
         return self._slice_entry(name, slice_, self.entry(name))
 
     def _slice_entry(self, name: str, slice_: TensorSlice, full: Entry) -> Entry:
-        raw = self._table.get(encode_slice_key(_key(name), slice_))
+        raw = self._table.get(encode_slice_key(key_of(name), slice_))
         if raw is None:
             raise self._without_data(name, slice_)
         entry = self._decode(raw, name)
@@ -243,7 +239,7 @@ class BundleReader(BundleData):
             yield key, name, entry
         for name, entry in self.tensors.items():
             if entry.has_data:
-                yield _key(name), name, entry
+                yield key_of(name), name, entry
 
     def shard_needs(self) -> list[int]:
         """Return the bytes that the entries need of each data shard."""

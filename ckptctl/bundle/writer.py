@@ -8,6 +8,7 @@ from ckptctl.bundle.checksum import crc32c, mask
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.dtypes import DType, dtype_by_name, dtype_of
 from ckptctl.bundle.entry import MAX_SHARDS, BundleHeader, Entry
+from ckptctl.bundle.names import key_of
 from ckptctl.bundle.slices import TensorSlice, encode_slice_key, find_overlap
 from ckptctl.bundle.strings import encode_strings
 from ckptctl.bundle.table import build_table
@@ -128,7 +129,7 @@ class BundleWriter:
         TypeError
             TensorFlow has no such type, or the array does not hold its bytes.
         """
-        key = _key(name)
+        key = key_of(name)
         _check_name(key)
         self._add(key, array, dtype, shard)
 
@@ -157,7 +158,7 @@ class BundleWriter:
         if slice_.shape(full_shape) == full_shape:  # as BundleWriter::AddSlice
             self.add(name, array, dtype=dtype, shard=shard)
             return
-        key = _key(name)
+        key = key_of(name)
         kind = dtype_by_name(dtype) if dtype else dtype_of(array)
         full = self._entries.get(key)
         if full is None:
@@ -182,7 +183,7 @@ class BundleWriter:
         """
         if not dtype.size:
             raise TypeError(f"a tensor of type {dtype.name} cannot be written in pieces")
-        key = _key(name)
+        key = key_of(name)
         _check_name(key)
         if shape and min(shape) < 0:
             raise ValueError(f"negative dimension in {shape}")
@@ -295,7 +296,3 @@ def _string(item: object) -> bytes:
     if isinstance(item, (bytes, bytearray)):
         return bytes(item)
     raise TypeError(f"not a string: {item!r}")
-
-
-def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ckptctl.chain.bases import BaseChoice
-    from ckptctl.chain.chains import STATUSES, Chain, Chains, Pair, find_chains
+    from ckptctl.chain.chains import Chain, Chains, Pair, find_chains
     from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
     from ckptctl.chain.idle import Idleness
     from ckptctl.chain.listed import IndexMemory
@@ -33,7 +33,7 @@ else:
         __name__,
         {
             "bases": "BaseChoice",
-            "chains": "STATUSES Chain Chains Pair find_chains",
+            "chains": "Chain Chains Pair find_chains",
             "facts": "LINEAGE_TENSOR MERGED_TENSOR Facts Lineage Merged",
             "idle": "Idleness",
             "listed": "IndexMemory",
@@ -56,7 +56,6 @@ __all__ = [
     "MERGED_TENSOR",
     "NO_STEP",
     "REMOVED_LOG",
-    "STATUSES",
     "WRITER_WAIT_S",
     "BaseChoice",
     "Chain",

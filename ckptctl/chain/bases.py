@@ -33,7 +33,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -63,8 +62,6 @@ class BaseChoice(NamedTuple):
         `abandoned`, `damaged`, `older-than-base`, `other-name`.
     check
         Number of the check of "The state at step S" that fails: 3 or 4.
-    files
-        Names of the files that the reason is about.
     series
         What is applied to the base, in order: the increment, or in delta mode the series
         that ends with it.
@@ -75,7 +72,6 @@ class BaseChoice(NamedTuple):
     reason: str
     code: str
     check: int | None = None
-    files: tuple[str, ...] = ()
     series: tuple[Checkpoint, ...] = ()
 
 
@@ -194,11 +190,11 @@ class Bases:
         if not base.sound:
             how = f"damaged: {base.unfit}" if base.complete else "incomplete"
             reason = f"its base {base.name} is {how}"
-            return _refuse("base-incomplete", reason, 3, [base.name])
+            return _refuse("base-incomplete", reason, 3)
         for before in choice.series[:-1]:
             if not before.complete:
                 reason = f"it follows {before.name}, which is incomplete"
-                return _refuse("delta-hole", reason, None, [before.name])
+                return _refuse("delta-hole", reason, None)
         return choice
 
     def _find(self, increment: Checkpoint) -> BaseChoice:
@@ -226,14 +222,7 @@ class Bases:
                     f"{first.name} was written before {base.name}: the run was rolled back since"
                     + OR_COPIED
                 )
-                files = (base.name, first.name)
-                return choice._replace(
-                    proven=False,
-                    reason=reason,
-                    code="older-than-base",
-                    check=4,
-                    files=files,
-                )
+                return choice._replace(proven=False, reason=reason, code="older-than-base", check=4)
         return choice
 
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
@@ -255,11 +244,11 @@ class Bases:
             return self._ambiguous(base_step)
         if not self.timelines.is_live(full):
             reason = f"its lineage names {full.name}, which is abandoned"
-            return _refuse("base-abandoned", reason, 4, [full.name])
+            return _refuse("base-abandoned", reason, 4)
         if not self._usable(full):
             what = "holds another step's state" if misnamed(full) else "is incomplete"
             reason = f"its lineage names {full.name}, which {what}"
-            return _refuse("base-incomplete", reason, 3, [full.name])
+            return _refuse("base-incomplete", reason, 3)
         reason = f"its lineage names {full.name}"
         return BaseChoice(full, True, reason, "lineage", series=series)
 
@@ -291,7 +280,7 @@ class Bases:
                 continue
             if not reaching:
                 reason = f"{at.name} follows increment {previous}, which cannot be used"
-                return _refuse("delta-hole", reason, None, [at.name])
+                return _refuse("delta-hole", reason, None)
             full = (exact or reaching)[0]
             reason = f"{full.name} was merged from the series on full {base_step}"
             return BaseChoice(full, True, reason, "lineage", series=whole)
@@ -318,32 +307,31 @@ class Bases:
             return self._ambiguous(base.step)
         if not self._usable(base):
             reason = f"the full below it, {base.name}, is incomplete"
-            return _refuse("base-incomplete", reason, 3, [base.name])
+            return _refuse("base-incomplete", reason, 3)
         if is_merge(base) and self.timelines.order.set_back_behind(base):
             return self._set_back(base, increment)
         rival = self._between.rival_of(increment)
         if rival is not None:
             reason = f"by its name it was recorded against {rival.name}, not {base.name}"
-            return self._unproven(base, increment, "other-name", reason, 4, [rival.name])
+            return self._unproven(base, increment, "other-name", reason, 4)
         gone = self._between.gone(base, increment)
         if gone:
             reason = f"{gone[0]} was saved between {base.name} and it, and is gone"
-            return self._unproven(base, increment, "full-gone", reason, 3, gone)
+            return self._unproven(base, increment, "full-gone", reason, 3)
         hidden = self._between.hiding(base, increment)
         if hidden is not None:
             reason = (
                 f"{hidden.name} is abandoned, and nothing shows that "
                 f"{increment.name} was not recorded against it"
             )
-            files = [hidden.name]
-            return self._unproven(base, increment, "abandoned-between", reason, 4, files)
+            return self._unproven(base, increment, "abandoned-between", reason, 4)
         proof = self._between.not_rotated(base)
         if proof is None:
             reason = (
                 f"{self.scan.full_state.path} does not list {base.name} or any full below it: "
                 "the true base may have rotated away"
             )
-            return self._unproven(base, increment, "rotated", reason, 4, [base.name])
+            return self._unproven(base, increment, "rotated", reason, 4)
         return BaseChoice(base, True, proof[1], proof[0], series=(increment,))
 
     def _set_back(self, base: Checkpoint, increment: Checkpoint) -> BaseChoice:
@@ -352,23 +340,17 @@ class Bases:
             f"{state.path} was written after {base.name} and names {state.latest}: "
             f"nothing shows that the run which saved {increment.name} went through {base.name}"
         )
-        return self._unproven(base, increment, "set-back", reason, 4, [base.name])
+        return self._unproven(base, increment, "set-back", reason, 4)
 
     def _unproven(
-        self,
-        base: Checkpoint,
-        increment: Checkpoint,
-        code: str,
-        reason: str,
-        check: int,
-        files: Iterable[str],
+        self, base: Checkpoint, increment: Checkpoint, code: str, reason: str, check: int
     ) -> BaseChoice:
-        return BaseChoice(base, False, reason, code, check, tuple(files), (increment,))
+        return BaseChoice(base, False, reason, code, check, (increment,))
 
     def _ambiguous(self, step: int) -> BaseChoice:
         names = [full.name for full in self.scan.fulls if full.step == step]
         reason = f"two fulls at step {step}: {' and '.join(names)}"
-        return _refuse("ambiguous", reason, None, names)
+        return _refuse("ambiguous", reason, None)
 
 
 def is_merge(full: Checkpoint) -> bool:
@@ -385,5 +367,5 @@ def misnamed(full: Checkpoint) -> bool:
     return full.merged is not None and full.merged.up_to != full.step
 
 
-def _refuse(code: str, reason: str, check: int | None, files: Iterable[str] = ()) -> BaseChoice:
-    return BaseChoice(None, False, reason, code, check, tuple(files))
+def _refuse(code: str, reason: str, check: int | None) -> BaseChoice:
+    return BaseChoice(None, False, reason, code, check)

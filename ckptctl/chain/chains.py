@@ -35,21 +35,7 @@ from ckptctl.chain.problems import incompleteness, misnamed_reason, state_proble
 from ckptctl.chain.timelines import Timelines, find_timelines
 from ckptctl.errors import AmbiguousError
 
-__all__ = ["STATUSES", "Chain", "Chains", "Pair", "find_chains"]
-
-#: Words for the status of a checkpoint, the first that applies first (`cli.md`).
-STATUSES = (
-    "damaged",
-    "incomplete",
-    "abandoned",
-    "orphan",
-    "unproven",
-    "idle",
-    "stale",
-    "superseded",
-    "ok",
-    "other",
-)
+__all__ = ["Chain", "Chains", "Pair", "find_chains"]
 
 #: Prefixes of two increments that follow each other in the nested check of a chain.
 Pair = tuple[str, str]
@@ -275,7 +261,7 @@ class Chains:
         return f"{fewer} (merge --upto STEP --increments last takes it)" if fewer else None
 
     def status(self, checkpoint: Checkpoint) -> str:
-        """Return the word for a checkpoint, the first of `STATUSES` that applies."""
+        """Return the word for a checkpoint, the first of those in `ls --help` that applies."""
         if checkpoint.kind == "other":
             return "other"
         # Of the two that need the whole index the cheap halves come first.

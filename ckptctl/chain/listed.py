@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ckptctl import __version__, knobs
 from ckptctl.chain.facts import Ahead, Facts, Lineage, Merged, Mode
 from ckptctl.chain.memory import cache_path, recall, remember
-from ckptctl.chain.model import Checkpoint, Contents, Scan, Source, SparseRows
+from ckptctl.chain.model import SETTLED_NS, Checkpoint, Contents, Scan, Source, SparseRows
 from ckptctl.chain.vanished import find_changed
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ __all__ = ["IndexMemory"]
 
 #: Seconds for which anything is believed.
 _LONGEST_S = 86400.0
-#: A file that was written so shortly before it was read may change without a new mtime.
-_SETTLED_NS = 2_000_000_000
 _MAX_BYTES = 16 << 20
 #: TensorFlow writes their number in five digits.
 _MOST_SHARDS = 99_999
@@ -96,7 +94,7 @@ class IndexMemory:
     def _settled(self, checkpoint: Checkpoint, storage: Storage) -> bool:
         """Return whether what was read is what was scanned, and stays known by its mtime."""
         newest = max(info.mtime_ns for info in (checkpoint.index, *checkpoint.shards))
-        settled = newest + _SETTLED_NS < self._scan.taken_ns
+        settled = newest + SETTLED_NS < self._scan.taken_ns
         return settled and find_changed([checkpoint], storage) is None
 
 

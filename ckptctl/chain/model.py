@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_STEP",
+    "SETTLED_NS",
     "Checkpoint",
     "Contents",
     "Kind",
@@ -34,6 +35,8 @@ __all__ = [
 Kind = Literal["full", "increment", "other"]
 #: Step of an `other` whose name holds none.
 NO_STEP = -1
+#: A file that was written so shortly before it was read may change without a new mtime.
+SETTLED_NS = 2_000_000_000
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -385,12 +388,7 @@ class Leftover(NamedTuple):
     name: str
     marked: bool = False
     foreign: bool = False
-    is_dir: bool = False
     displaced: bool = False
-
-    def age_s(self, now_ns: int) -> float:
-        """Return its age in seconds."""
-        return max(0.0, (now_ns - self.mtime_ns) / 1e9)
 
 
 class Removed(NamedTuple):

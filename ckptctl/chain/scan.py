@@ -17,6 +17,7 @@ from ckptctl.bundle import read_state
 from ckptctl.bundle.names import INNER_MARK
 from ckptctl.chain.model import (
     NO_STEP,
+    SETTLED_NS,
     Checkpoint,
     Kind,
     Leftover,
@@ -52,8 +53,6 @@ INCREMENT_DIRECTORY = ".incremental_checkpoint"
 #: What ckptctl removed here: lines {"kind", "name", "step", "merged"}.
 REMOVED_LOG = os.path.join(".ckptctl", "removed.jsonl")
 _MAX_LOG_BYTES = 64 << 20
-#: A file that was written so shortly before it was read may change without a new mtime.
-_SETTLED_NS = 2_000_000_000
 _DEFAULT_FULL = "model.ckpt"
 _DEFAULT_INCREMENT = "incremental_model.ckpt"
 
@@ -157,7 +156,7 @@ def scan_again(before: Scan, storage: Storage = LOCAL) -> Scan:
     known = {
         each.prefix: each
         for each in (*before.fulls, *before.increments, *before.others)
-        if each.was_read_before(before.taken_ns - _SETTLED_NS)
+        if each.was_read_before(before.taken_ns - SETTLED_NS)
     }
 
     def kept(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
@@ -305,7 +304,6 @@ class _Room:
             reason="unindexed",
             name=group.name,
             marked=group.mark is not None,
-            is_dir=info.is_dir,
         )
 
     def _temporary(
@@ -326,7 +324,6 @@ class _Room:
             name=name,
             marked=marked or atomic,
             foreign=foreign,
-            is_dir=info.is_dir,
             displaced=self._path(info.name) == self._displaced,
         )
 

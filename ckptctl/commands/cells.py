@@ -1,4 +1,4 @@
-"""Cells that more than one command draws: shapes, ranges, and numbers of tensors."""
+"""Cells that more than one command draws: ranges, and numbers of tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ckptctl.output import Column
 from ckptctl.output import format as fmt
 
-__all__ = ["STATS", "equal", "range_", "shape", "some", "stats", "target"]
+__all__ = ["STATS", "equal", "range_", "some", "stats"]
 
 #: Columns of what `inspect.stats` measures.
 STATS = (
@@ -36,11 +36,6 @@ def range_(found: dict[str, Any] | None) -> str | None:
     return f"{found['min']}..{found['max']}, ~{found['quantiles']['0.5']}"
 
 
-def shape(shape: list[int]) -> str:
-    """Return a shape as it is written."""
-    return str(shape)
-
-
 def some(numbers: list[int]) -> str:
     """Return the first of some numbers."""
     if len(numbers) == 1:
@@ -57,8 +52,3 @@ def stats(found: dict[str, Any] | None) -> list[Any]:
     histogram = found["histogram"]
     bars = ("~" if histogram["coarse"] else "") + fmt.sparkline(histogram["counts"], encoding)
     return [*(found[name] for name in names), bars]
-
-
-def target(found: dict[str, object]) -> str:
-    """Return what was looked at, from its document."""
-    return str(found["taken_for"])

@@ -213,7 +213,7 @@ def _compact(
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:
-        out.show(CompactPlanView(each.plan, True, each.settings))
+        out.show(CompactPlanView(each.plan, each.settings))
 
 
 def _options(given: Mapping[str, Any]) -> CompactOptions:
@@ -245,5 +245,5 @@ def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> N
         would="would remove what is no longer needed for good",
         ways="--yes says that you mean it, --dry-run only shows it",
         directory=plan.directory,
-        view=CompactPlanView(plan, True, settings),
+        view=CompactPlanView(plan, settings),
     )

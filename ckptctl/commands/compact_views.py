@@ -144,9 +144,8 @@ class _TextOnly:
 class CompactPlanView(_TextOnly):
     """What would be done to one directory."""
 
-    def __init__(self, plan: CompactPlan, would: bool, settings: str | None) -> None:
+    def __init__(self, plan: CompactPlan, settings: str | None) -> None:
         self.plan = plan
-        self.would = would
         self.settings = settings
 
     def text(self, page: Page) -> None:
@@ -158,12 +157,12 @@ class CompactPlanView(_TextOnly):
             page.line("nothing to do", fmt.escape(plan.directory), plan.waits or "")
             return
         if plan.merge is not None:
-            MergePlanView(plan.merge, self.would).text(page)
+            MergePlanView(plan.merge, True).text(page)
             page.gap()
         else:
             page.line("no merge", fmt.escape(plan.directory), plan.waits or "")
-        _state_files(page, plan.unsettled, "would be " if self.would else "is ")
-        PrunePlanView(plan.prune, self.would).text(page)
+        _state_files(page, plan.unsettled, "would be ")
+        PrunePlanView(plan.prune, True).text(page)
         if plan.merge is not None and plan.merge.nothing_to_do is None:
             page.line("then", _THEN)
 

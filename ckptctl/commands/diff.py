@@ -144,7 +144,7 @@ class _DiffView(NamedTuple):
     def text(self, page: Page) -> None:
         found = self.found
         for name, target in (("a", found.a), ("b", found.b)):
-            page.line(name, cells.target(target), style="bold")
+            page.line(name, str(target["taken_for"]), style="bold")
         if found.identical:
             page.line("identical")
             return
@@ -234,7 +234,7 @@ class _DiffView(NamedTuple):
                     words = (
                         f"{each['a']} becomes {each['b']}"
                         if "a" in each
-                        else f"{each['dtype']} {cells.shape(each['shape'])}"
+                        else f"{each['dtype']} {each['shape']}"
                     )
                     numbers = (each.get(name) for name in ("elements", "l2", "relative", "max"))
                     rows.add(what, each["name"], words, *numbers)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_CODES",
+    "Callback",
     "assume_order",
     "bwlimit",
     "directories",
@@ -119,14 +120,9 @@ def directory(function: Callback) -> Callback:
             raise UsageError("the name of the directory is empty")
         function(directory=directory_named(None if given is None else str(given)), **values)
 
-    return _with_directory_parameters(chosen)
-
-
-def _with_directory_parameters(function: Callback) -> Callback:
-    function = click.argument("directory", metavar="[DIR]", required=False, type=DIRECTORY)(
-        function
+    return _directory_option(
+        click.argument("directory", metavar="[DIR]", required=False, type=DIRECTORY)(chosen)
     )
-    return _directory_option(function)
 
 
 def directories(function: Callback) -> Callback:

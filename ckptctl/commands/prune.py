@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -17,9 +17,6 @@ from ckptctl.commands.replacing import PLAN, check_replaceable
 from ckptctl.errors import UsageError
 from ckptctl.output import Output
 from ckptctl.output import format as fmt
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["command"]
 

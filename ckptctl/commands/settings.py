@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import click
 from click.core import ParameterSource
 
-from ckptctl.commands.options import key_of
+from ckptctl.commands.options import Callback, key_of
 from ckptctl.commands.settings_file import (
     TABLE,
     SettingsFile,
@@ -27,9 +27,6 @@ from ckptctl.commands.settings_file import (
 from ckptctl.errors import UsageError
 
 __all__ = ["Setting", "Settings", "configured", "settings_of"]
-
-#: What click decorates: a command's function, called with keywords only.
-Callback: TypeAlias = Callable[..., None]
 
 Origin = Literal["command line", "environment", "file", "default"]
 

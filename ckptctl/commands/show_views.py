@@ -143,7 +143,7 @@ class ShownView(NamedTuple):
                     each["kind"],
                     each["name"],
                     each["dtype"],
-                    cells.shape(each["shape"]),
+                    str(each["shape"]),
                     each["bytes"],
                     each["share"],
                     cells.some(each["shards"]),
@@ -165,4 +165,4 @@ class ShownView(NamedTuple):
         with page.table(columns) as rows:
             for each in raw:
                 place = (each["bytes"], cells.some(each["shards"]), each["offset"])
-                rows.add("tensor", each["name"], each["dtype"], cells.shape(each["shape"]), *place)
+                rows.add("tensor", each["name"], each["dtype"], str(each["shape"]), *place)

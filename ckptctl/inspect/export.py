@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, get_args
 
@@ -259,7 +259,7 @@ def plan_export(
         (*view.notes, *notes),
         0,
     )
-    plan = ExportPlan(**{**vars(plan), "bytes_to_write": _size(plan)})
+    plan = replace(plan, bytes_to_write=_size(plan))
     check_space(output, plan.bytes_to_write, storage)
     return plan
 

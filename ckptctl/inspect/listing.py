@@ -142,10 +142,6 @@ class Listing:
         #: When the directory was looked at, in seconds since 1970; ages count from here.
         self.taken = chains.scan.taken_ns / 1e9
 
-    def __len__(self) -> int:
-        """Return the number of chains shown."""
-        return len(self._shown)
-
     @property
     def empty(self) -> bool:
         """Whether nothing in the directory looks like a checkpoint."""
@@ -175,7 +171,7 @@ class Listing:
                 increments=tuple(self._line(each) for each in chain.increments),
                 nested=chain.nested,
                 restorable_to=chain.restorable_to,
-                problems=tuple(chain.problems),
+                problems=chain.problems,
             )
 
     @property
@@ -200,7 +196,7 @@ class Listing:
     @cached_property
     def restore_points(self) -> tuple[int, ...]:
         """Steps that can be restored, ascending, of the chains shown and all others."""
-        return tuple(self._chains.restore_points)
+        return self._chains.restore_points
 
     @property
     def latest(self) -> int | None:
@@ -210,12 +206,12 @@ class Listing:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the directory itself, its state files for instance."""
-        return tuple(self._chains.problems)
+        return self._chains.problems
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed."""
-        return tuple(self._chains.notes)
+        return self._chains.notes
 
     def document(self) -> Mapping[str, object]:
         """Return the whole listing as JSON."""

@@ -289,7 +289,7 @@ class _Asking:
             for number in range(table.num_parts):
                 self._raw(table, number, np.flatnonzero(part_of == number))
             return
-        number = self._view.number_of(table)
+        number = self._view.tables.index(table)
         answers = None if self._survey else self._ask(state, number, part_of, None)
         if answers is None:
             parts = table.primary.parts

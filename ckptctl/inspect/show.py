@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from ckptctl.bundle import DType
     from ckptctl.errors import TableError
+    from ckptctl.inspect.parts import ColumnName
     from ckptctl.inspect.tensors import TensorView
     from ckptctl.inspect.view import TableTensor, TableView, View
     from ckptctl.restore.column import Column
@@ -303,8 +304,9 @@ def _read(view: View, tables: list[TableView], shown: Shown, *, stats: bool) -> 
             for at in range(len(table.shapes) if stats else 0):
                 item["members"][at]["stats"] = None
             continue
-        for what, column in (("freq", "freqs"), ("version", "versions")):
-            found = _there(view, table.columns(0, "freqs" if column == "freqs" else "versions"))
+        numbers: dict[str, ColumnName] = {"freq": "freqs", "version": "versions"}
+        for what, column in numbers.items():
+            found = _there(view, table.columns(0, column))
             if found:
                 progress.start(f"reading {column} of {table.name}", sum(c.nbytes for c in found))
                 item[what] = _quantiles(found, progress.advance)

@@ -71,15 +71,6 @@ class VerifyPlan(NamedTuple):
     whole: bool
     storage: Storage = LOCAL
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of data that would be read, about."""
-        if not self.data:
-            return 0
-        fresh = {each.prefix for each in self.fresh}
-        todo = [each.bytes for each in self.checkpoints if each.prefix not in fresh]
-        return sum(todo) // self.subset[1]
-
 
 class Verified:
     """What was found.

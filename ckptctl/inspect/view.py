@@ -14,8 +14,6 @@ from functools import cached_property
 from math import prod
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from ckptctl.bundle import BundleReader, DType, Entry
 from ckptctl.bundle.reader import LostShard
 from ckptctl.chain import ProvenPairs, find_chains, find_changed, scan_directory
@@ -41,8 +39,6 @@ __all__ = [
     "View",
     "open_view",
 ]
-
-_NONE = np.empty(0, np.int64)
 
 
 class MemberView(NamedTuple):
@@ -384,10 +380,6 @@ class View:
     def table(self, name: str) -> TableView | None:
         """Return the table of a name."""
         return next((table for table in self.tables if table.name == name), None)
-
-    def number_of(self, table: TableView) -> int:
-        """Return the number of a table in the state."""
-        return self.tables.index(table)
 
     def survey(self, table: int | None) -> Surveyed | None:
         """Survey the keys of one table of a state; None for what needs none."""

@@ -231,7 +231,7 @@ def plan_compact(
     options = options or CompactOptions()
     order = options.restore.assume_order
     chains = find_chains(scan_directory(directory, storage), order)
-    found = look_at_holdings(chains, storage)
+    found = look_at_holdings(chains)
     if found.latest is None:
         why = chains.passed_over()
         raise _no_restore_point(directory, found.fulls, found.increments, why)
@@ -251,9 +251,7 @@ def plan_compact(
         try:
             merge = plan_merge(
                 directory,
-                None,
-                None,
-                restore,
+                options=restore,
                 relocate=options.prune.relocate,
                 jobs=jobs,
                 remember=remember,
@@ -488,7 +486,7 @@ def _execute(
             directory, options.prune, progress=progress, storage=storage, before=chains.scan
         )
     pruned = execute_prune(prune, **common)
-    now = look_at_holdings(find_chains(scan_again(chains.scan, storage), order), storage)
+    now = look_at_holdings(find_chains(scan_again(chains.scan, storage), order))
     seconds = time.monotonic() - began
     removed = _joined(early, pruned)
     return CompactResult(directory, plan.waits, plan, now, seconds, merged, prune, removed, settled)

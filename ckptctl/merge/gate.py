@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ckptctl.chain import Chains
-    from ckptctl.storage import Storage
 
 __all__ = ["Gate", "Holdings", "look_at_holdings"]
 
@@ -56,7 +55,7 @@ class Holdings(NamedTuple):
         return self._asdict()
 
 
-def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
+def look_at_holdings(chains: Chains) -> Holdings:
     """Return what a directory holds; reads names, state files and indexes."""
     from ckptctl.chain import NO_STEP
     from ckptctl.chain.passed import find_passed_over
@@ -75,7 +74,7 @@ def look_at_holdings(chains: Chains, storage: Storage) -> Holdings:
     removed = {
         item.name for item in scan.removed if item.kind == "increment" and above < item.step <= upto
     }
-    saved = save_times(chains, storage)
+    saved = save_times(chains)
     times = [
         saved(item)
         for item in (*scan.fulls, *scan.increments)

@@ -102,7 +102,7 @@ def _held_now(directory: str) -> Holdings | None:
     from ckptctl.merge.gate import look_at_holdings
 
     try:
-        return look_at_holdings(find_chains(scan_directory(directory)), LOCAL)
+        return look_at_holdings(find_chains(scan_directory(directory)))
     except (CkptctlError, OSError):  # what is wrong was said by the run
         return None
 

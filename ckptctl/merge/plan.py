@@ -104,8 +104,6 @@ class MergePlan(NamedTuple):
         How the base is known.
     destination
         Prefix of the result.
-    in_place
-        Whether the result lies beside its base.
     nothing_to_do
         Why there is nothing to merge, or None.
     update_state
@@ -149,7 +147,6 @@ class MergePlan(NamedTuple):
     increments: tuple[Source, ...]
     base_reason: str
     destination: str
-    in_place: bool
     options: RestoreOptions
     nothing_to_do: str | None = None
     update_state: bool = True
@@ -326,13 +323,12 @@ def _plan(
         "increments": tuple(Source.of(item) for item in chosen.increments),
         "base_reason": chosen.base_reason,
         "destination": destination,
-        "in_place": in_place,
         "options": options,
         "update_state": update,
         "overwrite": overwrite,
         "relocate": relocate,
         "verify": verify,
-        "saved_s": _saved(chosen, storage),
+        "saved_s": _saved(chosen),
         "storage": storage,
     }
     if not chosen.increments and in_place:
@@ -465,7 +461,7 @@ def _base_step(chosen: Selection, options: RestoreOptions) -> int:
     return merged.base_step if merged is not None else chosen.base.step
 
 
-def _saved(chosen: Selection, storage: Storage) -> float:
+def _saved(chosen: Selection) -> float:
     last = (chosen.base, *chosen.increments)[-1]
     saved = last.saved_s
     return last.mtime_ns / 1e9 if saved is None else saved

@@ -187,7 +187,7 @@ def _plan(
         untouchable,
         own_leftovers(scan, found.files, storage),
         newest_sound(chains, storage),
-        save_times(chains, storage),
+        save_times(chains),
     )
     verdicts = judge(chains, look)
     checkpoints = (*scan.fulls, *scan.increments, *scan.others)

@@ -65,7 +65,7 @@ class Remover:
         self,
         plan: PrunePlan,
         items: Sequence[PruneItem],
-        still_ours: Callable[[], None] = lambda: None,
+        still_ours: Callable[[], None],
     ) -> None:
         self.plan = plan
         self.storage = plan.storage

@@ -135,7 +135,7 @@ def own_leftovers(
     return found
 
 
-def save_times(chains: Chains, storage: Storage) -> Callable[[Checkpoint], float | None]:
+def save_times(chains: Chains) -> Callable[[Checkpoint], float | None]:
     """Return a function that says when a checkpoint was saved, in seconds since 1970.
 
     The state file says so where it keeps times; of what ckptctl merged its mark says when the

@@ -11,6 +11,7 @@ from ckptctl.bundle import Entry, dtype_by_name
 from ckptctl.bundle.commit import PendingBundle
 from ckptctl.bundle.strings import encode_strings
 from ckptctl.bundle.writer import index_bytes
+from ckptctl.chain import MERGED_TENSOR
 from ckptctl.merge.tasks import (
     CopyTask,
     CreateTask,
@@ -41,9 +42,6 @@ from ckptctl.restore.survey import CheckTask, Surveyed
 from ckptctl.running import Runner, Task, batches
 
 __all__ = ["Layout", "Outcome", "lay_out", "write_state"]
-
-#: Name of the tensor that says that ckptctl wrote a full, and from what.
-MERGED_NAME = b"ckptctl/merged"
 
 
 class Outcome:
@@ -152,7 +150,7 @@ def write_state(
     if merged is not None:
         data, crc = encode_strings([merged])
         mark = Entry(dtype_by_name("string"), (), 0, sizes[0], len(data), crc)
-        entries[MERGED_NAME] = mark
+        entries[MERGED_TENSOR.encode()] = mark
         sizes[0] += len(data)
     pending.start()
     target = PendingData(pending.temporary, num_shards, pending.storage)

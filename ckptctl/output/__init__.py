@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from ckptctl.output.base import Column, Output, Page, Rows, Value, View
+from ckptctl.output.base import Column, Output, Page, QuietOutput, Rows, Value, View
 
 __all__ = ["Column", "Output", "Page", "Rows", "Value", "View", "is_terminal", "open_output"]
 
@@ -44,8 +44,6 @@ def open_output(
 
         return JsonOutput(command, out, err, animate=not quiet and _animates(err))
     if quiet:
-        from ckptctl.output.base import QuietOutput
-
         return QuietOutput()
     from ckptctl.output.text import TextOutput
 

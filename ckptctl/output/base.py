@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TextIO, TypeAlias
 
 from ckptctl.errors import NoSpaceError
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -103,6 +103,9 @@ class Page(ABC):
     #: Whether a person is looking: prose is for people, rows are for programs.
     terminal: bool
 
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
     @abstractmethod
     def line(self, *fields: str, style: str = "", indent: int = 0) -> None:
         """Write a line of fields, wrapped to the terminal or separated by tabs."""
@@ -111,15 +114,16 @@ class Page(ABC):
     def table(self, columns: Sequence[Column], *, heading: bool = True) -> Rows:
         """Begin a table."""
 
-    @abstractmethod
     def verbatim(self, text: str) -> None:
         """Write text of ours as it is, such as a script to be sourced."""
+        self._stream.write(text)
 
     def gap(self) -> None:  # noqa: B027 (rows for programs have no gaps)
         """Leave a line empty on a terminal."""
 
-    def flush(self) -> None:  # noqa: B027 (a page without a buffer has nothing to do)
+    def flush(self) -> None:
         """Let the reader see what was written until now."""
+        self._stream.flush()
 
 
 #: Why an answer finds no room: whoever makes room must not stop for it.

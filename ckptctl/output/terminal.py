@@ -61,9 +61,6 @@ class TerminalPage(Page):
 
     terminal = True
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
     @cached_property
     def _console(self) -> Console:
         return open_console(self._stream)
@@ -84,17 +81,9 @@ class TerminalPage(Page):
         """Begin a table; it is drawn when it ends."""
         return _TerminalRows(self._console, columns, heading)
 
-    def verbatim(self, text: str) -> None:
-        """Write the text, neither wrapped nor coloured."""
-        self._stream.write(text)
-
     def gap(self) -> None:
         """Leave a line empty."""
         self._stream.write("\n")
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
 
 
 class _TerminalRows(Rows):

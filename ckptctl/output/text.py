@@ -78,9 +78,6 @@ class PlainPage(Page):
 
     terminal = False
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
     def line(self, *fields: str, style: str = "", indent: int = 0) -> None:
         """Write the fields, whatever is in them; style and indent are for people."""
         self._stream.write("\t".join(map(fmt.one_line, fields)) + "\n")
@@ -90,14 +87,6 @@ class PlainPage(Page):
         if heading:
             self.line(*(column.name for column in columns))
         return _PlainRows(self, columns)
-
-    def verbatim(self, text: str) -> None:
-        """Write the text."""
-        self._stream.write(text)
-
-    def flush(self) -> None:
-        """Hand what was written to whoever reads the pipe."""
-        self._stream.flush()
 
 
 class _PlainRows(Rows):

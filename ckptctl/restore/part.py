@@ -309,7 +309,7 @@ class _Look:
         self._dropped = [_NONE]
         self._new_keys = 0
         #: What is admitted leaves the filtered rows.
-        self._filtered = any(_filtered_rows(job.ev(member)) for member in members)
+        self._filtered = any(job.ev(member).filtered for member in members)
         self._admitted = [_NONE]
 
     def survey(self) -> Survey:
@@ -411,11 +411,6 @@ def _without(keys: np.ndarray, places: np.ndarray) -> np.ndarray:
     others = np.ones(len(keys), bool)
     others[places] = False
     return keys[others]
-
-
-def _filtered_rows(ev: EvSet) -> int:
-    entry = ev.entries.get("-keys_filtered")
-    return entry.rows if entry is not None else 0
 
 
 def _check_rows(ev: EvSet, arrivals: Arrivals) -> None:

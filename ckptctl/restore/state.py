@@ -9,6 +9,7 @@ from math import gcd
 from typing import NamedTuple
 
 from ckptctl.bundle import BundleData, BundleReader, Entry, TensorSlice
+from ckptctl.bundle.names import key_of
 from ckptctl.bundle.slices import encode_slice_key
 from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
 from ckptctl.restore.match import match
@@ -183,7 +184,7 @@ class State:
                     for suffix, entry in ev.entries.items():
                         made = MemberTensor(number, part, at, suffix)
                         name = ev.name + suffix
-                        key = _key(name)
+                        key = key_of(name)
                         # A table of the full may gain a slot while it has no rows.
                         added = key not in self._full_places
                         yield StateTensor(key, name, entry, entry.shard, made), added
@@ -214,14 +215,14 @@ class State:
             yield StateTensor(key, plain.name, data, shard, made), plain.added
 
     def _where(self, name: str, slice_: TensorSlice | None) -> tuple[bytes, int]:
-        key = _key(name) if slice_ is None else encode_slice_key(_key(name), slice_)
+        key = key_of(name) if slice_ is None else encode_slice_key(key_of(name), slice_)
         place = self._full_places.get(key)
         return key, place.shard if place is not None else 0
 
     def whole_entries(self) -> dict[bytes, Entry]:
         """Return the entries that own no bytes: of sliced tensors and hash tables."""
         found = {
-            _key(name): entry
+            key_of(name): entry
             for name, entry in self.full.tensors.items()
             if not entry.has_data and not name.startswith(OWN_NAMES)
         }
@@ -229,7 +230,7 @@ class State:
             if plain.added:
                 entry = self.data(plain.source).entry(plain.name)
                 if not entry.has_data:
-                    found[_key(plain.name)] = entry
+                    found[key_of(plain.name)] = entry
         return found
 
 
@@ -282,7 +283,3 @@ def _may_meet(
         step = gcd(parts, others)
         for other in range(part % step, others, step):
             yield from sets.get(other, ())
-
-
-def _key(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")

@@ -26,6 +26,7 @@ from ckptctl.errors import RefusedError
 from ckptctl.storage.attributes import share
 from ckptctl.storage.own import OWN_DIRECTORY, open_directory, open_own
 from ckptctl.storage.owner import MOST_BYTES, Owner
+from ckptctl.storage.space import is_no_room
 
 __all__ = ["LOOKS", "Note", "Register", "Seen"]
 
@@ -40,7 +41,6 @@ _PENDING = r"lease-[0-9a-f]{32}\.tmp"
 #: Times that we look again at what changes under us: a listing that runs while a file is
 #: renamed may show both of its names, or neither.
 LOOKS = 50
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Seen(NamedTuple):
@@ -202,7 +202,7 @@ class Register:
             finally:
                 os.close(file)
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_no_room(error):
                 raise
 
     def touch_note(self, token: str, owner: Owner) -> None:

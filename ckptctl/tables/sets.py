@@ -87,11 +87,6 @@ class EvSet(NamedTuple):
             "dim": self.dim,
         }
 
-    @property
-    def shards(self) -> frozenset[int]:
-        """Data shards that hold tensors of the set."""
-        return frozenset(entry.shard for entry in self.entries.values())
-
 
 class RowSet(NamedTuple):
     """Rows of a normal variable in an increment: `-sparse_incr_keys` and `-values`."""

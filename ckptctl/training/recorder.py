@@ -333,9 +333,6 @@ class Recorder:
         ops = [*(update.op for update in uses.sparse), *uses.loads, *uses.initialisers]
         return [op for op in ops if op.name not in self._recorded]
 
-    def _track_of(self, owner: Any) -> Track | None:
-        return self._beside.get(owner.name)
-
     def _track(self, group: list[str], sparse: Container[str]) -> None:
         known = [self._beside[name] for name in group if name in self._beside]
         if known:
@@ -373,7 +370,8 @@ class Recorder:
         """Record the rows of an update before it, and after it if the clock has moved."""
         op = update.op
         _, done = self._recorded.get(op.name, (op, {}))
-        tracks = {id(t): t for t in map(self._track_of, update.variables) if t is not None}
+        found = (self._beside.get(owner.name) for owner in update.variables)
+        tracks = {id(track): track for track in found if track is not None}
         following, afters = successors(op), {}
         for number, track in tracks.items():
             if number in done:

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +18,13 @@ from ckptctl.errors import ChangedError, ExistsError, NotFoundError
 from ckptctl.storage import LOCAL, FileInfo
 from tests.bundle import builders as b
 from tests.bundle.recording import RecordingStorage
+from tests.rooms import tmp_path
+
+__all__ = ["tmp_path"]  # in memory, where a thousand fsyncs take no time
 
 ROOT = Path(__file__).parent.parent.parent
 INDEX = index_bytes(BundleHeader(2), {})
 EMPTY = {"": BundleHeader(2, raw=b.header(2))}
-
-
-@pytest.fixture
-def tmp_path() -> Iterator[Path]:
-    """Return a directory in memory, where a thousand fsyncs take no time."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as directory:
-        yield Path(directory)
 
 
 def write(

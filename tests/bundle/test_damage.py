@@ -46,7 +46,6 @@ from tests.descriptors import held
 ENTRY = (b"x", b.of_data(b.FLOAT, (2,), b"12345678"))
 BLOCK = b.block([(b"", b.header()), ENTRY])
 GOOD = b.table([(b"x", BLOCK)])
-END_OF_BLOCK = len(BLOCK) - 8  # where its one restart point stands
 
 
 def failure(

@@ -720,8 +720,8 @@ CHECKS = [
 @pytest.mark.parametrize(("chains", "check", "files"), CHECKS)
 def test_a_refusal_names_check_and_files(chains, check, files):
     choice = chains.base_of(only(chains, 180))
-    assert (choice.check, list(choice.files)) == (check, files)
-    assert files[0] in choice.reason
+    assert choice.check == check
+    assert all(name in choice.reason for name in files)
 
 
 def delta(step, previous, base=100, **options):

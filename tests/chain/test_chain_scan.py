@@ -21,7 +21,7 @@ from ckptctl.chain import (
 )
 from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.storage import LOCAL, LocalStorage
-from tests.chain.builder import label
+from tests.chain.builder import label, statuses
 from tests.chain.real import write_full, write_increment, write_state
 
 HEX = "0123456789abcdef" * 2
@@ -30,11 +30,6 @@ GOLDEN = Path(__file__).parent.parent / "golden" / "deeprec"
 
 def look(directory, **options):
     return find_chains(scan_directory(str(directory)), **options)
-
-
-def words(chains):
-    found = (*chains.scan.fulls, *chains.scan.increments)
-    return {label(item): chains.status(item) for item in found}
 
 
 def codes(chains):
@@ -56,7 +51,7 @@ def small(tmp_path):
 
 def test_a_small_directory(small):
     chains = look(small)
-    assert words(chains) == {"F100": "ok", "I120": "ok", "I140": "ok"}
+    assert statuses(chains) == {"F100": "ok", "I120": "ok", "I140": "ok"}
     assert chains.restore_points == (100, 120, 140)
     assert codes(chains) == []
     assert chains.notes == ()
@@ -108,7 +103,7 @@ def test_golden(name, dated, tmp_path):
     if dated:
         _date_like_a_run(directory)
     chains = look(directory)
-    assert words(chains) == GOLDEN_WORDS[name]
+    assert statuses(chains) == GOLDEN_WORDS[name]
     good = [s for s, word in GOLDEN_WORDS[name].items() if word in ("ok", "stale")]
     assert chains.restore_points == tuple(sorted(int(s[1:]) for s in good))
     assert chains.scan.copied == ()
@@ -160,7 +155,7 @@ def test_a_lineage_that_makes_no_sense_is_damage(tmp_path, raw):
     write_full(tmp_path, 100)
     write_increment(tmp_path, 160, lineage=raw)
     chains = look(tmp_path)
-    assert words(chains) == {"F100": "ok", "I160": "damaged"}
+    assert statuses(chains) == {"F100": "ok", "I160": "damaged"}
     assert codes(chains) == ["damaged"]
     assert chains.increment_at(160).damage.tensor == "ckptctl/lineage"
 
@@ -172,14 +167,14 @@ def test_a_flipped_byte_of_the_lineage_is_damage(tmp_path):
     raw = bytearray(data.read_bytes())
     raw[raw.index(b"base_step") + 12] ^= 1
     data.write_bytes(raw)
-    assert words(look(tmp_path))["I160"] == "damaged"
+    assert statuses(look(tmp_path))["I160"] == "damaged"
 
 
 def test_only_increments_have_a_lineage_and_only_fulls_were_merged(tmp_path):
     note = np.array(b"somebody's own", dtype=object)
     write_full(tmp_path, 100, extra={"ckptctl/lineage": note})
     write_increment(tmp_path, 120, extra={"ckptctl/merged": note})
-    assert words(look(tmp_path)) == {"F100": "ok", "I120": "ok"}
+    assert statuses(look(tmp_path)) == {"F100": "ok", "I120": "ok"}
 
 
 STEPS = [
@@ -226,7 +221,7 @@ def test_broken_checkpoints(small, spoil, word):
     prefix = small / INCREMENT_DIRECTORY / "incremental_model.ckpt-140"
     spoil(prefix)
     chains = look(small)
-    assert words(chains)["I140"] == word
+    assert statuses(chains)["I140"] == word
     assert chains.restore_points == (100, 120)
     assert word in codes(chains)
     assert chains.increment_at(140).global_step in (None, 140)
@@ -242,7 +237,7 @@ def test_damage_behind_the_first_block_of_a_large_index(tmp_path):
     chains = look(tmp_path)
     increment = chains.increment_at(120)
     assert increment.facts.damage is None
-    assert words(chains)["I120"] == "damaged"
+    assert statuses(chains)["I120"] == "damaged"
 
 
 def test_an_index_that_vanishes_after_the_scan(small):
@@ -250,7 +245,7 @@ def test_an_index_that_vanishes_after_the_scan(small):
     for file in increment_files(small, "incremental_model.ckpt-140"):
         file.unlink()
     chains = find_chains(scan)
-    assert words(chains)["I140"] == "damaged"
+    assert statuses(chains)["I140"] == "damaged"
     assert "gone while it was being read" in chains.why_not(chains.increment_at(140))
 
 
@@ -286,7 +281,7 @@ FAILURES = [
 def test_an_index_that_cannot_be_read(small, error):
     path = small / INCREMENT_DIRECTORY / "incremental_model.ckpt-140.index"
     chains = find_chains(scan_directory(str(small), Failing(path, error)))
-    assert words(chains) == {"F100": "ok", "I120": "ok", "I140": "damaged"}
+    assert statuses(chains) == {"F100": "ok", "I120": "ok", "I140": "damaged"}
     reason = chains.why_not(chains.increment_at(140))
     assert "may not read" in reason or "Input/output" in reason
 
@@ -322,7 +317,7 @@ def test_a_state_file_that_cannot_be_read(small, error):
     storage = Failing(small / "checkpoint", error)
     chains = find_chains(scan_directory(str(small), storage))
     assert codes(chains)[0] == "state-file"
-    assert words(chains)["I120"] == "unproven"
+    assert statuses(chains)["I120"] == "unproven"
 
 
 # --- names ---
@@ -332,7 +327,7 @@ def test_any_base_name_padded_steps_and_shards(tmp_path):
     write_full(tmp_path, 0, name="my model-00000100", shards=3)
     write_increment(tmp_path, 0, name="d\nelta-00000120", shards=3)
     chains = look(tmp_path)
-    assert words(chains) == {"F100": "ok", "I120": "ok"}
+    assert statuses(chains) == {"F100": "ok", "I120": "ok"}
     assert chains.full_at(100).facts.num_shards == 3
     assert chains.restore_points == (100, 120)
 
@@ -408,7 +403,7 @@ def test_directories_and_links(tmp_path):
     chains = look(tmp_path)
     assert codes(chains) == ["misfit", "damaged"]
     # Its index may come back with the disk that the link leads to.
-    assert words(chains) == {"F100": "ok", "F300": "damaged"}
+    assert statuses(chains) == {"F100": "ok", "F300": "damaged"}
     assert chains.full_at(300).unread is not None
     assert chains.leftovers == ()
 
@@ -479,7 +474,7 @@ def test_a_state_file_that_does_not_parse(small, raw):
     assert chains.scan.full_state.error is not None
     assert codes(chains)[0] == "state-file"
     # Fulls are fulls, but what rotated away is not known.
-    assert words(chains) == {"F100": "ok", "I120": "unproven", "I140": "unproven"}
+    assert statuses(chains) == {"F100": "ok", "I120": "unproven", "I140": "unproven"}
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, lambda p: p.symlink_to("nowhere")])
@@ -576,7 +571,7 @@ def test_a_run_that_was_rolled_back(tmp_path):
     names = [f"incremental_model.ckpt-{s}" for s in (220, 170, 230)]
     write_state(room, *names, at=1341)
     chains = look(tmp_path)
-    assert words(chains) == {
+    assert statuses(chains) == {
         "F100": "ok",
         "F150": "ok",
         "F200": "abandoned",
@@ -591,10 +586,10 @@ def test_an_unlisted_full_just_committed_or_abandoned(tmp_path):
     write_full(tmp_path, 100, at=1000)
     write_full(tmp_path, 200, at=1100)
     write_state(tmp_path, "model.ckpt-100", at=1001)
-    assert words(look(tmp_path)) == {"F100": "ok", "F200": "ok"}
+    assert statuses(look(tmp_path)) == {"F100": "ok", "F200": "ok"}
     write_state(tmp_path, "model.ckpt-100", at=1200)
-    assert words(look(tmp_path)) == {"F100": "ok", "F200": "abandoned"}
-    assert words(look(tmp_path, assume_order="step")) == {"F100": "ok", "F200": "ok"}
+    assert statuses(look(tmp_path)) == {"F100": "ok", "F200": "abandoned"}
+    assert statuses(look(tmp_path, assume_order="step")) == {"F100": "ok", "F200": "ok"}
 
 
 # --- leftovers ---
@@ -642,8 +637,7 @@ def test_the_age_of_a_temporary_is_that_of_the_newest_inside(small):
     os.utime(inside, (5000, 5000))
     os.utime(temporary, (4000, 4000))
     scan = scan_directory(str(small))
-    assert scan.leftovers[0].age_s(6000 * 10**9) == 1000.0
-    assert scan.leftovers[0].age_s(0) == 0.0
+    assert scan.leftovers[0].mtime_ns == 5000 * 10**9
     assert abs(scan.taken_ns - time.time_ns()) < 60 * 10**9
 
 

@@ -81,12 +81,6 @@ def rows(text: str) -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines()]
 
 
-def age_by(path: Path, seconds: float) -> None:
-    for each in [path, *path.rglob("*")]:
-        info = each.stat()
-        os.utime(each, (info.st_atime - seconds, info.st_mtime - seconds))
-
-
 # --- what scripts rely on -------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,3 +150,14 @@ class Sparse(LocalStorage):
         super().create(path, 0)
         with open(path, "r+b") as file:
             file.truncate(size)
+
+
+def in_a_thread(work: Callable[[], object]) -> Callable[[], None]:
+    """The trainer is someone else, and is done before we go on."""
+
+    def run() -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    return run

@@ -255,7 +255,7 @@ def test_increments_count_though_the_prune_of_an_earlier_run_removed_them(tmp_pa
 
 
 def look(chain: Chain) -> Holdings:
-    return look_at_holdings(find_chains(scan_directory(str(chain.directory))), LOCAL)
+    return look_at_holdings(find_chains(scan_directory(str(chain.directory))))
 
 
 def test_bytes_are_those_that_a_merge_would_read(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import DependencyError, UsageError
 from ckptctl.merge.gate import Holdings, look_at_holdings
 from ckptctl.merge.metrics import Measures, check_metrics, write_metrics
-from ckptctl.storage import LOCAL
 
 HELD = Holdings(
     fulls=3,
@@ -291,7 +290,7 @@ def test_a_run_that_failed_is_measured_by_what_is_there(golden: Path) -> None:
     directory = str(golden / "deeprec" / "sharded")
     found = Measures.of(directory, None, exit_code=12, ended_s=1.0, seconds=2.0)
     chains = find_chains(scan_directory(directory))
-    assert found.holdings == look_at_holdings(chains, LOCAL)
+    assert found.holdings == look_at_holdings(chains)
     assert (found.bytes_written, found.bytes_freed) == (0, 0)
     nowhere = Measures.of(f"{directory}/nowhere", None, exit_code=10, ended_s=1.0, seconds=2.0)
     assert nowhere.holdings is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from tests.merge.prunes import (
     stays,
     with_side,
 )
-from tests.merge.storages import Hooked, Once, Trapped
+from tests.merge.storages import Hooked, Once, Trapped, in_a_thread
 from tests.oracle.chain import (
     INCREMENTS,
     Chain,
@@ -207,15 +206,6 @@ def test_a_trainers_files_beside_an_old_mark_are_not_ours(tmp_path: Path) -> Non
 
 
 # --- others at work -------------------------------------------------------------------
-
-
-def in_a_thread(work: Callable[[], object]) -> Callable[[], None]:
-    def run() -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-
-    return run
 
 
 def test_what_changed_since_the_plan_is_skipped(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from ckptctl.merge.state_file import insert_full, relocate_paths
 from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
-from tests.merge.storages import Hooked
+from tests.merge.storages import Hooked, in_a_thread
 from tests.oracle.chain import (
     INCREMENTS,
     Chain,
@@ -212,17 +211,6 @@ def test_an_abandoned_full_of_a_greater_step(tmp_path: Path) -> None:
 
 
 # --- a trainer that writes meanwhile --------------------------------------------------
-
-
-def in_a_thread(work: Callable[[], object]) -> Callable[[], None]:
-    """The trainer is someone else, and is done before we go on."""
-
-    def run() -> None:
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-
-    return run
 
 
 def saves(chain: Chain, step: int, *listed: int) -> Callable[[], None]:

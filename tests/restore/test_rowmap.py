@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -155,21 +153,14 @@ def test_runs_of_a_range_are_those_of_all_cut_off(
 
 
 @pytest.fixture(scope="module")
-def room() -> Path:
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as path:
-        yield Path(path)
-
-
-@pytest.fixture(scope="module")
-def bundle(room: Path) -> BundleReader:
+def bundle(module_path: Path) -> BundleReader:
     """`w<n>`: n rows of 3 bytes for n to 12; `in`: 100 rows of the same."""
-    with BundleWriter(str(room / "b")) as writer:
+    with BundleWriter(str(module_path / "b")) as writer:
         for rows in range(13):
             writer.add(f"w{rows}", np.arange(rows * 3, dtype=np.uint8).reshape(rows, 3))
         writer.add("in", 255 - np.arange(150, dtype=np.uint8).reshape(50, 3))
         writer.add("in2", 128 + np.arange(90, dtype=np.uint8).reshape(30, 3))
-    return BundleReader(str(room / "b"))
+    return BundleReader(str(module_path / "b"))
 
 
 @MANY
