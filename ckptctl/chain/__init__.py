@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ckptctl.chain.unread import check_read
     from ckptctl.chain.vanished import find_changed, telling_what_vanished
     from ckptctl.chain.write_order import WriteOrder
-    from ckptctl.chain.writer import WRITER_WAIT_S, Writer, find_writer, wait_for_writer
+    from ckptctl.chain.writer import WRITER_WAIT_S, Writer, wait_for_writer
 else:
     from ckptctl.lazy import lazy_names
 
@@ -45,7 +45,7 @@ else:
             "unread": "check_read",
             "vanished": "find_changed telling_what_vanished",
             "write_order": "WriteOrder",
-            "writer": "WRITER_WAIT_S Writer find_writer wait_for_writer",
+            "writer": "WRITER_WAIT_S Writer wait_for_writer",
         },
     )
 
@@ -81,7 +81,6 @@ __all__ = [
     "check_read",
     "find_chains",
     "find_changed",
-    "find_writer",
     "scan_again",
     "scan_directory",
     "split_step",

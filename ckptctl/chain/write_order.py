@@ -21,7 +21,7 @@ class WriteOrder(NamedTuple):
     scan
         The directory; the full that a merge of ours was named instead of counts as named.
     time_usable
-        Whether mtimes say anything: see `time_is_usable`.
+        Whether mtimes say anything: see `timelines._copy_evidence`.
     by_step
         `--assume-order step`: the order of steps, whatever lists and times say.
     """

@@ -25,7 +25,7 @@ from ckptctl.errors import NotFoundError, RefusedError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.storage import LOCAL, Storage
 
-__all__ = ["WRITER_WAIT_S", "Writer", "find_writer", "wait_for_writer"]
+__all__ = ["WRITER_WAIT_S", "Writer", "wait_for_writer"]
 
 #: Seconds that a command waits for the end of a save, unless told otherwise.
 WRITER_WAIT_S = 120.0
@@ -62,23 +62,6 @@ class _Sign(NamedTuple):
     bytes: int
     mtime_ns: int
     temporary: bool
-
-
-def find_writer(directory: str, storage: Storage = LOCAL) -> Writer | None:
-    """Return the save that is under way in a checkpoint directory, or None.
-
-    At once where nothing looks like one; else after a second look, a moment later.
-
-    Raises
-    ------
-    NotFoundError
-        There is no such directory.
-    """
-    before = _look(directory, storage)
-    if not before:
-        return None
-    time.sleep(_PAUSE_S)
-    return _judge(before, _look(directory, storage))
 
 
 def wait_for_writer(

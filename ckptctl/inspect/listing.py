@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ckptctl.chain import IndexMemory, ProvenPairs, find_chains, scan_directory
+from ckptctl.chain import (
+    INCREMENT_DIRECTORY,
+    IndexMemory,
+    ProvenPairs,
+    find_chains,
+    scan_directory,
+)
 from ckptctl.chain.names import split_step
 from ckptctl.errors import NotFoundError
 from ckptctl.storage import LOCAL, Storage
@@ -26,8 +32,6 @@ __all__ = [
 ]
 
 Order = Literal["step", "bytes", "age"]
-
-_INCREMENTS = ".incremental_checkpoint"
 
 
 class ListedCheckpoint(NamedTuple):
@@ -317,7 +321,7 @@ def steps_by_name(directory: str, storage: Storage = LOCAL) -> list[tuple[int, s
         There is no such directory.
     """
     steps: dict[int, str] = {}
-    for place, kind in ((f"{directory}/{_INCREMENTS}", "increment"), (directory, "full")):
+    for place, kind in ((f"{directory}/{INCREMENT_DIRECTORY}", "increment"), (directory, "full")):
         try:
             entries = storage.listdir(place)
         except NotFoundError:

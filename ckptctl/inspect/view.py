@@ -104,9 +104,6 @@ class TableView:
         Name of the primary without the part.
     kind
         `table`, or `rows` of a normal variable: its keys are row numbers of a slice.
-    entries
-        (EV name, its tensors by suffix) of each member and part, as the full or the
-        increment holds them; known without reading rows.
     """
 
     def __init__(

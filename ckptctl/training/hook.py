@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow.compat.v1 as tf1
 
 from ckptctl.bundle import BundleReader
-from ckptctl.chain.facts import MERGED_TENSOR
+from ckptctl.chain import INCREMENT_DIRECTORY, MERGED_TENSOR
 from ckptctl.errors import UsageError
 from ckptctl.training.bases import directory_of, place_of
-from ckptctl.training.incremental import INCREMENT_BASENAME, INCREMENT_DIRECTORY
+from ckptctl.training.incremental import INCREMENT_BASENAME
 
 __all__ = ["CheckpointSaverHook", "interval"]
 

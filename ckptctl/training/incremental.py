@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf1
 from tensorflow.python.checkpoint import checkpoint_management
 from tensorflow.python.util import compat
 
+from ckptctl.chain import INCREMENT_DIRECTORY
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from ckptctl.training.bases import Previous, directory_of, place_of
@@ -34,10 +35,9 @@ from ckptctl.training.slices import NO_OTHERS, OtherSlices
 if TYPE_CHECKING:
     from ckptctl.training.saver import Saver
 
-__all__ = ["INCREMENT_BASENAME", "INCREMENT_DIRECTORY", "IncrementalSaver"]
+__all__ = ["INCREMENT_BASENAME", "IncrementalSaver"]
 
-#: Fixed in DeepRec: incremental_saver.py, basic_session_run_hooks.py.
-INCREMENT_DIRECTORY = ".incremental_checkpoint"
+#: Fixed in DeepRec: basic_session_run_hooks.py.
 INCREMENT_BASENAME = "incremental_model.ckpt"
 
 _LOG = logging.getLogger("ckptctl.training")

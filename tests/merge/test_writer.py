@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckptctl.bundle import read_state
-from ckptctl.chain import find_writer, wait_for_writer, writer
+from ckptctl.chain import wait_for_writer, writer
 from ckptctl.errors import RefusedError
 from ckptctl.merge import execute_merge, execute_prune
 from ckptctl.storage import FileInfo
@@ -84,16 +84,18 @@ UNFINISHED = {
 
 def found(chain: Chain, **storage: object) -> str | None:
     """Return what a writer was found by, below the directory."""
-    seen = find_writer(str(chain.directory), Looked(chain.directory, **storage))
-    return None if seen is None else os.path.relpath(seen.path, chain.directory)
+    try:
+        wait_for_writer(str(chain.directory), 0, storage=Looked(chain.directory, **storage))
+    except RefusedError as error:
+        return os.path.relpath(str(error.file), chain.directory)
+    return None
 
 
 def test_where_nothing_is_written_one_look_is_enough(tmp_path: Path) -> None:
     chain = small_chain(tmp_path, side=True)
     storage = Looked(chain.directory)
-    assert find_writer(str(chain.directory), storage) is None
     wait_for_writer(str(chain.directory), storage=storage)
-    assert storage.looks == 2
+    assert storage.looks == 1
 
 
 @pytest.mark.parametrize("what", TEMPORARIES)
@@ -112,7 +114,7 @@ def test_what_another_program_writes_is_not_waited_for(tmp_path: Path, name: str
     chain = small_chain(tmp_path)
     storage = Looked(chain.directory)
     put(chain.directory / name)
-    assert find_writer(str(chain.directory), storage) is None
+    wait_for_writer(str(chain.directory), storage=storage)
     assert storage.looks == 1
 
 
