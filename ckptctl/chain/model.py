@@ -321,6 +321,11 @@ class StateFile:
         Paths in it that exist but lie in another directory, by device and inode.
     moved
         The path that it names, where nothing lies there although its name is here.
+    astray
+        Whether it names what leads to another directory, and no checkpoint of that name is here:
+        relative, the path would lead to nothing.
+    v1
+        Names that it lists of which a file of just that name is here: TensorFlow's V1 format.
     state
         The file as read; None if it is not there or does not parse.
     error
@@ -334,6 +339,8 @@ class StateFile:
     latest: str | None = None
     copied: tuple[str, ...] = ()
     moved: str | None = None
+    astray: bool = False
+    v1: tuple[str, ...] = ()
     state: CheckpointState | None = None
     error: StateFileError | None = None
 
@@ -460,6 +467,11 @@ class Scan(NamedTuple):
         """Return what a state file names that is here and is no checkpoint of this model."""
         named = (other for other in self.others if other.name == state.latest)
         return next((other for other in named if self.state_of(other).path == state.path), None)
+
+    @property
+    def astray(self) -> tuple[StateFile, ...]:
+        """The state files that must not be made relative: what they name is not here."""
+        return tuple(each for each in (self.full_state, self.increment_state) if each.astray)
 
     @property
     def copied(self) -> tuple[tuple[str, str], ...]:

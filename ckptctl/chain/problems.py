@@ -34,7 +34,11 @@ def misnamed_reason(full: Checkpoint) -> str:
 def state_problems(scan: Scan) -> Iterator[Problem]:
     """Return what the state files say that is not so in this directory."""
     for state, path in scan.copied:
-        message = f"{state} names {path}, which lies in another directory: use --relocate"
+        astray = {each.path: each.state for each in scan.astray}.get(state)
+        what = "use --relocate"
+        if astray is not None and path == astray.latest:
+            what = "no checkpoint of that name is here, so set model_checkpoint_path by hand"
+        message = f"{state} names {path}, which lies in another directory: {what}"
         yield Problem("copied", message)
     for state_file in (scan.full_state, scan.increment_state):
         if state_file.moved is not None:

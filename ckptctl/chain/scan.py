@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from ckptctl.bundle import read_state
@@ -206,7 +206,7 @@ class _Room:
                 Problem("misfit", f"{self._path(info.name)} is {what}, called like a file")
             )
         self._displaced = self._find_displaced(grouped)
-        self.state = self._read_state(any(info.name == "checkpoint" for info in entries))
+        self.state = self._read_state({info.name: info.is_dir for info in entries})
         if self.state.error is not None:
             message = f"{self.state.path}: {self.state.error.message}"
             self.problems.append(Problem("state-file", message))
@@ -343,9 +343,10 @@ class _Room:
                     return path
         return None
 
-    def _read_state(self, present: bool) -> StateFile:
+    def _read_state(self, entries: Mapping[str, bool]) -> StateFile:
+        """Return the state file; `entries` is what lies beside it, and whether as a directory."""
         path = os.path.join(self.directory, "checkpoint")
-        if not present and self._displaced is None:
+        if "checkpoint" not in entries and self._displaced is None:
             return StateFile(path)
         try:
             source = self._displaced or path
@@ -360,14 +361,24 @@ class _Room:
             unread = StateFileError(f"state file cannot be read: {why}", file=path)
             unread.__cause__ = error
             return StateFile(path, present=True, error=unread)
+        listed = tuple(os.path.basename(item) for item in state.all_paths)
+        head, latest = os.path.split(state.latest)
+        v1 = tuple(
+            name
+            for name in dict.fromkeys((*listed, latest))
+            if entries.get(name) is False and f"{name}.index" not in entries
+        )
+        lacking = latest and f"{latest}.index" not in entries and latest not in v1
         return StateFile(
             path,
             present=True,
             mtime_ns=info.mtime_ns,
-            listed=tuple(os.path.basename(item) for item in state.all_paths),
-            latest=os.path.basename(state.latest),
+            listed=listed,
+            latest=latest,
             copied=tuple(self._elsewhere({state.latest: None, **dict.fromkeys(state.all_paths)})),
             moved=state.latest if self._moved(state.latest) else None,
+            astray=bool(head and lacking and not self._is_here(head)),
+            v1=v1,
             state=state._replace(path=path),
         )
 
@@ -381,6 +392,15 @@ class _Room:
         except OSError:  # a place that we may not look into is not shown to lack it
             return False
         return there is None and here is not None
+
+    def _is_here(self, directory: str) -> bool:
+        """Return whether a directory of a path is this one, under whatever name."""
+        try:
+            there = self.storage.stat(os.path.join(self.directory, directory, "."))
+            here = self.storage.stat(self._path("."))
+        except OSError:
+            return False
+        return there is not None and here is not None and there.identity[:2] == here.identity[:2]
 
     def _elsewhere(self, paths: Iterable[str]) -> list[str]:
         """Return the paths that lead to a checkpoint in another directory.

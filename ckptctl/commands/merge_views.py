@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptctl.commands.prune_views import RELATIVE
 from ckptctl.output import Column, Page
 from ckptctl.output import format as fmt
 
@@ -57,8 +58,8 @@ class MergePlanView(NamedTuple):
             state = os.path.join(os.path.dirname(plan.destination), "checkpoint")
             change = f"{'would be' if self.dry_run else 'is'} updated, if there is one"
             rows.add("state file", state, None, change if plan.update_state else "not touched")
-            if plan.relocate:
-                rows.add(self._verb("relocate"), plan.directory, None, "relative paths")
+            for path in plan.relocated:
+                rows.add(self._verb("relocate"), path, None, RELATIVE)
             for option in plan.overrides:
                 rows.add("override", option, None, "as given")
         page.gap()

@@ -14,7 +14,7 @@ from ckptctl.output import format as fmt
 if TYPE_CHECKING:
     from ckptctl.merge import PrunePlan, PruneResult
 
-__all__ = ["PrunePlanView", "PruneResultView", "raise_for"]
+__all__ = ["RELATIVE", "PrunePlanView", "PruneResultView", "raise_for"]
 
 
 def raise_for(plan: PrunePlan, result: PruneResult | None) -> None:
@@ -75,6 +75,8 @@ class PrunePlanView(NamedTuple):
         for prefix in plan.verify:
             name = os.path.basename(prefix) if page.terminal else prefix
             page.line("would verify" if would else "verify", fmt.escape(name), _WHY)
+        for state in plan.relocated:
+            page.line("would relocate" if would else "relocate", fmt.escape(state), RELATIVE)
         if not plan.removed:
             page.line("nothing to remove", fmt.escape(plan.directory))
         else:
@@ -82,6 +84,8 @@ class PrunePlanView(NamedTuple):
             page.line(verb, fmt.some(len(plan.removed), "item"), size, style="bold")
 
 
+#: What `--relocate` makes of a state file.
+RELATIVE = "its paths become relative"
 _WHY = "all of it is read before anything goes that it stands in for"
 
 

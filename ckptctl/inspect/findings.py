@@ -86,7 +86,8 @@ CATALOGUE: dict[str, Kind] = {
         Kind("CK022", "warning", "copied directory",
              "A state file leads into another directory: TensorFlow restores from there, and "
              "deletes there.",
-             "`ckptctl merge --relocate` or `prune --relocate` makes paths relative"),
+             "`ckptctl merge --relocate` or `prune --relocate` makes paths relative; where what it "
+             "names is not here, write that line by hand: model_checkpoint_path: \"NAME\""),
         Kind("CK023", "warning", "lineage leads nowhere",
              "The full or the increment that it was recorded on is not here.", _LOST),
         Kind("CK024", "warning", "increments are not nested",

@@ -107,9 +107,9 @@ class CompactPlan(NamedTuple):
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        from ckptctl.merge.state_file import is_to_relocate
+        from ckptctl.merge.state_file import to_relocate
 
-        return self.options.prune.relocate and is_to_relocate(self.chains.scan)
+        return self.options.prune.relocate and bool(to_relocate(self.chains.scan))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as one JSON object."""

@@ -18,8 +18,8 @@ from ckptctl.chain import (
     telling_what_vanished,
 )
 from ckptctl.chain.nested import count_rows, is_cumulative
-from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.merge.copied import check_copied, check_relocatable
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
@@ -28,7 +28,7 @@ from ckptctl.merge.destination import (
 from ckptctl.merge.estimate import fit_memory, most_rows
 from ckptctl.merge.lead import tell_kept_line, tell_mixture
 from ckptctl.merge.settle import is_unlisted
-from ckptctl.merge.state_file import is_to_relocate
+from ckptctl.merge.state_file import to_relocate
 from ckptctl.merge.sweep import to_sweep
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -37,7 +37,7 @@ from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import Selection, select
 from ckptctl.storage import LOCAL, FileInfo, Storage, check_space
 
-__all__ = ["MergePlan", "check_copied", "plan_merge"]
+__all__ = ["MergePlan", "plan_merge"]
 
 #: Looks at a directory in which a trainer deletes what we are about to read.
 _ATTEMPTS = 3
@@ -108,6 +108,8 @@ class MergePlan(NamedTuple):
         Why there is nothing to merge, or None.
     update_state
         Whether the state file of the destination's directory is updated.
+    relocated
+        State files whose paths become relative.
     shards, tensors
         Data shards and tensors of the result.
     bytes_to_read, bytes_to_write
@@ -152,6 +154,7 @@ class MergePlan(NamedTuple):
     update_state: bool = True
     overwrite: bool = False
     relocate: bool = False
+    relocated: tuple[str, ...] = ()
     verify: bool = True
     shards: int = 0
     tensors: int = 0
@@ -202,6 +205,7 @@ class MergePlan(NamedTuple):
             "unfinished": list(self.unfinished),
             "state_file": state_file if self.update_state else None,
             "relocate": self.relocate,
+            "relocated": list(self.relocated),
         }
 
 
@@ -314,6 +318,8 @@ def _plan(
     destination = choose_destination(chosen, output, storage)
     update = in_place if update_state is None else update_state
     check_copied(chains, in_place or update, relocate)
+    if relocate:
+        check_relocatable(scan)
     if update and not in_place:
         _check_listable(destination, chosen, relocate, storage)
     common: dict[str, Any] = {
@@ -327,6 +333,7 @@ def _plan(
         "update_state": update,
         "overwrite": overwrite,
         "relocate": relocate,
+        "relocated": to_relocate(scan) if relocate else (),
         "verify": verify,
         "saved_s": _saved(chosen),
         "storage": storage,
@@ -386,23 +393,6 @@ def _plan(
         state.close()
 
 
-def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
-    """Refuse to write among increments, or where a state file leads to another directory."""
-    if writes:
-        scan = chains.scan
-        check_no_increments(scan.directory, (full.base_name for full in scan.fulls))
-    if writes and chains.scan.copied and not relocate:
-        state, path = chains.scan.copied[0]
-        raise RefusedError(
-            "the directory is a copy: its state file leads to another directory",
-            file=state,
-            expected="paths into this directory",
-            found=path,
-            remedy="--relocate rewrites the paths as relative; "
-            "else TensorFlow restores from there, and deletes there",
-        )
-
-
 def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
     meta = base.meta
     if meta is not None:
@@ -430,7 +420,7 @@ def _unfinished(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what a merge that was killed after its commit left to do, and to remove."""
     todo = []
-    if relocate and is_to_relocate(chains.scan):
+    if relocate and to_relocate(chains.scan):
         todo.append("paths in the state files become relative")
     leftovers = own_temporaries(full.prefix, storage)
     swept = {**to_sweep(chains.scan), **dict.fromkeys(leftovers, "removed")}

@@ -24,14 +24,14 @@ from ckptctl.chain import (
     wait_for_writer,
 )
 from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
+from ckptctl.merge.copied import check_copied, check_relocatable
 from ckptctl.merge.owned import fingerprint, owned
-from ckptctl.merge.plan import check_copied
 from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import Pairs, newest_sound, own_leftovers, save_times
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePlan
 from ckptctl.merge.prune_rules import Look, judge
 from ckptctl.merge.removed_log import check_own_room
-from ckptctl.merge.state_file import relocate_state_files
+from ckptctl.merge.state_file import relocate_state_files, to_relocate
 from ckptctl.merge.sweep import give_back_states
 from ckptctl.merge.verification import verify_all
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -172,6 +172,8 @@ def _plan(
     pairs = Pairs(scan, keep=remember)
     first = find_chains(scan, options.assume_order, proven_nested=pairs)
     check_copied(first, True, options.relocate)
+    if options.relocate:
+        check_relocatable(scan)
     chains, damage = pairs.prove(first, storage, progress)
     found = owned(scan, storage)
     untouchable = dict(found.untouchable)
@@ -230,6 +232,7 @@ def _plan(
         fingerprint=fingerprint(scan, found.files, storage),
         warnings=chains.notes,
         damage=(*unread, *damage),
+        relocated=to_relocate(scan) if options.relocate else (),
         storage=storage,
         scan=scan,
     )

@@ -229,6 +229,8 @@ class PrunePlan:
         What a user should know.
     damage
         What was found to be damaged while the increments were compared.
+    relocated
+        State files whose paths become relative.
     scan
         The directory as it was; None of a plan that was saved.
     """
@@ -240,6 +242,7 @@ class PrunePlan:
     fingerprint: str = ""
     warnings: tuple[str, ...] = ()
     damage: tuple[str, ...] = ()
+    relocated: tuple[str, ...] = ()
     storage: Storage = field(default=LOCAL, repr=False, compare=False)
     scan: Scan | None = field(default=None, repr=False, compare=False)
 
@@ -265,6 +268,7 @@ class PrunePlan:
             "fingerprint": self.fingerprint,
             "warnings": list(self.warnings),
             "damage": list(self.damage),
+            "relocated": list(self.relocated),
         }
 
     def to_save(self) -> dict[str, Any]:
@@ -291,6 +295,7 @@ class PrunePlan:
                 fingerprint=_of(facts["fingerprint"], str),
                 warnings=_texts(facts["warnings"]),
                 damage=_texts(facts["damage"]),
+                relocated=_texts(facts.get("relocated", [])),
                 storage=storage,
             )
         except (KeyError, TypeError, ValueError) as error:

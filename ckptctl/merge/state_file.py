@@ -20,6 +20,7 @@ from ckptctl.chain import (
 from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.timelines import find_timelines
 from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.merge.copied import check_relocatable
 from ckptctl.merge.lead import Lead
 from ckptctl.storage import FileInfo, Storage
 
@@ -30,9 +31,9 @@ __all__ = [
     "fresh_checkpoints",
     "insert_full",
     "is_judged_alike",
-    "is_to_relocate",
     "relocate_paths",
     "relocate_state_files",
+    "to_relocate",
     "unlist_checkpoints",
     "update_state_file",
     "written",
@@ -168,10 +169,10 @@ def relocate_paths(state: CheckpointState) -> CheckpointState:
     )
 
 
-def is_to_relocate(scan: Scan) -> bool:
-    """Return whether `relocate_state_files` would rewrite a state file."""
+def to_relocate(scan: Scan) -> tuple[str, ...]:
+    """Return the paths of the state files that `relocate_state_files` would rewrite."""
     states = (scan.full_state.state, scan.increment_state.state)
-    return any(state is not None and relocate_paths(state) != state for state in states)
+    return tuple(s.path for s in states if s is not None and relocate_paths(s) != s)
 
 
 def relocate_state_files(directory: str, storage: Storage) -> None:
@@ -182,7 +183,8 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
     ChangedError
         A trainer kept rewriting one of them.
     RefusedError
-        The increments lie behind a link: their state file belongs to another directory.
+        The increments lie behind a link: their state file belongs to another directory. Or
+        what a state file names is not here.
     """
     for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
         path = os.path.join(home, "checkpoint")
@@ -192,6 +194,7 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
             if state is None or relocate_paths(state) == state:
                 break
             _check_not_linked(directory, home, storage)
+            check_relocatable(scan_directory(directory, storage))
             _replace(path, relocate_paths(state), info, storage)
         else:
             raise ChangedError("the state file kept changing under us", file=path)

@@ -267,8 +267,10 @@ def test_a_copied_directory_is_refused_until_its_paths_are_rewritten(
     assert refused.returncode == 12
     assert "--relocate" in refused.stderr
     assert "problem\t-\tcopied\t" in run("ls", sharded).stdout
-    assert "would relocate\t" in run("merge", sharded, "--relocate", "-n").stdout
-    assert document(sharded, "--relocate")["relocate"] is True
+    told = f"would relocate\t{sharded / 'checkpoint'}\t"
+    assert told in run("merge", sharded, "--relocate", "-n").stdout
+    found = document(sharded, "--relocate")
+    assert (found["relocate"], found["relocated"]) == (True, [str(sharded / "checkpoint")])
     assert str(original) not in (sharded / "checkpoint").read_text()
 
 

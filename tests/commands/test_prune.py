@@ -31,6 +31,7 @@ PLAN = {
     "fingerprint",
     "warnings",
     "damage",
+    "relocated",
 }
 ITEM = {
     "kind",
@@ -212,6 +213,20 @@ def test_every_option_reaches_the_plan(document, run, old: Path) -> None:
     env = {"CKPTCTL_PRUNE_KEEP_LAST": "1", "CKPTCTL_PRUNE_KEEP_STEP": "120 100"}
     done = run("prune", old, "-n", "--json", env=env)
     assert [rule["value"] for rule in json.loads(done.stdout)["options"]["policy"]] == [1, 120, 100]
+
+
+def test_what_relocate_rewrites_is_told(document, run, old: Path, tmp_path: Path) -> None:
+    moved = old.rename(tmp_path / "moved")
+    state = moved / "checkpoint"
+    state.write_text(f'model_checkpoint_path: "{old}/model.ckpt-160"\n')
+    assert document(moved, "--relocate", "-n")["relocated"] == [str(state)]
+    assert document(moved, "-n")["relocated"] == []
+    assert f"would relocate\t{state}\t" in run("prune", moved, "--relocate", "-n").stdout
+    assert f"would relocate\t{state}\t" in run("compact", moved, "--relocate", "-n").stdout
+    assert f"relocate\t{state}\t" in run("prune", moved, "--relocate", "--trash").stdout
+    assert 'model_checkpoint_path: "model.ckpt-160"' in state.read_text()
+    again = run("prune", moved, "--relocate", "--trash").stdout
+    assert "\nrelocate\t" not in again
 
 
 def test_the_default_age_is_ten_minutes(document, old: Path) -> None:

@@ -14,10 +14,17 @@ import pytest
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge import CompactOptions, PruneOptions, execute_merge, plan_merge, run_compact
+from ckptctl.merge import (
+    CompactOptions,
+    PruneOptions,
+    execute_merge,
+    plan_merge,
+    plan_prune,
+    run_compact,
+)
 from ckptctl.merge.policy import KeepLast, Policy
 from ckptctl.merge.settle import find_unsettled, settle
-from ckptctl.merge.state_file import insert_full, relocate_paths
+from ckptctl.merge.state_file import insert_full, relocate_paths, relocate_state_files
 from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
@@ -450,6 +457,72 @@ def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:
     assert own.latest == "incremental_model.ckpt-50"
     assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40"]
     copy.plan(30)
+
+
+@pytest.mark.parametrize("room", ["", INCREMENTS])
+def test_what_is_named_and_not_here_is_not_made_relative(tmp_path: Path, room: str) -> None:
+    """TensorFlow finds it in the original, and would find nothing at all."""
+    _, copy = copied(tmp_path)
+    name = read_state(str(copy.directory / room / "checkpoint")).latest
+    for path in (copy.directory / room).glob(f"{os.path.basename(name)}.*"):
+        path.unlink()
+    age(copy)
+    before = (copy.directory / room / "checkpoint").read_bytes()
+    for refused in (
+        lambda: copy.merge(30, relocate=True),
+        lambda: prune(copy, relocate=True, min_age_s=0),
+        lambda: run_compact(
+            str(copy.directory), CompactOptions(prune=PruneOptions(relocate=True, min_age_s=0))
+        ),
+    ):
+        with pytest.raises(RefusedError, match=f"not here: {os.path.basename(name)}") as caught:
+            refused()
+        assert name in str(caught.value.found)
+        assert f"here: {'incremental_model.ckpt-20' if room else 'model.ckpt-10'}" in str(
+            caught.value.found
+        )
+        assert "model_checkpoint_path" in caught.value.remedy
+    assert (copy.directory / room / "checkpoint").read_bytes() == before
+    with pytest.raises(RefusedError) as caught:
+        prune(copy)
+    assert "--relocate" not in caught.value.remedy
+    told = [each.message for each in find_chains(scan_directory(str(copy.directory))).problems]
+    assert any(f"names {name}" in each and "by hand" in each for each in told)
+
+
+def test_a_state_file_above_its_checkpoints_stays(tmp_path: Path) -> None:
+    """TensorFlow reads `x/model.ckpt-40`."""
+    below = small_chain(tmp_path)
+    state = below.directory.parent / "checkpoint"
+    where = os.path.relpath(below.full_prefix(40), state.parent)
+    write_state(state.parent, [where])
+    before = state.read_bytes()
+    with pytest.raises(RefusedError, match="not here"):
+        plan_prune(str(state.parent), PruneOptions(relocate=True))
+    with pytest.raises(RefusedError, match="not here"):
+        relocate_state_files(str(state.parent), LOCAL)  # the trainer has come to this since
+    assert state.read_bytes() == before
+
+
+def test_the_line_set_by_hand_lets_the_rest_become_relative(tmp_path: Path) -> None:
+    chain, copy = copied(tmp_path)
+    for path in copy.directory.glob("model.ckpt-40.*"):
+        path.unlink()
+    state = copy.directory / "checkpoint"
+    line = f'model_checkpoint_path: "{chain.full_prefix(40)}"'
+    state.write_text(state.read_text().replace(line, 'model_checkpoint_path: "model.ckpt-10"'))
+    prune(age(copy), relocate=True, min_age_s=0)
+    assert state_of(copy.directory).latest == "model.ckpt-10"
+    assert str(chain.directory) not in state.read_text()
+
+
+def test_a_path_of_its_own_directory_is_made_relative_also_where_it_is_lost(tmp_path: Path) -> None:
+    chain = age(small_chain(tmp_path))
+    write_state(chain.directory, [str(chain.full_prefix(n)) for n in (10, 40)])
+    for path in chain.directory.glob("model.ckpt-40.*"):
+        path.unlink()
+    prune(chain, relocate=True, min_age_s=0)
+    assert state_of(chain.directory).latest == "model.ckpt-40"
 
 
 def test_a_copy_may_be_read(tmp_path: Path) -> None:
