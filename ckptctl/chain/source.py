@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["IndexSource"]
 
 
+_SEE = "give permission, or look at the disk; `ckptctl verify` says what else cannot be read"
+
+
 class IndexSource(NamedTuple):
     """Reads what a checkpoint does not know at once from its index.
 
@@ -130,9 +133,9 @@ class IndexSource(NamedTuple):
         except NotFoundError:
             raise IncompleteError("index gone while it was being read", file=path) from None
         except RefusedError as error:
-            raise UnreadableError(f"index: {error.message}", file=path) from None
+            raise UnreadableError(f"index: {error.message}", file=path, remedy=_SEE) from None
         except OSError as error:
-            raise UnreadableError(f"index: {error.strerror}", file=path) from None
+            raise UnreadableError(f"index: {error.strerror}", file=path, remedy=_SEE) from None
 
     def _read_fact(self, reader: BundleReader, name: str) -> bytes:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from ckptctl.chain import (
     INCREMENT_DIRECTORY,
@@ -14,11 +14,11 @@ from ckptctl.chain import (
     scan_directory,
 )
 from ckptctl.chain.names import split_step
-from ckptctl.errors import NotFoundError
+from ckptctl.errors import NotFoundError, UnreadableError
 from ckptctl.storage import LOCAL, Storage
 
 if TYPE_CHECKING:
-    from ckptctl.chain import Chain, Chains, Checkpoint, Leftover, Problem
+    from ckptctl.chain import Chain, Chains, Checkpoint, Leftover, Problem, Scan
 
 __all__ = [
     "ListedChain",
@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 Order = Literal["step", "bytes", "age"]
+
+T = TypeVar("T")
 
 
 class ListedCheckpoint(NamedTuple):
@@ -131,6 +133,7 @@ class Listing:
     def __init__(
         self,
         chains: Chains,
+        anew: Callable[[], Chains],
         shown: Iterable[Chain],
         older: float | None,
         newer: float | None,
@@ -139,7 +142,9 @@ class Listing:
         #: Notes what was read in the user's cache directory, so that the next look need not.
         self.remember = remember
         self._chains = chains
-        self._shown = tuple(shown)
+        self._indexed: tuple[Chains | None, dict[str, Chain]] = None, {}
+        self._anew = anew
+        self._shown = tuple(chain.base.prefix for chain in shown)
         self._older = older
         self._newer = newer
         self.directory = chains.scan.directory
@@ -169,24 +174,18 @@ class Listing:
 
     def chains(self) -> Iterator[ListedChain]:
         """Return the chains one by one; each is read when it is asked for."""
-        for chain in self._shown:
-            yield ListedChain(
-                base=self._line(chain.base),
-                increments=tuple(self._line(each) for each in chain.increments),
-                nested=chain.nested,
-                restorable_to=chain.restorable_to,
-                problems=chain.problems,
-            )
+        for prefix in self._shown:
+            yield self._ask(partial(self._chain, prefix))
 
     @property
     def orphans(self) -> tuple[ListedCheckpoint, ...]:
         """Increments without a full below them."""
-        return tuple(self._line(each) for each in self._chains.orphans if self._fits(each))
+        return self._ask(lambda chains: self._lines(chains.orphans))
 
     @property
     def others(self) -> tuple[ListedCheckpoint, ...]:
         """Checkpoints that belong to no chain and are never touched."""
-        return tuple(self._line(each) for each in self._chains.others if self._fits(each))
+        return self._ask(lambda chains: self._lines(chains.others))
 
     @property
     def leftovers(self) -> tuple[ListedLeftover, ...]:
@@ -200,22 +199,22 @@ class Listing:
     @cached_property
     def restore_points(self) -> tuple[int, ...]:
         """Steps that can be restored, ascending, of the chains shown and all others."""
-        return self._chains.restore_points
+        return self._ask(lambda chains: chains.restore_points)
 
     @property
     def latest(self) -> int | None:
         """The newest restore point of the directory."""
-        return self._chains.latest
+        return self._ask(lambda chains: chains.latest)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong with the directory itself, its state files for instance."""
-        return self._chains.problems
+        return self._ask(lambda chains: chains.problems)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed."""
-        return self._chains.notes
+        return self._ask(lambda chains: chains.notes)
 
     def document(self) -> Mapping[str, object]:
         """Return the whole listing as JSON."""
@@ -230,6 +229,32 @@ class Listing:
             "problems": _problems(self.problems),
             "notes": list(self.notes),
         }
+
+    def _ask(self, question: Callable[[Chains], T]) -> T:
+        """Return what the chains say; without the memory where it does not do.
+
+        What is remembered of an index is not all of it, and the index may not be read by now.
+        """
+        try:
+            return question(self._chains)
+        except UnreadableError:
+            self._chains = self._anew()
+            return question(self._chains)
+
+    def _chain(self, base: str, chains: Chains) -> ListedChain:
+        if chains is not self._indexed[0]:
+            self._indexed = chains, {each.base.prefix: each for each in chains.chains}
+        chain = self._indexed[1][base]
+        return ListedChain(
+            base=self._line(chain.base),
+            increments=tuple(self._line(each) for each in chain.increments),
+            nested=chain.nested,
+            restorable_to=chain.restorable_to,
+            problems=chain.problems,
+        )
+
+    def _lines(self, found: Iterable[Checkpoint]) -> tuple[ListedCheckpoint, ...]:
+        return tuple(self._line(each) for each in found if self._fits(each))
 
     def _line(self, checkpoint: Checkpoint) -> ListedCheckpoint:
         contents = checkpoint.contents if checkpoint.damage is None else None
@@ -291,9 +316,13 @@ def list_directory(
     NotFoundError
         There is no such directory.
     """
-    memory = IndexMemory(scan_directory(directory, storage=storage))
-    scan = memory.scan
-    chains = find_chains(scan, assume_order, proven_nested=ProvenPairs(scan))
+    bare = scan_directory(directory, storage=storage)
+    memory = IndexMemory(bare)
+
+    def judged(scan: Scan) -> Chains:
+        return find_chains(scan, assume_order, proven_nested=ProvenPairs(scan))
+
+    chains = judged(memory.scan)
     now = chains.scan.taken_ns
 
     def age(chain: Chain) -> float:
@@ -307,7 +336,8 @@ def list_directory(
         shown.sort(key=age if sort == "age" else size)
     if last is not None:
         shown = shown[len(shown) - min(last, len(shown)) :]
-    return Listing(chains, shown, older, newer, partial(memory.remember, storage))
+    remember = partial(memory.remember, storage)
+    return Listing(chains, lambda: judged(bare), shown, older, newer, remember)
 
 
 def steps_by_name(directory: str, storage: Storage = LOCAL) -> list[tuple[int, str]]:

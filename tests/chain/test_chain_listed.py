@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +19,10 @@ from ckptctl.chain import IndexMemory, Scan, scan_directory
 from ckptctl.chain.memory import cache_path, recall, remember
 from ckptctl.inspect.listing import list_directory
 from ckptctl.storage import LOCAL
+from ckptctl.storage.local import LocalFile, LocalStorage
 from tests.chain.real import write_full, write_increment
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "deeprec" / "sharded"
 HOUR_AGO = 1_700_000_000
 
 
@@ -249,3 +253,35 @@ def test_names_that_are_no_text(tmp_path: Path, directory: Path) -> None:
     (other,) = looked(directory).others
     assert other.contents.tensors == 1
     assert other.source.learned is False
+
+
+def test_what_is_known_of_an_index_that_cannot_be_read_by_now_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all of an index is remembered: what increments ask of their full is read then."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    room = tmp_path / "ckpt"
+    shutil.copytree(GOLDEN, room)
+    age(room)
+    increments, aside = room / ".incremental_checkpoint", tmp_path / "aside"
+    increments.rename(aside)
+    listing = list_directory(str(room))
+    listing.document()
+    listing.remember()
+    aside.rename(increments)
+    read = LocalStorage.open
+
+    def fails(storage: LocalStorage, path: str) -> LocalFile:
+        if path.endswith("/model.ckpt-160.index"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return read(storage, path)
+
+    monkeypatch.setattr(LocalStorage, "open", fails)
+    known = list_directory(str(room))
+    first = next(known.chains())  # is shown before the other is asked for
+    found = known.document()
+    assert found["chains"][0]["base"] == first.base.document()
+    assert [chain["base"]["status"] for chain in found["chains"]] == ["ok", "damaged"]
+    assert known.latest == found["latest"] == 140
+    monkeypatch.setattr(knobs, "REMEMBER", False)
+    assert found == list_directory(str(room)).document()
