@@ -19,7 +19,7 @@ import ckptctl
 from ckptctl.errors import NotFoundError
 from ckptctl.inspect.formats.flat import Layout, write_flat
 from ckptctl.inspect.formats.names import FileNames, archive_name
-from ckptctl.inspect.formats.npz import NpyLayout, NpzLayout
+from ckptctl.inspect.formats.npz import LONGEST_NAME, NpyLayout, NpzLayout
 from ckptctl.inspect.formats.parquet import ParquetTask, need_pyarrow
 from ckptctl.inspect.formats.place import MANIFEST, TENSORS, check_destination, writing
 from ckptctl.inspect.formats.safetensors import SAFETENSORS_DTYPES, SafetensorsLayout
@@ -361,7 +361,10 @@ def _tensor(tensor: TensorView, chosen: Format) -> Source | Skipped:
 
 def _unfit(source: Source, chosen: Format) -> str | None:
     """Return why a format cannot hold a source, None when it can."""
-    for array in source.arrays.values():
+    for word, array in source.arrays.items():
+        length = len(_inner_name(source, word).encode())
+        if chosen == "npz" and length > LONGEST_NAME:
+            return f"a name of {length} bytes in the archive, where npz has room for {LONGEST_NAME}"
         name = array.dtype.name
         if chosen == "safetensors" and name not in SAFETENSORS_DTYPES:
             return f"safetensors has no {name}"
@@ -408,8 +411,9 @@ def _size(plan: ExportPlan) -> int:
     # Where nothing can be compressed: the columns, two bits of an element for where lists
     # begin, and a few words for each page.
     columns = sum(source.nbytes for source in plan.sources)
-    elements = sum(prod(array.shape) for each in plan.sources for array in each.arrays.values())
-    groups = sum(source.rows // _GROUP_ROWS for source in plan.sources)
+    tables = [source for source in plan.sources if source.kind != "tensor"]  # the others are .npy
+    elements = sum(prod(array.shape) for each in tables for array in each.arrays.values())
+    groups = sum(source.rows // _GROUP_ROWS for source in tables)
     around = columns // 64 + (len(plan.sources) + groups) * _FILE_BYTES
     return columns + elements // 4 + around
 

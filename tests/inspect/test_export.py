@@ -22,6 +22,7 @@ from ckptctl.errors import (
 from ckptctl.inspect import tensors, walk
 from ckptctl.inspect.export import execute_export, plan_export
 from ckptctl.inspect.formats.names import FileNames, file_name
+from ckptctl.inspect.formats.npz import LONGEST_NAME
 from ckptctl.inspect.lookup import look_up
 from ckptctl.running import Runner
 from tests.inspect.exports import (
@@ -165,7 +166,32 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert set(load(tmp_path / "out.safetensors")) == {"global_step"}
 
 
+@pytest.mark.parametrize("output", ["out", "out.npz", "out.safetensors"])
+def test_nothing_takes_no_room_however_long_it_would_be(tmp_path: Path, output: str) -> None:
+    shapes = {"a": (1 << 60, 0), "b": (1 << 30, 0, 1 << 30), "c": (0, 1 << 60)}
+    chain = build_chain(
+        tmp_path, full(10, {n: Tensor("float32", s, b"") for n, s in shapes.items()})
+    )
+    plan = export(chain, tmp_path / output)
+    assert plan.skipped == ()
+    assert plan.bytes_to_write < 1 << 20
+    assert {each["name"] for each in plan.contents()} == {*shapes, "global_step"}
+
+
 # --- names ----------------------------------------------------------------------------
+
+
+def test_a_name_that_a_zip_has_no_room_for_is_left_out(tmp_path: Path) -> None:
+    longest, longer = "x" * LONGEST_NAME, "y" * (LONGEST_NAME + 1)
+    one = scalar("int64", 1)
+    chain = build_chain(tmp_path, full(10, {longest: one, longer: one}))
+    plan = export(chain, tmp_path / "out.npz")
+    (skipped,) = plan.skipped
+    assert skipped.name == longer
+    assert f"{LONGEST_NAME + 1} bytes" in skipped.reason
+    assert set(load(tmp_path / "out.npz")) == {longest, "global_step"}
+    (tmp_path / "out.npz").unlink()
+    assert export(chain, tmp_path / "out.safetensors").skipped == ()
 
 
 def test_names_of_files_are_portable_and_one_each() -> None:

@@ -22,8 +22,10 @@ from ckptctl.inspect.formats.flat import Layout
 from ckptctl.inspect.formats.names import check_distinct
 from ckptctl.inspect.formats.sources import Array, Source
 
-__all__ = ["NpyLayout", "NpzLayout", "npy_header"]
+__all__ = ["LONGEST_NAME", "NpyLayout", "NpzLayout", "npy_header"]
 
+#: Bytes of a name that a ZIP has room for, `.npy` left out.
+LONGEST_NAME = 0xFFFF - len(".npy")
 _FLAGS = 1 << 11  # names are UTF-8
 _VERSION = 45  # of ZIP, the first with ZIP64
 _DATE = (1 << 5) | 1  # 1980-01-01: the same state gives the same bytes
