@@ -6,7 +6,7 @@ members of the first chain can be shown before the indexes of the last one were 
 
 Codes of problems: `damaged`, `incomplete`, `abandoned`, `orphan`, `unproven`, `idle`,
 `not-nested`, `zero-rows` (a warning), `misnamed`, `ambiguous`, `listed-gone`, `copied`,
-`moved`, and those of the scan (`state-file`, `misfit`, `removed-log`, `increment-directory`).
+`moved`, `v1`, and those of the scan (`state-file`, `misfit`, `removed-log`, `increment-directory`).
 
 Decisions where the rules leave a choice:
 

@@ -54,5 +54,11 @@ def state_problems(scan: Scan) -> Iterator[Problem]:
     ):
         here = {item.name for item in (*found, *scan.others)}
         for name in state_file.order:
-            if name not in here and (kind, name) not in silent:
+            if name in state_file.v1:
+                yield Problem(
+                    "v1",
+                    f"{state_file.path} lists {name}, which is in TensorFlow's V1 format: "
+                    "that is not read",
+                )
+            elif name not in here and (kind, name) not in silent:
                 yield Problem("listed-gone", f"{state_file.path} lists {name}, which is not here")

@@ -88,7 +88,7 @@ def command(
     Of each key: value, freq, version and slots, and the file and the offset in bytes of each.
     A key that is not there is filtered (seen, but not often enough to own a row) or unknown;
     an unknown one makes the command exit with 10 after the others were shown. A scalar, such as
-    global_step, is shown without a KEY.
+    global_step, is shown without a KEY, at one step: --history is of rows.
 
     A checksum covers a whole tensor, so without --check rows are shown as they are read;
     --history checks keys, and what increments bring, all the same.
@@ -103,7 +103,7 @@ def command(
     from ckptctl.inspect.lookup import Lookup
     from ckptctl.running import Runner
 
-    asked = read_keys(keys, keys_from) if keys or keys_from or history else []
+    asked = read_keys(keys, keys_from) if keys or keys_from else []
     if path is not None:
         check_replaceable("-o", path)
     if form not in ("csv", "npz", "parquet") and path is not None:
@@ -113,6 +113,12 @@ def command(
     progress = out.progress()
     runner = Runner(progress=progress)
     try:
+        if history and not asked:
+            _look(table, asked, directory, restore, runner, upto, check)  # or no key is given
+            raise UsageError(
+                f"--history is of rows, and {table!r} is a scalar",
+                remedy=f"ckptctl get {shlex.quote(table)} --upto STEP shows it at a step",
+            )
         if history:
             moments = _history(table, asked, directory, restore, runner, upto, check)
         else:

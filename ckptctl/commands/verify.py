@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,13 +131,21 @@ def command(
             else "without a cache that can be written it begins anew: give it time for all",
         )
     if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
-        raise NotFoundError(
-            "no checkpoint, nothing to verify",
-            file=directory,
-            remedy="look whether it is the directory, and mounted",
-        )
+        raise NotFoundError("no checkpoint, nothing to verify", file=directory, remedy=_see(plan))
     if strict and found.count("warning"):
         raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
+
+
+def _see(plan: VerifyPlan) -> str:
+    """Return what to do where a directory holds nothing that verify looks at."""
+    from ckptctl.inspect.target import saved_model
+
+    scan = plan.chains.scan
+    for prefix in filter(None, [saved_model(plan.directory), *(o.prefix for o in scan.others)]):
+        return f"ckptctl verify {shlex.quote(prefix)} looks at that bundle"
+    if scan.full_state.v1:
+        return "TensorFlow's V1 format is not read: let TensorFlow save it anew, as V2"
+    return "look whether it is the directory, and mounted"
 
 
 def _refuse_without_data() -> None:

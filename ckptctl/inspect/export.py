@@ -39,7 +39,15 @@ from ckptctl.inspect.view import TableView, View
 from ckptctl.running import Report, Runner, ignore
 from ckptctl.storage import LOCAL, Storage, check_space
 
-__all__ = ["ExportPlan", "ExportResult", "Format", "execute_export", "format_of", "plan_export"]
+__all__ = [
+    "ExportPlan",
+    "ExportResult",
+    "Format",
+    "execute_export",
+    "format_of",
+    "plan_export",
+    "why_left_out",
+]
 
 Format = Literal["parquet", "npz", "safetensors"]
 
@@ -262,6 +270,12 @@ def plan_export(
     plan = replace(plan, bytes_to_write=_size(plan))
     check_space(output, plan.bytes_to_write, storage)
     return plan
+
+
+def why_left_out(tensor: TensorView, chosen: Format) -> str | None:
+    """Return why a format does not write a tensor, None where it does; reads strings."""
+    found = _tensor(tensor, chosen)
+    return found.reason if isinstance(found, Skipped) else _unfit(found, chosen)
 
 
 def execute_export(

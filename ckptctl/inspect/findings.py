@@ -124,6 +124,9 @@ CATALOGUE: dict[str, Kind] = {
              "A state file names a path where nothing is: TensorFlow's latest_checkpoint finds "
              "nothing, and a trainer begins anew.",
              "`ckptctl merge --relocate` or `prune --relocate` makes paths relative"),
+        Kind("CK037", "warning", "checkpoint in TensorFlow's V1 format",
+             "It has no index. TensorFlow restores it; ckptctl reads V2 alone.",
+             "restore it with TensorFlow and save it anew: V2 is the default"),
         Kind("CK050", "damage", "tensor fails its checksum",
              "Bytes were changed after they were written.", _RESTORE),
         Kind("CK051", "damage", "string tensor makes no sense",

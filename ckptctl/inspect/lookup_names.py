@@ -70,7 +70,7 @@ def _no_rows(view: View, tensor: TensorView) -> NotFoundError:
         remedy = f"ckptctl get {own} --upto {where} shows it"
     elif not tensor.numeric:
         what = f"holds {tensor.dtype.name}s in the shape {shape}"
-        remedy = f"ckptctl export {where} --table {own} -o FILE.npz writes them"
+        remedy = f"{_export(view, tensor, 'them')}ckptctl show {where} --tensors lists them"
     else:
         what, remedy = "has no rows", "ckptctl show lists what has"
     return NotFoundError(
@@ -85,9 +85,21 @@ def cut_inside(view: View, tensor: TensorView) -> RefusedError:
         "a variable that is cut inside its rows",
         file=view.target.prefix,
         tensor=tensor.name,
-        remedy=f"ckptctl export {where} --table {own} -o FILE.npz writes it, "
+        remedy=f"{_export(view, tensor, 'it')}"
         f"ckptctl show {where} --stats --filter {own} sums it up",
     )
+
+
+def _export(view: View, tensor: TensorView, what: str) -> str:
+    """Return what writes a tensor, or that no export does and why; reads strings."""
+    from ckptctl.inspect.export import format_of, why_left_out
+
+    command = f"ckptctl export {_where(view)} --table {shlex.quote(tensor.name)} -o"
+    for output in ("FILE.npz", "FILE.safetensors", "DIR"):
+        reason = why_left_out(tensor, format_of(output))
+        if reason is None:
+            return f"{command} {output} writes {what}, "
+    return f"no export writes {what} ({reason}), "
 
 
 def _where(view: View) -> str:

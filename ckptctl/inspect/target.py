@@ -87,8 +87,8 @@ class Target(NamedTuple):
 
 
 def find_target(
-    text: str | int,
-    directory: str = ".",
+    text: str | int | os.PathLike[str],
+    directory: str | os.PathLike[str] = ".",
     options: RestoreOptions | None = None,
     storage: Storage = LOCAL,
 ) -> Target:
@@ -98,7 +98,8 @@ def find_target(
     ----------
     text
         A step, also as a number; `latest`, `latest~N`, `first`, a prefix, the path of an index
-        or a data shard, the name of a checkpoint in `directory`, or `DIR@` and one of these.
+        or a data shard (a `Path` too), the name of a checkpoint in `directory`, or `DIR@` and
+        one of these.
     directory
         The checkpoint directory, for all but paths.
     options
@@ -115,6 +116,9 @@ def find_target(
     IncompleteError, UnprovenError, RefusedError, AmbiguousError
         The step cannot be restored; see `select`.
     """
+    directory = os.fspath(directory)
+    if isinstance(text, os.PathLike):
+        text = os.fspath(text)
     if not isinstance(text, str):
         text = str(whole_number("step", text))
     return _find(text, directory, options or RestoreOptions(), storage)
@@ -145,9 +149,12 @@ def _find(
             "no index of that bundle", file=index_path(named[1]), found="no such file"
         )
     if text and not inside and _is_directory(text, storage):
+        model = saved_model(text, storage)
         raise UsageError(
             f"{text!r} is a directory, and a target is something inside",
-            remedy=f"write {text}@latest, {text}@STEP, or -C {text} STEP",
+            remedy=f"write {text}@latest, {text}@STEP, or -C {text} STEP"
+            if model is None
+            else f"write {model}, the variables of a SavedModel",
         )
     raise NotFoundError(
         f"no such target: {text!r}",
@@ -178,11 +185,22 @@ def bundle_at(path: str, storage: Storage = LOCAL) -> str | None:
     return prefix if not _is_directory(path, storage) and _is_bundle(prefix, storage) else None
 
 
+def saved_model(directory: str, storage: Storage = LOCAL) -> str | None:
+    """Return the prefix of a SavedModel's variables, of its directory or the one inside."""
+    places = (os.path.join(directory, *names) for names in (["variables"] * 2, ["variables"]))
+    return next((place for place in places if _is_bundle(place, storage)), None)
+
+
 def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
     from ckptctl.chain.listed import IndexMemory  # verify must not have it at hand
 
     memory = IndexMemory(scan_directory(directory, storage))
     scan = memory.scan
+    model = saved_model(directory, storage) if not scan.fulls else None
+    if model is not None:
+        raise NotFoundError(
+            "no checkpoint directory but a SavedModel", file=directory, remedy=f"write {model}"
+        )
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
     with telling_what_vanished(scan, storage):
         found = state_at(chains, _step(text, chains), options, text)

@@ -36,6 +36,7 @@ _DIRECTORY = {
     "copied": "CK022",
     "moved": "CK036",
     "listed-gone": "CK021",
+    "v1": "CK037",
     "state-file": "CK011",
     "increment-directory": "CK090",
 }

@@ -592,6 +592,14 @@ def test_an_unlisted_full_just_committed_or_abandoned(tmp_path):
     assert statuses(look(tmp_path, assume_order="step")) == {"F100": "ok", "F200": "ok"}
 
 
+def test_a_checkpoint_in_the_v1_format_is_there_and_not_read(small):
+    (small / "model.ckpt-90").write_bytes(b"V1 is one file")
+    write_state(small, "model.ckpt-90", "model.ckpt-100", at=1001)
+    chains = look(small)
+    assert chains.scan.full_state.v1 == ("model.ckpt-90",)
+    assert [problem.code for problem in chains.problems] == ["v1"]
+
+
 # --- leftovers ---
 
 

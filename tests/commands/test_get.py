@@ -245,6 +245,9 @@ def test_what_is_no_scalar_needs_a_key(inside, tmp_path: Path) -> None:
     assert inside("get", "global_stop", *home)[0] == 10
     code, _, err = inside("get", "global_step", *home, "--history")
     assert code == 2
+    assert "error: --history is of rows, and 'global_step' is a scalar\n" in err
+    assert "next: ckptctl get global_step --upto STEP shows it" in err
+    assert "error: no key is given\n" in inside("get", "emb", *home, "--history")[2]
     code, out, err = inside("get", "global_step", *home, "--format", "csv")
     assert (code, out) == (2, "")
     with BundleReader(str(prefix)) as reader:

@@ -109,6 +109,28 @@ def test_nothing_to_verify(run, tmp_path: Path) -> None:
     assert run("verify", tmp_path / "none").returncode == 10
 
 
+def test_what_is_no_checkpoint_directory_is_told_with_what_it_is(
+    run, sharded: Path, tmp_path: Path
+) -> None:
+    variables = tmp_path / "model" / "variables"
+    variables.mkdir(parents=True)
+    for path in sharded.glob("model.ckpt-160.*"):
+        path.rename(variables / path.name.replace("model.ckpt-160", "variables"))
+    for directory in (variables, variables.parent):
+        done = run("verify", directory)
+        assert done.returncode == 10
+        assert f"next: ckptctl verify {variables}/variables looks at that bundle" in done.stderr
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-1"\n')
+    (old / "model.ckpt-1").write_bytes(b"a table, and no bundle")
+    done = run("verify", old)
+    assert done.returncode == 10
+    assert done.stdout.splitlines()[1].startswith("CK037\twarning\t")
+    assert "CK021" not in done.stdout
+    assert "V1 format" in done.stderr
+
+
 def test_a_person_sees_how_many_findings_there_are(sharded: Path) -> None:
     for path in sharded.glob("model.ckpt-*.data-00001*"):
         path.unlink()

@@ -237,6 +237,8 @@ SPOILS: dict[str, Callable[[Chain], None]] = {
     or ((chain.directory / ".ckptctl" / "removed.jsonl").write_text("nothing\n") and None),
     "CK035": lambda chain: (chain.directory / f"{FULL}.data-00000-of-00003").touch(),
     "CK036": lambda chain: write_state(chain.directory, [f"/gone/{FULL}"]) and None,
+    "CK037": lambda chain: (chain.directory / "model.ckpt-50").touch()
+    or (write_state(chain.directory, ["model.ckpt-50", FULL]) and None),
     "CK050": of_byte("emb/part_0-values"),
     "CK051": of_entry("words", lambda m: setattr(m, "size", m.size - 1)),
     "CK052": of_full(emb(), PLAIN, raw={

@@ -359,6 +359,24 @@ def test_a_variable_that_is_cut_along_columns_is_told_with_what_shows_it(tmp_pat
     )
 
 
+def test_what_no_export_writes_is_not_sent_to_one(tmp_path: Path) -> None:
+    odd = {
+        "nul": Tensor("string", (1,), [b"ends with\0"]),
+        "text": Tensor("string", (1,), [b"does not"]),
+        "x" * 65532: Tensor("string", (1,), [b"a name that no ZIP has room for"]),
+    }
+    chain = build_chain(tmp_path, full(10, odd))
+    told = {}
+    with look(10, chain.directory) as view:
+        for name in odd:
+            with pytest.raises(NotFoundError) as caught:
+                look_up(view, name, [0])
+            told[name[:4]] = caught.value.remedy
+    assert "-o FILE.npz writes them" in told["text"]
+    assert "-o DIR writes them" in told["xxxx"]
+    assert told["nul"].startswith("no export writes them (a string ends with NUL")
+
+
 @pytest.mark.parametrize("few", [0, 64])
 def test_only_the_buckets_of_the_keys_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int

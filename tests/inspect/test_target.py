@@ -166,3 +166,27 @@ def test_a_bundle_tells_the_directory_that_holds_it(chain: Chain) -> None:
     for step in (100, 120):
         for place in (".", "/nowhere"):
             assert find_target(str(chain.prefix(step)), place).directory == str(chain.directory)
+
+
+def test_a_path_is_taken_as_one(chain: Chain) -> None:
+    index = Path(f"{chain.full_prefix(100)}.index")
+    assert find_target(index) == find_target(str(index))
+    assert find_target(index.with_suffix("")).step == 100
+    assert find_target("latest", chain.directory).step == 200
+
+
+@pytest.mark.parametrize("what", ["", "variables"])
+def test_a_saved_model_is_told_with_where_its_variables_are(chain: Chain, what: str) -> None:
+    model = chain.directory.parent / "model"
+    variables = model / "variables"
+    variables.mkdir(parents=True)
+    for path in chain.directory.glob("model.ckpt-100.*"):
+        path.rename(variables / path.name.replace("model.ckpt-100", "variables"))
+    asked = model / what
+    with pytest.raises(UsageError) as caught:
+        find_target(str(asked))
+    assert str(variables / "variables") in caught.value.remedy
+    with pytest.raises(NotFoundError, match="SavedModel") as missing:
+        find_target("latest", str(asked))
+    assert str(variables / "variables") in missing.value.remedy
+    assert find_target(str(variables / "variables")).kind == "full"
