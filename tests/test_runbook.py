@@ -94,6 +94,12 @@ def rolled_back(chain: Path) -> AbstractContextManager[None]:
 INCREMENT = "incremental_model.ckpt-120"
 
 
+def emptied(chain: Path) -> AbstractContextManager[None]:
+    (chain / "checkpoint").write_text("")
+    dated(chain)
+    return nullcontext()
+
+
 def moved(chain: Path) -> AbstractContextManager[None]:
     for path in chain.rglob("checkpoint"):
         room = "/old/home/" if path.parent == chain else "/old/home/.incremental_checkpoint/"
@@ -114,6 +120,7 @@ SCENES: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
     "The base of the increments is lost": lost,
     "The trainer died": died,
     "The run was rolled back": rolled_back,
+    "The state file is empty, broken or gone": emptied,
     "The directory was moved or copied": moved,
     "Another ckptctl holds the directory": held,
 }
@@ -139,6 +146,16 @@ def test_the_runbook(chain: Path, tmp_path: Path, title: str) -> None:
                 assert any(in_order(line, each) for each in said.splitlines()), (line, said)
 
 
+def test_the_run_is_rolled_back_while_cron_is_kept_out(chain: Path, tmp_path: Path) -> None:
+    (edits,) = re.findall(r"\$ (flock .+)", SECTIONS["The run was rolled back"])
+    lock, compact = shlex.split(edits)[:2], "-m ckptctl compact /data/ckpt --keep-last 1 --yes"
+    do(f"{shlex.join(lock)} {sys.executable} {compact}    # exit 11", chain, tmp_path)
+    do(edits, chain, tmp_path)
+    for _ in range(2):
+        assert "latest\t120" in do("ckptctl ls /data/ckpt", chain, tmp_path)
+        do("ckptctl compact /data/ckpt --keep-last 1 --yes", chain, tmp_path)
+
+
 def do(line: str, chain: Path, tmp_path: Path) -> str:
     """Run a command of the runbook and return what it said."""
     command, _, code = line.partition("    # exit ")
@@ -148,6 +165,9 @@ def do(line: str, chain: Path, tmp_path: Path) -> str:
     ]
     if words[0] == "ckptctl":
         words[:1] = [sys.executable, "-m", "ckptctl"]
+    if words[-2] == ">":
+        Path(words.pop()).write_text(f"{words[1]}\n")
+        words = ["true"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == int(code or 0), (line, done)

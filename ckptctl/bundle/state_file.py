@@ -14,7 +14,13 @@ from typing import NamedTuple
 from ckptctl.errors import NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, Storage
 
-__all__ = ["CheckpointState", "read_state", "state_bytes"]
+__all__ = ["WRITE_ANEW", "CheckpointState", "read_state", "state_bytes"]
+
+#: What to do about a state file that says nothing. Without one TensorFlow begins at step 0.
+WRITE_ANEW = (
+    'write it anew: model_checkpoint_path: "NAME", NAME the newest beside it that ckptctl ls '
+    "calls restorable; where it is removed, a trainer begins at step 0"
+)
 
 #: Longer than any state file: 100,000 paths of 160 characters.
 MAX_STATE_BYTES = 16 << 20
@@ -72,6 +78,7 @@ def read_state(path: str, storage: Storage = LOCAL) -> CheckpointState | None:
             file=path,
             expected=f"<= {MAX_STATE_BYTES} bytes",
             found=info.size,
+            remedy=WRITE_ANEW,
         )
     try:
         raw = storage.read_small(path, MAX_STATE_BYTES)
@@ -118,7 +125,7 @@ def _read_text(raw: bytes, path: str) -> CheckpointState:
         raise StateFileError(
             f"state file does not parse: {error}",
             file=path,
-            remedy="remove it (steps then decide which checkpoint is newest) or write it anew",
+            remedy=WRITE_ANEW,
         ) from None
     if not message.model_checkpoint_path:
         raise StateFileError(
@@ -126,7 +133,7 @@ def _read_text(raw: bytes, path: str) -> CheckpointState:
             file=path,
             expected="model_checkpoint_path",
             found=f"{len(raw)} bytes without it",
-            remedy="remove it: TensorFlow raises on a state file that names nothing",
+            remedy=WRITE_ANEW,
         )
     return _state(
         path,

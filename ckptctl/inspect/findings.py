@@ -10,6 +10,7 @@ import sys
 from typing import Literal, NamedTuple
 
 from ckptctl import errors
+from ckptctl.bundle.state_file import WRITE_ANEW
 
 __all__ = ["CATALOGUE", "Finding", "Kind", "Severity", "of_error", "render"]
 
@@ -63,8 +64,9 @@ CATALOGUE: dict[str, Kind] = {
         Kind("CK010", "damage", "tensors overlap in a data shard",
              "Two entries claim the same bytes: one of them was overwritten.", _RESTORE),
         Kind("CK011", "damage", "state file does not parse",
-             "TensorFlow finds no checkpoint here.",
-             "write it anew: its first line is model_checkpoint_path: \"NAME\""),
+             "TensorFlow raises where the file is empty; where it is broken a trainer begins at "
+             "step 0.",
+             WRITE_ANEW),
         Kind("CK012", "damage", "tensors of a table do not fit each other",
              "A column has another length than the keys, or is missing; or parts differ in dim or "
              "type.",
@@ -77,8 +79,9 @@ CATALOGUE: dict[str, Kind] = {
              "saved, or the Saver was given some of the partitions.",
              "nothing, if the Saver was; else use another step"),
         Kind("CK020", "warning", "no state file",
-             "TensorFlow's latest_checkpoint finds nothing here.",
-             "write `checkpoint`, or let the trainer save once more"),
+             "TensorFlow's latest_checkpoint finds nothing here, and a trainer that is started "
+             "begins at step 0.",
+             f"let a trainer that is running save once more; else {WRITE_ANEW.partition(';')[0]}"),
         Kind("CK021", "warning", "listed and gone",
              "A state file lists a checkpoint that is not here.",
              "if it was removed on purpose, nothing: the trainer rewrites the file; where "
@@ -122,7 +125,8 @@ CATALOGUE: dict[str, Kind] = {
              "remove it if no save is under way"),
         Kind("CK036", "warning", "moved directory",
              "A state file names a path where nothing is: TensorFlow's latest_checkpoint finds "
-             "nothing, and a trainer begins anew.",
+             "nothing, and a program that asks it begins anew; MonitoredTrainingSession ends with "
+             "`The passed save_path is not a valid checkpoint`.",
              "`ckptctl merge --relocate` or `prune --relocate` makes paths relative"),
         Kind("CK037", "warning", "checkpoint in TensorFlow's V1 format",
              "It has no index. TensorFlow restores it; ckptctl reads V2 alone.",

@@ -74,7 +74,15 @@ def select(chains: Chains, step: int | None, options: RestoreOptions) -> Selecti
     chosen = _select(chains, step, options)
     if options.base is None:
         check_read(chains, chosen.base.step, step)
-    return chosen._replace(notes=(*chains.passed_over(), *chosen.notes)) if newest else chosen
+    told = chains.passed_over() if newest else ()
+    return chosen._replace(notes=(*_state_files(chains), *told, *chosen.notes))
+
+
+def _state_files(chains: Chains) -> Iterator[str]:
+    """Return what is wrong with state files that say nothing, which the choice went without."""
+    for state in (chains.scan.full_state, chains.scan.increment_state):
+        if state.error is not None:
+            yield f"{state.path}: {state.error.message}; ckptctl verify says what to do"
 
 
 def _newest(chains: Chains) -> int:

@@ -962,6 +962,8 @@ def test_a_state_file_that_is_none(tmp_path: Path, data: bytes, words: str) -> N
     with b.bounded(), pytest.raises(StateFileError, match=words) as caught:
         read_state(str(path))
     assert caught.value.file == str(path)
+    # Without the file a trainer begins anew.
+    assert caught.value.remedy.startswith('write it anew: model_checkpoint_path: "NAME"')
 
 
 def test_a_huge_state_file(tmp_path: Path) -> None:

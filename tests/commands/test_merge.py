@@ -274,6 +274,25 @@ def test_a_copied_directory_is_refused_until_its_paths_are_rewritten(
     assert str(original) not in (sharded / "checkpoint").read_text()
 
 
+@pytest.mark.parametrize("room", [".", ".incremental_checkpoint"])
+def test_a_state_file_that_says_nothing_is_told_by_who_goes_on_without(
+    run, sharded: Path, room: str
+) -> None:
+    state = sharded / room / "checkpoint"
+    state.write_text("")
+    told = f"warning: {state}: state file names no checkpoint"
+    for asked in (
+        ("merge", sharded, "-n"),
+        ("get", "global_step", "-C", sharded),
+        ("get", "global_step", "-C", sharded, "--upto", "160"),
+        ("show", "latest", "-C", sharded),
+    ):
+        done = run(*asked)
+        assert done.returncode == 0
+        assert told in done.stderr
+    assert "remove it" not in run("compact", sharded, "--yes").stderr
+
+
 def test_overrides_are_shown(document, sharded: Path) -> None:
     found = document(sharded, "--upto", 140, "--increments", "all", "--base", 100, "-n")
     assert found["overrides"] == ["--increments all", "--base 100"]
