@@ -32,13 +32,7 @@ from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, FileInfo, Storage
 from ckptctl.tables import EvSet, RowSet
 
-__all__ = [
-    "MemberView",
-    "TableTensor",
-    "TableView",
-    "View",
-    "open_view",
-]
+__all__ = ["MemberView", "TableTensor", "TableView", "View", "open_view"]
 
 
 class MemberView(NamedTuple):

@@ -107,7 +107,7 @@ class CompactPlan(NamedTuple):
     @property
     def relocates(self) -> bool:
         """Whether paths in state files become relative."""
-        from ckptctl.merge.state_file import to_relocate
+        from ckptctl.merge.relocate import to_relocate
 
         return self.options.prune.relocate and bool(to_relocate(self.chains.scan))
 

@@ -28,7 +28,8 @@ from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.destination import own_files, own_temporaries
 from ckptctl.merge.lead import tell_kept_line, tell_mixture
 from ckptctl.merge.plan import MergePlan, Source
-from ckptctl.merge.state_file import relocate_state_files, update_state_file
+from ckptctl.merge.relocate import relocate_state_files
+from ckptctl.merge.state_file import update_state_file
 from ckptctl.merge.sweep import sweep_temporaries
 from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, write_state

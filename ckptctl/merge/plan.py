@@ -19,7 +19,6 @@ from ckptctl.chain import (
 )
 from ckptctl.chain.nested import count_rows, is_cumulative
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge.copied import check_copied, check_relocatable
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
@@ -27,8 +26,8 @@ from ckptctl.merge.destination import (
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
 from ckptctl.merge.lead import tell_kept_line, tell_mixture
+from ckptctl.merge.relocate import check_copied, check_relocatable, to_relocate
 from ckptctl.merge.settle import is_unlisted
-from ckptctl.merge.state_file import to_relocate
 from ckptctl.merge.sweep import to_sweep
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress

@@ -24,14 +24,18 @@ from ckptctl.chain import (
     wait_for_writer,
 )
 from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
-from ckptctl.merge.copied import check_copied, check_relocatable
 from ckptctl.merge.owned import fingerprint, owned
 from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import Pairs, newest_sound, own_leftovers, save_times
 from ckptctl.merge.prune_plan import PruneFile, PruneItem, PruneOptions, PrunePlan
 from ckptctl.merge.prune_rules import Look, judge
+from ckptctl.merge.relocate import (
+    check_copied,
+    check_relocatable,
+    relocate_state_files,
+    to_relocate,
+)
 from ckptctl.merge.removed_log import check_own_room
-from ckptctl.merge.state_file import relocate_state_files, to_relocate
 from ckptctl.merge.sweep import give_back_states
 from ckptctl.merge.verification import verify_all
 from ckptctl.progress import NO_PROGRESS, Progress

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Literal
 
-from ckptctl.bundle import CheckpointState, read_state, state_bytes
+from ckptctl.bundle import CheckpointState, state_bytes
 from ckptctl.chain import (
     INCREMENT_DIRECTORY,
     Chains,
@@ -20,27 +20,26 @@ from ckptctl.chain import (
 from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.timelines import find_timelines
 from ckptctl.errors import ChangedError, RefusedError
-from ckptctl.merge.copied import check_relocatable
 from ckptctl.merge.lead import Lead
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = [
+    "ROUNDS",
     "Identity",
+    "check_not_linked",
     "drop_checkpoints",
     "enter_fulls",
     "fresh_checkpoints",
     "insert_full",
     "is_judged_alike",
-    "relocate_paths",
-    "relocate_state_files",
-    "to_relocate",
+    "replace_state",
     "unlist_checkpoints",
     "update_state_file",
     "written",
 ]
 
 #: Times that the directory may change under us before we give up.
-_ROUNDS = 20
+ROUNDS = 20
 
 #: Which file it is: device, inode, size and mtime.
 Identity = tuple[int, int, int, int]
@@ -158,48 +157,6 @@ def enter_fulls(
     return None
 
 
-def relocate_paths(state: CheckpointState) -> CheckpointState:
-    """Return the state with every path as its name alone: relative to the state file.
-
-    A path that ends in a slash has no name and stays: TensorFlow raises on an empty one.
-    """
-    return state._replace(
-        latest=os.path.basename(state.latest) or state.latest,
-        all_paths=tuple(os.path.basename(path) or path for path in state.all_paths),
-    )
-
-
-def to_relocate(scan: Scan) -> tuple[str, ...]:
-    """Return the paths of the state files that `relocate_state_files` would rewrite."""
-    states = (scan.full_state.state, scan.increment_state.state)
-    return tuple(s.path for s in states if s is not None and relocate_paths(s) != s)
-
-
-def relocate_state_files(directory: str, storage: Storage) -> None:
-    """Rewrite the paths of both state files of a directory as relative.
-
-    Raises
-    ------
-    ChangedError
-        A trainer kept rewriting one of them.
-    RefusedError
-        The increments lie behind a link: their state file belongs to another directory. Or
-        what a state file names is not here.
-    """
-    for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
-        path = os.path.join(home, "checkpoint")
-        for _ in range(_ROUNDS):
-            info = storage.stat(path)
-            state = read_state(path, storage)
-            if state is None or relocate_paths(state) == state:
-                break
-            _check_not_linked(directory, home, storage)
-            check_relocatable(scan_directory(directory, storage))
-            _replace(path, relocate_paths(state), info, storage)
-        else:
-            raise ChangedError("the state file kept changing under us", file=path)
-
-
 def update_state_file(
     directory: str, name: str, when: float, storage: Storage, assume_order: str | None = None
 ) -> str | None:
@@ -239,7 +196,7 @@ def update_state_file(
     first = storage.stat(path)
     since = first.mtime_ns if first is not None else 0
     seen: frozenset[tuple[str, Identity]] | None = None
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         info = storage.stat(path)  # first: what is judged below is this file, or not replaced
         chains = find_chains(scan_directory(directory, storage), assume_order)
         if seen is None:
@@ -283,7 +240,7 @@ def update_state_file(
             return "what a rollback left behind would count as live again"
         if after == before:
             return None
-        _replace(path, after, info, storage)
+        replace_state(path, after, info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,
@@ -395,7 +352,7 @@ def unlist_checkpoints(
     untouched = True
     home = directory if kind == "full" else os.path.join(directory, INCREMENT_DIRECTORY)
     path = os.path.join(home, "checkpoint")
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         info = storage.stat(path)  # first: what is judged below is this file, or not replaced
         chains = find_chains(scan_directory(directory, storage), assume_order)
         scan = chains.scan
@@ -413,7 +370,7 @@ def unlist_checkpoints(
         }
         if seen is None:
             if kind == "increment":
-                _check_not_linked(directory, home, storage)
+                check_not_linked(directory, home, storage)
             seen = frozenset(now.items())
             fresh = fresh_checkpoints(chains, kind)
         # By the rules of a fresh scan our own, newer state file would make these abandoned.
@@ -434,7 +391,7 @@ def unlist_checkpoints(
         after = drop_checkpoints(before, drop, nameable, new)
         if after is None:
             aside()
-        _replace(path, after, info, storage)
+        replace_state(path, after, info, storage)
     raise ChangedError(
         "the state file kept changing under us",
         file=path,
@@ -449,7 +406,7 @@ def _state_in(found: StateFile) -> CheckpointState | None:
     return found.state
 
 
-def _check_not_linked(directory: str, home: str, storage: Storage) -> None:
+def check_not_linked(directory: str, home: str, storage: Storage) -> None:
     """Raise `RefusedError` where the increments lie behind a link: another's state file."""
     link = storage.stat(home, follow=False)
     if home != directory and link is not None and link.is_symlink:
@@ -460,7 +417,7 @@ def _check_not_linked(directory: str, home: str, storage: Storage) -> None:
         )
 
 
-def _replace(
+def replace_state(
     path: str, state: CheckpointState | None, expect: FileInfo | None, storage: Storage
 ) -> None:
     """Replace a state file, or remove it where nothing is left to name.

@@ -35,8 +35,9 @@ from ckptctl.chain.names import choose_base_name, group_files, split_step
 from ckptctl.errors import CkptctlError, UsageError
 from ckptctl.merge.destination import own_files, own_temporaries
 from ckptctl.merge.prune_plan import load_plan
+from ckptctl.merge.relocate import relocate_paths
 from ckptctl.merge.removed_log import read_identities
-from ckptctl.merge.state_file import drop_checkpoints, insert_full, relocate_paths
+from ckptctl.merge.state_file import drop_checkpoints, insert_full
 from ckptctl.tables import find_tables
 from ckptctl.tables.names import is_slot_name, part_components
 from tests.fuzz.files import Files

@@ -23,8 +23,9 @@ from ckptctl.merge import (
     run_compact,
 )
 from ckptctl.merge.policy import KeepLast, Policy
+from ckptctl.merge.relocate import relocate_paths, relocate_state_files
 from ckptctl.merge.settle import find_unsettled, settle
-from ckptctl.merge.state_file import insert_full, relocate_paths, relocate_state_files
+from ckptctl.merge.state_file import insert_full
 from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
