@@ -100,9 +100,8 @@ class FullBuilder(BulkSaverBuilder):  # type: ignore[misc]
 class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
     """Ops that save and restore increments.
 
-    What is written of an increment waits for `fulls`, the ops that restore the shards of a full,
-    by id of a saveable: both can be restored in one run. It doesn't where `prefixes` are fed. Rows
-    are read meanwhile; what is restored as a whole is read behind it.
+    What is read of an increment waits for `fulls`, the ops that restore the shards of a full,
+    by id of a saveable: both can be restored in one run. It doesn't where `prefixes` are fed.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
     ) -> None:
         super().__init__(write_version)
         self._fulls = fulls
-        #: The prefix, as it is and behind each shard of the full.
+        #: The prefix, behind each shard of the full.
         self.prefixes: list[Any] = []
         self._recorder = recorder
         self._items = {id(item.saveable): item for item in items}
@@ -169,20 +168,14 @@ class IncrementBuilder(BulkSaverBuilder):  # type: ignore[misc]
     ) -> Any:
         chosen = []
         fulls = {self._fulls[id(each)] for each in saveables} if self._fulls else set()
-        behind, none = filename_tensor, 0
-        self.prefixes.append(filename_tensor)
-        if fulls:
-            with tf.device(cpu_of(saveables[0].device)):
-                with tf.control_dependencies(fulls):
-                    behind = tf.identity(filename_tensor)
-                # A value, and of no constant: a control edge is not cut where `behind` is fed.
-                none = tf.cast(tf.equal(behind, ""), tf.int64)
-            self.prefixes.append(behind)
+        with tf.control_dependencies(fulls):
+            prefix = tf.identity(filename_tensor)
+        self.prefixes.append(prefix)
         with _own(self._recorder):
             for saveable in saveables:
                 item = self._items[id(saveable)]
                 with tf.device(cpu_of(saveable.device)):
-                    restore = _restore(filename_tensor, behind, none, item, self._recorder)
+                    restore = _restore(prefix, item, self._recorder)
                 self.restores.all.append(restore)
                 whole = item.track is None or item.whole
                 chosen.append(restore.whole if whole else restore.rows)
@@ -269,20 +262,17 @@ def _rows_of(saveable: Any, rows: Any) -> Any:
     return tf.gather(saveable.op, rows)
 
 
-def _restore(filename: Any, behind: Any, none: Any, item: Item, recorder: Recorder) -> Restore:
-    """Return what restores a variable: the prefix and 0 `behind` a full hold it back."""
+def _restore(filename: Any, item: Item, recorder: Recorder) -> Restore:
     specs = tuple((spec.name, spec.slice_spec) for spec in item.saveable.specs)
-    restore = Restore(item.name, specs, _restore_whole(behind, item, recorder))
+    restore = Restore(item.name, specs, _restore_whole(filename, item, recorder))
     if item.owner is None or unfit(item.owner) is not None:
         return restore
-    rows, read = _restore_rows(filename, none, item, recorder)
+    rows, read = _restore_rows(filename, item, recorder)
     length = int(tf.TensorShape(item.owner.get_attr("shape"))[0])
     return replace(restore, rows=rows, read=read, span=span_of(specs[0][1], length))
 
 
-def _restore_rows(
-    filename: Any, none: Any, item: Item, recorder: Recorder
-) -> tuple[Any, tuple[Any, ...]]:
+def _restore_rows(filename: Any, item: Item, recorder: Recorder) -> tuple[Any, tuple[Any, ...]]:
     names = [f"{item.name}-sparse_incr_keys", f"{item.name}-sparse_incr_values"]
     read = tf.raw_ops.RestoreV2(
         prefix=filename,
@@ -292,7 +282,7 @@ def _restore_rows(
     )
     shape = tf.TensorShape(item.owner.get_attr("shape"))
     keys, values = tf.ensure_shape(read[0], [None]), tf.ensure_shape(read[1], [None, shape[1]])
-    keys, values = _within(keys, values, int(shape[0]) + none)
+    keys, values = _within(keys, values, int(shape[0]))
     handle = getattr(item.saveable, "handle_op", None)
     if handle is not None:
         done = tf.raw_ops.ResourceScatterUpdate(resource=handle, indices=keys, updates=values)
@@ -304,7 +294,7 @@ def _restore_rows(
         return recorder.mark(item.track, keys), tuple(read)
 
 
-def _within(keys: Any, values: Any, rows: Any) -> tuple[Any, Any]:
+def _within(keys: Any, values: Any, rows: int) -> tuple[Any, Any]:
     """Leave out keys that a variable has no row for (`restore.md`), and copy only then."""
     # Not tf.cond: its functions cost some milliseconds a variable in each new session.
     fits = tf.reduce_max(keys) < rows

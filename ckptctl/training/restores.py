@@ -126,10 +126,9 @@ class Application:
 
     def run(self, sess: Any, filenames: Iterable[Any]) -> None:
         """Apply it, on the parameter servers; `filenames` are what its prefix is fed to."""
-        prefixes = dict.fromkeys(filenames, self.prefix)
-        sess.run(self.ops, prefixes)
+        sess.run(self.ops, dict.fromkeys(filenames, self.prefix))
         for op, fed in self._scatters():
-            sess.run(op, prefixes | fed)
+            sess.run(op, fed)
 
     def _scatters(self) -> Iterator[tuple[Any, dict[Any, np.ndarray]]]:
         for variable in self.others:

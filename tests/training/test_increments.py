@@ -474,31 +474,6 @@ def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(smaller.values(session)["emb"], before)
 
 
-def test_rows_are_read_beside_the_full_and_written_behind_it(tmp_path: Path) -> None:
-    """By the graph: what comes before the read of an increment's rows, and before their write."""
-    saver = Saves(Model(parts=2), tmp_path).saver
-    fulls = {id(op) for op in saver._builder.restored.values()}
-    assert saver.incremental is not None
-    restores = [each for each in saver.incremental._adder.restores.all if each.rows is not None]
-    assert len(restores) == 6  # two slices and a dense variable, and their slots
-    for restore in restores:
-        assert fulls & _before(restore.rows)
-        assert fulls & _before(restore.whole)
-        assert not fulls & _before(restore.read[0].op)
-
-
-def _before(op: Any) -> set[int]:
-    """Return the ids of all ops that an op waits for."""
-    found: set[int] = set()
-    ahead = [op]
-    while ahead:
-        one = ahead.pop()
-        more = [*one.control_inputs, *(each.op for each in one.inputs)]
-        ahead += [each for each in more if id(each) not in found]
-        found.update(map(id, more))
-    return found
-
-
 def test_a_full_in_other_slices_is_no_base(tmp_path: Path) -> None:
     """Of a dense variable neither: a merge wants the slices of the full."""
     for optimizer in ("adagrad", "adam"):
