@@ -85,8 +85,21 @@ def merges(chain: Path, out: Path) -> dict[str, Contender]:
 
 
 def threaded(chain: Path, out: Path) -> dict[str, Contender]:
-    """Return the merges, a bare copy of the full, and bare sums, on one thread and on two."""
+    """Return the merges on one thread and on two."""
     made = merges(chain, out)
+    return {
+        f"{way} -j {number}": Contender(
+            f"{made[way].name} -j {number}",
+            [*made[way].command, "-j", str(number)],
+            made[way].sources,
+        )
+        for number in (1, 2)
+        for way in WAYS
+    }
+
+
+def hardware(chain: Path, out: Path) -> dict[str, Contender]:
+    """Return a bare copy of the full, and bare sums, on one thread and on two."""
     full = sorted(chain.glob(f"{FULL}.*"))
     found: dict[str, Contender] = {}
     for number in map(str, (1, 2)):
@@ -95,10 +108,6 @@ def threaded(chain: Path, out: Path) -> dict[str, Contender]:
         found[f"bare -j {number}"] = Contender(named, [*command, *map(str, full)], full)
         command = [sys.executable, "-m", "bench.sums", number]
         found[f"sums -j {number}"] = Contender(f"sums, {number} threads", command, [])
-        for way in WAYS:
-            ours = [*made[way].command, "-j", number]
-            named = f"{made[way].name} -j {number}"
-            found[f"{way} -j {number}"] = Contender(named, ours, made[way].sources)
     return found
 
 
@@ -148,7 +157,7 @@ def in_memory(chosen: argparse.Namespace, chain: Path) -> dict[str, Contender]:
         return {}
     with tempfile.TemporaryDirectory(prefix="ckptctl-bench-", dir=MEMORY) as name:
         out = Path(name) / "out"
-        found = threaded(chain, out)
+        found = threaded(chain, out) | hardware(chain, out)
         run_rounds(found, out, chosen.rounds, chosen.prime_gb)
         return found
 
@@ -186,7 +195,7 @@ def main() -> None:
             chain = room / f"share-{share:g}"
             found, inside = merges(chain, out), {}
             if share == special:
-                found |= threaded(chain, out)
+                found |= threaded(chain, out) | (hardware(chain, out) if smallest else {})
             if share == special and smallest and not chosen.no_tensorflow:
                 found["tensorflow"] = tensorflow(chain, out)
             if chosen.only:
