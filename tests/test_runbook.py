@@ -102,7 +102,7 @@ def emptied(chain: Path) -> AbstractContextManager[None]:
 
 def moved(chain: Path) -> AbstractContextManager[None]:
     for path in chain.rglob("checkpoint"):
-        room = "/old/home/" if path.parent == chain else "/old/home/.incremental_checkpoint/"
+        room = "/old/place/" if path.parent == chain else "/old/place/.incremental_checkpoint/"
         path.write_text(re.sub('"(.+)"', rf'"{room}\1"', path.read_text()))
     dated(chain)
     return nullcontext()
