@@ -71,18 +71,23 @@ class Timelines:
     """
 
     def __init__(
-        self, order: WriteOrder, notes: tuple[str, ...], dead_fulls: Mapping[str, str]
+        self,
+        order: WriteOrder,
+        notes: tuple[str, ...],
+        dead_fulls: Mapping[str, str],
+        left: Mapping[str, str],
     ) -> None:
         self.order = order
         self.notes = notes
         self.dead_fulls = dead_fulls
+        self._left = left  # increments that are abandoned whatever their bases are
 
     @cached_property
     def dead_increments(self) -> Mapping[str, str]:
         """Prefix of each abandoned increment to the reason; reads their lineages."""
         if self.order.by_step:
             return {}
-        return _dead_increments(self.order, self.dead_fulls)
+        return _dead_increments(self.order, self.dead_fulls, self._left)
 
     def why_abandoned(self, checkpoint: Checkpoint) -> str | None:
         """Return why a checkpoint is abandoned, or None if it is live."""
@@ -121,11 +126,12 @@ def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
     """
     if assume_order == "step":
         order = _named_still(WriteOrder(scan, time_usable=False, by_step=True))
-        return Timelines(order, ("steps decide the write order, as asked for",), {})
+        return Timelines(order, ("steps decide the write order, as asked for",), {}, {})
     evidence = _copy_evidence(scan)
     order = _named_still(WriteOrder(scan, evidence is None))
-    dead = _dead_fulls(order, scan.full_state)
-    return Timelines(order, tuple(_notes(order, evidence)), dead)
+    left = _overtaken(order, scan.increments, scan.increment_state)
+    dead = _dead_fulls(order, scan.full_state, left)
+    return Timelines(order, tuple(_notes(order, evidence)), dead, left)
 
 
 def _named_still(order: WriteOrder) -> WriteOrder:
@@ -240,11 +246,10 @@ def _notes(order: WriteOrder, evidence: str | None) -> Iterable[str]:
             )
 
 
-def _dead_fulls(order: WriteOrder, state: StateFile) -> dict[str, str]:
+def _dead_fulls(order: WriteOrder, state: StateFile, left: Mapping[str, str]) -> dict[str, str]:
     scan = order.scan
     compared = _unmerged(scan)
     dead = _overtaken(order, compared, scan.full_state)
-    left = _overtaken(order, scan.increments, scan.increment_state)
     sources = {each.step: each for each in scan.increments if each.prefix in left}
     by_step = {full.step: full for full in scan.fulls}
     for full in scan.fulls:  # ascending: a merged full's base comes before it
@@ -275,9 +280,11 @@ def _dead_fulls(order: WriteOrder, state: StateFile) -> dict[str, str]:
     return dead
 
 
-def _dead_increments(order: WriteOrder, dead_fulls: Mapping[str, str]) -> dict[str, str]:
+def _dead_increments(
+    order: WriteOrder, dead_fulls: Mapping[str, str], left: Mapping[str, str]
+) -> dict[str, str]:
     scan = order.scan
-    dead = _overtaken(order, scan.increments, scan.increment_state)
+    dead = dict(left)
     fulls = _unmerged(scan)
     live = [full for full in fulls if full.prefix not in dead_fulls]
     steps = [full.step for full in live]

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,10 +52,9 @@ def _lose(chain: Chain, how: str = "lost") -> Callable[[], None]:
     return put_back
 
 
-def _compact(chain: Chain, **options: object) -> None:
+def _compact(chain: Chain, **options: Any) -> None:
     prune_options = PruneOptions(Policy((KeepLast(3),)), min_age_s=0.0)
-    options = {"prune": prune_options, **options}
-    run_compact(str(chain.directory), CompactOptions(**options), jobs=1)  # type: ignore[arg-type]
+    run_compact(str(chain.directory), CompactOptions(**{"prune": prune_options, **options}), jobs=1)
 
 
 def _lost(tmp_path: Path, how: str = "lost") -> tuple[Chain, Callable[[], None]]:
