@@ -327,10 +327,11 @@ class Bases:
             return self._unproven(base, increment, "abandoned-between", reason, 4)
         proof = self._between.not_rotated(base)
         if proof is None:
-            reason = (
-                f"{self.scan.full_state.path} does not list {base.name} or any full below it: "
-                "the true base may have rotated away"
-            )
+            state = self.scan.full_state
+            what = f"does not list {base.name} or any full below it"
+            if state.error is not None:
+                what = f"says nothing ({state.error.message}; ckptctl verify says what to do)"
+            reason = f"{state.path} {what}: the true base may have rotated away"
             return self._unproven(base, increment, "rotated", reason, 4)
         return BaseChoice(base, True, proof[1], proof[0], series=(increment,))
 

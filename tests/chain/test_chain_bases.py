@@ -993,3 +993,10 @@ def test_the_base_of_a_full_is_itself():
 def test_a_lineage_above_its_increment_ends():
     chains = chains_of(full(100), incr(120, base=100, previous=120, delta=True))
     assert verdict(chains, 120) == (None, False, "delta-hole")
+
+
+def test_a_state_file_that_says_nothing_is_the_reason():
+    chains = chains_of(full(100), incr(120), broken_state=True)
+    reason = chains.base_of(chains.scan.increments[0]).reason
+    assert "checkpoint says nothing (" in reason
+    assert "ckptctl verify says what to do" in reason
