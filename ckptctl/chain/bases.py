@@ -14,6 +14,9 @@ Where the rules leave a choice, it is made so that what is not proven is refused
 * A full that ckptctl removed counts as gone whether it is still listed or not. A merged one
   does not: it never emptied a recorder. But one that is listed does: it was taken out of the list
   before it went, so a trainer may have saved its step anew since, and lost that.
+* A merged full stands in where ids do not tell otherwise: after a rollback another increment may
+  lie at the step that it was merged up to, or the run may have begun anew at its base. What
+  follows then, and is above the full, never saw all that is in it.
 * A merged full that cannot be used (incomplete, or named by another step than what is in
   it) is passed over and hides no base: it never emptied a recorder either. A damaged one is
   known for merged by its mark, if that names the very index: a trainer that saves over a merged
@@ -82,6 +85,7 @@ class Bases:
         self.scan = scan
         self.timelines = timelines
         self._between = Between(scan, timelines)
+        self._follows: dict[tuple[str, str], bool] = {}
 
     @cached_property
     def live(self) -> tuple[Checkpoint, ...]:
@@ -105,6 +109,11 @@ class Bases:
     @cached_property
     def _by_step(self) -> dict[int, Checkpoint]:
         return {full.step: full for full in reversed(self.scan.fulls)}
+
+    @cached_property
+    def _by_id(self) -> dict[str, Checkpoint]:
+        own = ((each.lineage, each) for each in self.scan.increments)
+        return {told.id: each for told, each in own if told is not None and told.id is not None}
 
     @cached_property
     def increments_by_step(self) -> dict[int, list[Checkpoint]]:
@@ -226,13 +235,43 @@ class Bases:
         return choice
 
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
-        for full in self._stand_ins.get(base_step, ()):
-            if full.step < increment.step:
-                if self.timelines.order.set_back_behind(full):
-                    return self._set_back(full, increment)
-                reason = f"{full.name} was merged from full {base_step}, which its lineage names"
-                return BaseChoice(full, True, reason, "lineage", series=(increment,))
+        for full in self._standing_in(base_step, increment):
+            if self.timelines.order.set_back_behind(full):
+                return self._set_back(full, increment)
+            reason = f"{full.name} was merged from full {base_step}, which its lineage names"
+            return BaseChoice(full, True, reason, "lineage", series=(increment,))
         return self._at(base_step, (increment,))
+
+    def _standing_in(self, base_step: int, increment: Checkpoint) -> list[Checkpoint]:
+        """Return the merged fulls that stand in for the base of an increment, newest first."""
+        found = self._stand_ins.get(base_step, ())
+        return [f for f in found if f.step < increment.step and self.may_follow(increment, f)]
+
+    def may_follow(self, increment: Checkpoint, full: Checkpoint) -> bool:
+        """Return whether an increment may go on from all that is in a merged full.
+
+        The ids of its line tell, back to the first that follows what is no newer than the full:
+        that has to be the last one in it. Where they are not known, or lead to what is gone,
+        nothing speaks against it.
+        """
+        held, verdict = full.merged, True
+        at: Checkpoint | None = increment
+        line: list[tuple[str, str]] = []
+        while held is not None and held.last_id is not None and at is not None:
+            lineage, key = at.lineage, (at.prefix, full.prefix)
+            if lineage is None or lineage.id is None or key in self._follows:
+                verdict = self._follows.get(key, True)
+                break
+            self._follows[key] = True
+            line.append(key)
+            if (lineage.previous_step or 0) > held.up_to:
+                at = self._by_id.get(lineage.previous_id or "")
+                continue
+            begins = lineage.previous_step in (None, lineage.base_step)
+            verdict = not begins and lineage.previous_id in (None, held.last_id)
+            break
+        self._follows.update(dict.fromkeys(line, verdict))
+        return verdict
 
     def _at(self, base_step: int, series: tuple[Checkpoint, ...]) -> BaseChoice:
         """Return the choice of the very full that a lineage names."""
@@ -265,7 +304,7 @@ class Bases:
             previous = at.lineage.previous_step if at.lineage is not None else None
             if previous is not None and previous >= at.step:
                 return _refuse("delta-hole", f"{at.name} names a predecessor above it", None)
-            stand_ins = [full for full in self._stand_ins.get(base_step, ()) if full.step < at.step]
+            stand_ins = self._standing_in(base_step, at)
             exact = [full for full in stand_ins if full.step == previous]
             reaching = [full for full in stand_ins if full.step >= (previous or 0)]
             before = self._predecessor(at, base_step)

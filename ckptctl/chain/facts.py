@@ -92,6 +92,8 @@ class Merged(NamedTuple):
     instead
         Name of the full above it, lost or broken by then, that the state file named and that this
         one was named instead of (`timelines`).
+    last_id
+        `Lineage.id` of the last of them: after a rollback its step comes again.
     """
 
     base_step: int
@@ -100,6 +102,7 @@ class Merged(NamedTuple):
     ahead: Ahead | None = None
     rows: Mapping[str, int] | None = None
     instead: str | None = None
+    last_id: str | None = None
 
 
 class Facts(NamedTuple):
@@ -134,7 +137,8 @@ def parse_lineage(raw: bytes, step: int, path: str) -> Lineage:
             found=f"base_step {base}, previous_step {previous}",
         )
     mode = _mode(found, path, LINEAGE_TENSOR)
-    return Lineage(base, previous, mode, _id(found, "id", path), _id(found, "previous_id", path))
+    own = _id(found, "id", path, LINEAGE_TENSOR)
+    return Lineage(base, previous, mode, own, _id(found, "previous_id", path, LINEAGE_TENSOR))
 
 
 def parse_merged(raw: bytes, step: int, path: str) -> Merged:
@@ -158,7 +162,8 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
         )
     mode = _mode(found, path, MERGED_TENSOR)
     rows, instead = _rows(found.get("rows")), _instead(found.get("instead"), up_to)
-    return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead)
+    last_id = _id(found, "last_id", path, MERGED_TENSOR)
+    return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead, last_id)
 
 
 def _ahead(found: object) -> Ahead | None:
@@ -202,11 +207,11 @@ def _step(found: dict[str, object], key: str, path: str, tensor: str) -> int:
     return value
 
 
-def _id(found: dict[str, object], key: str, path: str) -> str | None:
+def _id(found: dict[str, object], key: str, path: str, tensor: str) -> str | None:
     value = found.get(key)
     if value is not None and not (isinstance(value, str) and 0 < len(value) <= _MOST_ID):
         raise DamageError(
-            f"{key} is no identifier", file=path, tensor=LINEAGE_TENSOR, found=repr(value)[:80]
+            f"{key} is no identifier", file=path, tensor=tensor, found=repr(value)[:80]
         )
     return value
 

@@ -253,6 +253,7 @@ def _lineage(known: _Known) -> Lineage:
 
 def _merged(known: _Known) -> Merged:
     ahead, rows, instead = known["ahead"], known["rows"], known["instead"]
+    last_id = known["last_id"]
     return Merged(
         _number(known["base_step"]),
         _number(known["up_to"]),
@@ -260,6 +261,7 @@ def _merged(known: _Known) -> Merged:
         Ahead(*map(_number, ahead)) if isinstance(ahead, list) else None,
         None if rows is None else {name: _number(count) for name, count in rows.items()},
         None if instead is None else _text(instead),
+        None if last_id is None else _text(last_id),
     )
 
 

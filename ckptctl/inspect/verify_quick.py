@@ -244,7 +244,9 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
         )
     here = {other.step for other in chains.scan.increments}
     covered = any(
-        full.merged is not None and full.merged.up_to >= (lineage.previous_step or 0)
+        full.merged is not None
+        and full.merged.up_to >= (lineage.previous_step or 0)
+        and chains.bases.may_follow(increment, full)
         for full in chains.scan.fulls
     )
     before = lineage.previous_step

@@ -140,6 +140,8 @@ class MergePlan(NamedTuple):
     instead
         Name of the full above it that the state file names and that is lost or broken: the result
         will be named instead of it.
+    last_id
+        What tells the newest increment from others at its step (`Lineage.id`).
     """
 
     directory: str
@@ -171,6 +173,7 @@ class MergePlan(NamedTuple):
     rows: Mapping[str, int] | None = None
     saved_s: float = 0.0
     instead: str | None = None
+    last_id: str | None = None
     storage: Storage = LOCAL
 
     @property
@@ -367,6 +370,7 @@ def _plan(
         chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
     )
     try:
+        lineage = chosen.increments[-1].lineage if chosen.increments else None
         layout = lay_out(state, most_rows(state))
         size = layout.nbytes + sum(info.size for _, info in _side_files(chosen.base))
         allowed, need = fit_memory(state, jobs or os.cpu_count() or 1, memory)
@@ -384,9 +388,10 @@ def _plan(
             leftovers=found.leftovers,
             replaces=found.replaces,
             base_step=_base_step(chosen, options),
-            mode=_mode(chosen),
+            mode=lineage.mode if lineage is not None else "cumulative",
             rows=_rows(chosen),
             instead=_instead(chains, chosen.step) if update else None,
+            last_id=lineage.id if lineage is not None else None,
         )
     finally:
         state.close()
@@ -467,10 +472,3 @@ def _instead(chains: Chains, step: int) -> str | None:
     parts = split_step(named)
     here = any(full.name == named and full.complete for full in chains.scan.fulls)
     return named if parts is not None and parts[1] > step and not here else None
-
-
-def _mode(chosen: Selection) -> str:
-    last = chosen.increments[-1:]
-    if last and last[0].lineage is not None:
-        return last[0].lineage.mode
-    return "cumulative"

@@ -154,9 +154,14 @@ def other(step: int, **options: object) -> Checkpoint:
     return _checkpoint("other", step, **({"name": f"model.ckpt-{step}"} | options))  # type: ignore[arg-type]
 
 
-def merged(step: int, base: int, *, up_to: int | None = None, **options: object) -> Checkpoint:
-    """Return a full that ckptctl merged from `base`, written long after everything else."""
-    facts = Facts(merged=Merged(base, step if up_to is None else up_to))
+def merged(
+    step: int, base: int, *, up_to: int | None = None, last: str | None = None, **options: object
+) -> Checkpoint:
+    """Return a full that ckptctl merged from `base`, written long after everything else.
+
+    `last` is the id of the last increment in it.
+    """
+    facts = Facts(merged=Merged(base, step if up_to is None else up_to, last_id=last))
     return full(step, facts=facts, mark=True, **({"at": 100_000 + step} | options))
 
 

@@ -609,6 +609,72 @@ CASES = [
         id="merged: stands in for a base that is gone",
     ),
     pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, last="b"),
+            incr(120, base=100, ids=("a", None)),
+            incr(140, base=100, previous=120, ids=("b", "a")),
+            incr(160, base=100, previous=140, ids=("c", "b")),
+            incr(180, base=100, previous=160, ids=("d", "c")),
+        ),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line goes through the last that is in it",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(140, 100, last="b"), incr(180, base=100, previous=160, ids=("d", "c"))
+        ),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line leads to what is gone",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, last="b"),
+            incr(160, base=100, previous=140, ids=("c", "x")),
+            incr(180, base=100, previous=160, ids=("d", "c")),
+        ),
+        180,
+        ("F100", True, "lineage"),
+        id="merged: its line goes through another one of that step",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, last="b"),
+            incr(120, base=100, ids=("a", None)),
+            incr(180, base=100, previous=120, ids=("d", "a")),
+        ),
+        180,
+        ("F100", True, "lineage"),
+        id="merged: its line goes past it",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), incr(180, base=100, ids=("d", None))),
+        180,
+        (None, False, "base-gone"),
+        id="merged: its line begins at the base anew",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), incr(180, base=100, previous=140, ids=("d", None))),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line goes on from one without an id",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(140, 100, last="b"),
+            incr(160, base=100, previous=170, ids=("c", "d")),
+            incr(180, base=100, previous=160, ids=("d", "c")),
+        ),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: a line that goes in a circle",
+    ),
+    pytest.param(
         chains_of(full(100), merged(140, 100), incr(140, base=100)),
         140,
         ("F100", True, "lineage"),
@@ -902,6 +968,30 @@ SERIES = [
         180,
         "delta-hole",
         id="a hole above the merged full",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), delta(160, 140, ids=("c", "b"))),
+        160,
+        ("M140", ["I160"]),
+        id="for what follows the last that is in it",
+    ),
+    pytest.param(
+        chains_of(full(100), merged(140, 100, last="x"), delta(160, 140, ids=("c", "b"))),
+        160,
+        "delta-hole",
+        id="not for what follows another one of that step",
+    ),
+    pytest.param(
+        chains_of(full(100), merged(140, 100, last="b"), delta(160, 120, ids=("c", "a"))),
+        160,
+        "delta-hole",
+        id="not for what follows one below the last that is in it",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), delta(160, None, ids=("c", None))),
+        160,
+        "base-gone",
+        id="not for what begins anew at the base",
     ),
     pytest.param(
         chains_of(merged(140, 100, up_to=130), delta(160, 140)),

@@ -89,6 +89,7 @@ def merged(**changes):
         (merged(instead="model.ckpt"), Merged(100, 140)),
         (merged(instead="../model.ckpt-160"), Merged(100, 140)),
         (merged(instead=160), Merged(100, 140)),
+        (merged(last_id="a"), Merged(100, 140, last_id="a")),
         (merged(up_to=MAX_STEP), Merged(100, MAX_STEP, "cumulative")),
         (merged(up_to=..., previous_step=120), Merged(100, 140, "cumulative")),
     ],
@@ -99,7 +100,15 @@ def test_merged(raw, expected):
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"null", merged(version=0), merged(base_step=None), merged(up_to=100), merged(up_to="x")],
+    [
+        b"",
+        b"null",
+        merged(version=0),
+        merged(base_step=None),
+        merged(up_to=100),
+        merged(up_to="x"),
+        merged(last_id=7),
+    ],
 )
 def test_merged_that_makes_no_sense(raw):
     with pytest.raises(DamageError) as caught:

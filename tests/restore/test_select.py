@@ -720,6 +720,26 @@ def test_what_a_merge_says_of_its_origin(tmp_path: Path) -> None:
     assert mark == b'{"base_step": 10, "mode": "delta", "up_to": 40, "version": 1}'
 
 
+def test_a_merged_full_is_no_base_for_another_way_over_its_step(tmp_path: Path) -> None:
+    chain = build_chain(
+        tmp_path,
+        full(10, table("emb", [1, 2])),
+        increment(20, changes("emb", [1]), lineage=lineage(10, None, "delta") | {"id": "a"}),
+    )
+    chain.merge(20)
+    for prefix in (chain.increment_prefix(20), chain.full_prefix(10)):
+        for path in prefix.parent.glob(f"{prefix.name}.*"):
+            path.unlink()
+    (chain.directory / INCREMENTS / "checkpoint").unlink()
+    facts = lineage(10, 20, "delta")
+    for step, previous in ((30, "a"), (40, "rolled back, and saved anew")):
+        told = facts | {"id": f"of {step}", "previous_id": previous}
+        chain.add(increment(step, changes("emb", [2]), lineage=told))
+    assert chain.plan(30).base.step == 20
+    error = refused(chain, UnprovenError, 40)
+    assert "follows increment 20, which cannot be used" in error.message
+
+
 # --- an increment whose columns do not fit --------------------------------------------
 
 
