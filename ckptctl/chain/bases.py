@@ -224,7 +224,8 @@ class Bases:
         base = choice.base
         if base is not None and base.merged is not None:
             base = self._by_step.get(base.merged.base_step)
-        if choice.proven and base is not None and not is_merge(base):
+        tell = choice.proven or choice.code == "abandoned-between"  # which says less
+        if tell and base is not None and not is_merge(base):
             first = choice.series[0]
             if self.timelines.order.before(first, base):
                 reason = (

@@ -83,9 +83,10 @@ class Between:
     def hiding(self, base: Checkpoint, increment: Checkpoint) -> Checkpoint | None:
         """Return an abandoned full that the increment may have been recorded against.
 
-        One between the two by step, not known to have been written after the increment,
-        and no live checkpoint of a step below it was written after it and before the
-        increment: such a one shows that the run had been rolled back by then.
+        One between the two by step, and no live checkpoint of a step below it was written after
+        it and before the increment: such a one shows that the run had been rolled back by then.
+        One that was written after the increment may have been there before: a run that is rolled
+        back saves anew the full that it begins at.
         """
         before = self._timelines.order.written
         for full in self._scan.fulls:
@@ -94,8 +95,6 @@ class Between:
                 continue
             if full.ours and not self._timelines.only_set_back(full):
                 continue  # what made it abandoned was saved since, by the run of the increment
-            if before(full, increment) is False:
-                continue
             if not any(
                 other.step < full.step and before(full, other) and before(other, increment)
                 for other in self._witnesses

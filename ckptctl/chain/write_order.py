@@ -49,12 +49,13 @@ class WriteOrder(NamedTuple):
         A line that someone edited to roll a run back makes a checkpoint the newest of its
         list. It shows where the run went on, not that anything was written there since.
         """
-        if not self.by_step and a.kind == b.kind:
-            listed = self.scan.state_of(a).listed
-            if a.name in listed and b.name in listed:
-                last = {name: place for place, name in enumerate(listed)}
-                return last[a.name] < last[b.name]
-        return self.before(a, b)
+        if self.by_step or a.kind != b.kind:
+            return self.before(a, b)
+        listed = self.scan.state_of(a).listed
+        if a.name in listed and b.name in listed:
+            last = {name: place for place, name in enumerate(listed)}
+            return last[a.name] < last[b.name]
+        return self.earlier(a.mtime_ns, b.mtime_ns) if a.is_dated and b.is_dated else None
 
     def earlier(self, a_ns: int, b_ns: int) -> bool | None:
         """Return whether one mtime lies before another; None where that means nothing."""

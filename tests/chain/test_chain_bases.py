@@ -456,8 +456,22 @@ CASES = [
             full_state_at=500,
         ),
         220,
-        ("F100", True, "listed"),
-        id="abandoned between: written after S, so no base of it",
+        ("F100", False, "abandoned-between"),
+        id="abandoned between: written after S, and perhaps anew",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            full(200, at=300),
+            incr(220, at=400),
+            fulls=[200],
+            named_full=100,
+            increments=[220],
+            full_state_at=500,
+        ),
+        220,
+        ("F100", False, "abandoned-between"),
+        id="abandoned between: a line that was edited shows no save",
     ),
     pytest.param(
         chains_of(
