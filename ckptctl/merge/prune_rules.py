@@ -337,7 +337,12 @@ class _Judge:
         if placed is not None:
             yield placed, reason
         lineage = item.lineage
-        if lineage is not None and lineage.mode == "delta":
+        if lineage is None or lineage.mode != "delta":
+            return
+        choice = self.chains.base_of(item)
+        if choice.proven:  # without those for which a merged full stands in
+            yield from ((other, reason) for other in choice.series if other is not item)
+        else:
             for other in self.scan.increments:
                 theirs = other.lineage
                 if other.step >= item.step:

@@ -140,10 +140,11 @@ def test_two_fulls_at_one_step_stay(tmp_path: Path) -> None:
     assert stays(plan(chain, KeepLast(1)))["F10"] == "ambiguous"
 
 
-def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> None:
-    def delta(base: int, previous: int | None) -> dict:
-        return {"version": 1, "base_step": base, "previous_step": previous, "mode": "delta"}
+def delta(base: int, previous: int | None) -> dict:
+    return {"version": 1, "base_step": base, "previous_step": previous, "mode": "delta"}
 
+
+def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> None:
     chain = chain_of(
         tmp_path,
         "F10",
@@ -160,6 +161,19 @@ def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> No
     chain.list_all()
     age(chain)
     assert goes(plan(chain, KeepLast(1))).keys() == {"F10", "F35", "I20", "I30", "I40"}
+
+
+def test_a_merged_full_stands_in_for_what_a_delta_series_began_with(tmp_path: Path) -> None:
+    lineage = {20: delta(10, None), 30: delta(10, 20), 40: delta(10, 30), 50: delta(10, 40)}
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "I40", "I50", lineage=lineage)
+    chain.merge(30)
+    chain.fulls[30] = chain.fulls[10]
+    age(chain)
+    found = plan(chain)
+    assert goes(found).keys() == {"I20", "I30"}
+    assert stays(found)["I40"] == "ok"
+    execute_prune(found)
+    assert points(chain) == {10, 30, 40, 50}
 
 
 def test_a_merged_full_stands_in_for_its_base(tmp_path: Path) -> None:
