@@ -398,10 +398,10 @@ def _update_state(
 ) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     progress = progress.unstoppable()  # the full is there: it is to be listed
-    if plan.relocate:
-        wait_for_writer(plan.directory, wait_s, progress=progress, storage=plan.storage)
+    for room in dict.fromkeys((plan.directory, directory)) if plan.relocate else ():
+        wait_for_writer(room, wait_s, progress=progress, storage=plan.storage)
         locks.check()
-        relocate_state_files(plan.directory, plan.storage)
+        relocate_state_files(room, plan.storage)
     if not plan.update_state:
         return False
     # What a Saver does when its save ends is to rewrite the state file without the new full.

@@ -262,6 +262,8 @@ def plan_merge(
     ------
     NotFoundError
         No such directory, step or restore point.
+    StateFileError
+        The state file that is to list the result does not parse.
     RefusedError
         A check of the restore rules does not hold, the destination exists, the disk is too
         full, or the memory too little.
@@ -322,8 +324,9 @@ def _plan(
     check_copied(chains, in_place or update, relocate)
     if relocate:
         check_relocatable(scan)
+    there = scan
     if update and not in_place:
-        _check_listable(destination, chosen, relocate, storage)
+        there = _scan_listable(destination, chosen, relocate, storage)
     common: dict[str, Any] = {
         "directory": directory,
         "step": chosen.step,
@@ -335,7 +338,7 @@ def _plan(
         "update_state": update,
         "overwrite": overwrite,
         "relocate": relocate,
-        "relocated": to_relocate(scan) if relocate else (),
+        "relocated": _unique(*to_relocate(scan), *to_relocate(there)) if relocate else (),
         "verify": verify,
         "saved_s": _saved(chosen),
         "storage": storage,
@@ -356,6 +359,8 @@ def _plan(
             leftovers=leftovers,
             unfinished=todo,
         )
+    if update and there.full_state.error is not None:  # not only once all is written
+        raise there.full_state.error
     kept = tell_kept_line(scan, os.path.basename(destination)) if update and in_place else ()
     found = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(
@@ -404,8 +409,12 @@ def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
     yield from base.side
 
 
-def _check_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> None:
-    """Refuse to list a full where its name would say something else than it is."""
+def _unique(*paths: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(paths))
+
+
+def _scan_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> Scan:
+    """Return another directory where a full is to be listed, or refuse to list it there."""
     name = os.path.basename(destination)
     if split_step(name) != (chosen.base.base_name, chosen.step):
         raise RefusedError(
@@ -417,6 +426,9 @@ def _check_listable(destination: str, chosen: Selection, relocate: bool, storage
         )
     there = scan_directory(os.path.dirname(destination) or ".", storage)
     check_copied(find_chains(there), True, relocate)
+    if relocate:
+        check_relocatable(there)
+    return there
 
 
 def _unfinished(

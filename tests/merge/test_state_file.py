@@ -13,7 +13,7 @@ import pytest
 
 from ckptctl.bundle import CheckpointState, read_state
 from ckptctl.chain import find_chains, scan_directory
-from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.errors import ChangedError, RefusedError, StateFileError
 from ckptctl.merge import (
     CompactOptions,
     PruneOptions,
@@ -26,6 +26,7 @@ from ckptctl.merge.policy import KeepLast, Policy
 from ckptctl.merge.relocate import relocate_paths, relocate_state_files
 from ckptctl.merge.settle import find_unsettled, settle
 from ckptctl.merge.state_file import insert_full
+from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
 from tests.merge.prunes import age, chain_of, label, points, prune
@@ -37,6 +38,8 @@ from tests.oracle.chain import (
     changes,
     full,
     increment,
+    listing,
+    rows_of,
     table,
     write_state,
 )
@@ -458,6 +461,37 @@ def test_a_copy_is_refused_until_it_is_relocated(tmp_path: Path) -> None:
     assert own.latest == "incremental_model.ckpt-50"
     assert names(state_of(chain.directory)) == ["model.ckpt-10", "model.ckpt-40"]
     copy.plan(30)
+
+
+def test_a_copy_that_a_merge_is_written_to_is_relocated_too(tmp_path: Path) -> None:
+    chain, copy = copied(tmp_path)
+    output = str(copy.full_prefix(50))
+    with pytest.raises(RefusedError, match="is a copy") as caught:
+        plan_merge(str(chain.directory), 50, output, update_state=True)
+    assert "--relocate" in caught.value.remedy
+    plan = plan_merge(str(chain.directory), 50, output, update_state=True, relocate=True)
+    rooms = (chain.directory, copy.directory)
+    states = [str(d / room / "checkpoint") for d in rooms for room in ("", INCREMENTS)]
+    assert list(plan.relocated) == states
+    execute_merge(plan)
+    assert state_of(copy.directory).latest == "model.ckpt-50"
+    assert not any(str(chain.directory) in Path(path).read_text() for path in states)
+
+
+def test_a_state_file_that_does_not_parse_is_told_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    chain = small_chain(tmp_path)
+    (chain.directory / "checkpoint").write_text("half of")
+    before = listing(chain.directory)
+    for options in ({}, {"output": str(chain.full_prefix(50)), "update_state": True}):
+        with pytest.raises(StateFileError) as caught:
+            plan_merge(str(chain.directory), 50, options=RestoreOptions(base=40), **options)
+        assert "model_checkpoint_path" in caught.value.remedy
+    assert listing(chain.directory) == before
+    plan = plan_merge(str(chain.directory), 50, options=RestoreOptions(base=40), update_state=False)
+    execute_merge(plan)
+    assert rows_of(chain.full_prefix(50), "emb")
 
 
 @pytest.mark.parametrize("room", ["", INCREMENTS])
