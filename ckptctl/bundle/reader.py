@@ -179,7 +179,12 @@ class BundleReader(BundleData):
         """Return the entry of a tensor; raise `NotFoundError` without one."""
         entry = self.get(name)
         if entry is None:
-            raise NotFoundError("no such tensor", file=self.index_path, tensor=name)
+            raise NotFoundError(
+                "no such tensor",
+                file=self.index_path,
+                tensor=name,
+                remedy="ckptctl show --tensors lists what is there",
+            )
         return entry
 
     def slice_entry(self, name: str, slice_: TensorSlice) -> Entry:

@@ -38,4 +38,4 @@ def ask(
         out.show(view)
     out.check()
     if not click.confirm(question, err=True):
-        raise RefusedError("not confirmed: nothing was done", file=directory)
+        raise RefusedError("not confirmed: nothing was done", file=directory, remedy=ways)

@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from ckptctl import __version__
-from ckptctl.errors import CkptctlError
+from ckptctl.errors import CkptctlError, DamageError
 from ckptctl.output.format import one_line, safe_text
 
 __all__ = ["Failure", "Terminated", "describe", "report"]
@@ -65,6 +65,7 @@ _REMEDIES = {
     errno.EISDIR: "a directory stands where a file should be",
     errno.EXDEV: "source and destination must be on one filesystem",
 }
+_DAMAGED = "ckptctl verify --data says what is wrong, and what to do"
 #: All that Python says of EAGAIN for a thread.
 _NO_THREAD = "can't start new thread"
 
@@ -100,6 +101,8 @@ def report(error: BaseException, *, args: Sequence[str]) -> int:
 def describe(error: BaseException) -> Failure:
     """Return what an exception means; every exception means something."""
     if isinstance(error, CkptctlError):
+        if isinstance(error, DamageError):
+            error.remedy = error.remedy or _DAMAGED
         return Failure(error.exit_code, f"error: {error}", error.details())
     if isinstance(error, click.exceptions.Exit):
         return Failure(error.exit_code)

@@ -146,7 +146,10 @@ def _find(
         return _find(after, before, options, storage, inside=True)._replace(text=text)
     if named is not None:
         raise NotFoundError(
-            "no index of that bundle", file=index_path(named[1]), found="no such file"
+            "no index of that bundle",
+            file=index_path(named[1]),
+            found="no such file",
+            remedy="check the name: ckptctl ls DIR lists what is there",
         )
     if text and not inside and _is_directory(text, storage):
         model = saved_model(text, storage)

@@ -403,7 +403,11 @@ class View:
         if options.base is not None:
             base = chains.full_at(options.base)
         if own is None or base is None:
-            raise NotFoundError("no full is known to be the base of it", file=target.prefix)
+            raise NotFoundError(
+                "no full is known to be the base of it",
+                file=target.prefix,
+                remedy="--base STEP, if you know the full that it was recorded on",
+            )
         chosen = Selection(own.step, base, (own,), (), "to know its slices")
         state = Target(name, "state", chains.scan.directory, own.prefix, own.step, chains, chosen)
         lenient = replace(options, keep_missing=True, add_new=True)

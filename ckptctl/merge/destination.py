@@ -27,6 +27,8 @@ __all__ = [
     "own_temporaries",
 ]
 
+_ELSEWHERE = "give another -o PREFIX"
+
 
 class Found(NamedTuple):
     """What lies at a destination.
@@ -115,7 +117,9 @@ def look_at_destination(
             raise _taken(destination, chains if there is None else there)
         prefixes = {os.path.realpath(c.prefix) for c in (chosen.base, *chosen.increments)}
         if os.path.realpath(destination) in prefixes:
-            raise RefusedError("would overwrite what it is made from", file=destination)
+            raise RefusedError(
+                "would overwrite what it is made from", file=destination, remedy=_ELSEWHERE
+            )
         if there is not None:
             _check_expendable(destination, there)
         older = (own.index, *files, *([own.mark] if own.mark else []))
@@ -271,7 +275,9 @@ def _check_expendable(destination: str, there: Chains) -> None:
     if found is None:
         return
     if len(points) == 1:  # increments hang on a full
-        raise RefusedError("would overwrite the only restore point", file=destination)
+        raise RefusedError(
+            "would overwrite the only restore point", file=destination, remedy=_ELSEWHERE
+        )
     above = [
         increment.name
         for increment in there.scan.increments

@@ -107,4 +107,8 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
             check_relocatable(scan_directory(directory, storage))
             replace_state(path, relocate_paths(state), info, storage)
         else:
-            raise ChangedError("the state file kept changing under us", file=path)
+            raise ChangedError(
+                "the state file kept changing under us",
+                file=path,
+                remedy="run it again while no trainer saves there",
+            )

@@ -198,7 +198,13 @@ def _left_out(chains: Chains, base: Checkpoint, increment: Checkpoint) -> Iterat
 def _given_base(chains: Chains, step: int, increment: Checkpoint) -> Checkpoint:
     base = chains.full_at(step)
     if base is None:
-        raise NotFoundError(f"no full at step {step}", file=chains.scan.directory)
+        steps = sorted(full.step for full in chains.scan.fulls if full.step < increment.step)
+        raise NotFoundError(
+            f"no full at step {step}",
+            file=chains.scan.directory,
+            found=f"below the increment: {', '.join(map(str, steps[-5:])) or 'none'}",
+            remedy=f"--base with the step of a full that {increment.name} was recorded on",
+        )
     if not base.complete:
         raise _unusable(chains, base)
     if base.step >= increment.step:
@@ -207,6 +213,7 @@ def _given_base(chains: Chains, step: int, increment: Checkpoint) -> Checkpoint:
             file=base.prefix,
             expected=f"< {increment.step}",
             found=base.step,
+            remedy="give the step of a full below it: ckptctl ls shows them",
         )
     return base
 

@@ -344,7 +344,11 @@ _NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 def no_directory(path: str) -> NotFoundError:
     """Return what to raise where a directory was expected."""
     if not os.path.exists(path):
-        return NotFoundError("no such directory", file=path)
+        near = os.path.dirname(os.path.abspath(path))
+        while not os.path.exists(near):
+            near = os.path.dirname(near)
+        remedy = f"check the name, and what is mounted: {near} is the nearest that is there"
+        return NotFoundError("no such directory", file=path, remedy=remedy)
     return NotFoundError("not a directory", file=path, remedy="name the directory that it lies in")
 
 

@@ -473,6 +473,11 @@ def test_an_error_shows_no_control_character_of_a_name(probe: Probe) -> None:
     assert err == "ckptctl: error: bad tensor\n  tensor: x\\x1b[2Jy\n  next: look\n"
 
 
+def test_damage_leads_to_verify_where_nothing_better_is_known(probe: Probe) -> None:
+    _, _, err = told(probe('raise errors.HeaderError("bundle header does not parse")'))
+    assert err.endswith("next: ckptctl verify --data says what is wrong, and what to do\n")
+
+
 def test_version_is_one_line(run) -> None:
     done = run("--version")
     assert done.returncode == 0
@@ -493,3 +498,4 @@ def test_what_is_no_directory_is_ten_and_says_which_of_both(inside, tmp_path: Pa
     code, out, err = inside(name, tmp_path / "none")
     assert (code, out) == (10, "")
     assert err.startswith("ckptctl: error: no such directory\n")
+    assert err.endswith(f": {tmp_path} is the nearest that is there\n")
