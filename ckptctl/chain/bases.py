@@ -220,16 +220,17 @@ class Bases:
             choice = self._delta(increment, lineage.base_step)
         else:
             choice = self._by_lineage(increment, lineage.base_step)
+        # "abandoned-between" says less.
+        if choice.base is None or not (choice.proven or choice.code == "abandoned-between"):
+            return choice
         # A merged full was written when ckptctl ran: what it stands in for tells.
-        base = choice.base
-        if base is not None and base.merged is not None:
-            base = self._by_step.get(base.merged.base_step)
-        tell = choice.proven or choice.code == "abandoned-between"  # which says less
-        if tell and base is not None and not is_merge(base):
-            first = choice.series[0]
-            if self.timelines.order.before(first, base):
+        held = choice.base.merged
+        root = held.base_step if held is not None else choice.base.step
+        for each in choice.series:
+            newer = self.timelines.newer_full(each, root if lineage is None else lineage.base_step)
+            if newer is not None:
                 reason = (
-                    f"{first.name} was written before {base.name}: the run was rolled back since"
+                    f"{each.name} was written before {newer.name}: the run was rolled back since"
                     + OR_COPIED
                 )
                 return choice._replace(proven=False, reason=reason, code="older-than-base", check=4)

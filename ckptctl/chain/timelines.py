@@ -12,6 +12,8 @@ Where the rules leave a choice, it is made here so that nothing is lost:
 * "Written after" and "written before" need more than 2 s; where they are not shown, the
   exception that rests on them does not apply. Of a checkpoint whose index is a link that leads
   nowhere no time is known: only a list shows that it is abandoned.
+* An increment is abandoned, too, if a live full between its base and it was written after it: the
+  run was rolled back to that one, or to below.
 * An increment whose lineage names an abandoned full is abandoned: "an abandoned full is
   never the base of a live increment", read from the other end.
 * A merged full takes no part in the comparisons, unless it is named: whoever names it goes on
@@ -37,7 +39,7 @@ Where the rules leave a choice, it is made here so that nothing is lost:
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -49,7 +51,7 @@ from ckptctl.chain.write_order import SAME_TIME_NS, WriteOrder
 
 __all__ = ["OR_COPIED", "Timelines", "find_timelines"]
 
-_BEFORE = "written before its base"
+_BEFORE = "written before"
 _SET_BACK = "the run was set back:"
 _PASSED_OVER = "not listed, and above step"
 _SAME_STEP = "set back since:"
@@ -94,6 +96,18 @@ class Timelines:
         if checkpoint.kind == "full":
             return self.dead_fulls.get(checkpoint.prefix)
         return self.dead_increments.get(checkpoint.prefix)
+
+    def newer_full(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
+        """Return a live full that was saved after an increment, below it and not below a step.
+
+        It shows that the run was rolled back since: the base that was saved anew, or one above
+        that, which the increment knows nothing of.
+        """
+        return self._saves.newer(increment, base_step)
+
+    @cached_property
+    def _saves(self) -> _Saves:
+        return _Saves(self.order, self.dead_fulls)
 
     def seems_older_than_its_base(self, checkpoint: Checkpoint) -> bool:
         """Return whether that is why it is abandoned: a copy without its times looks the same."""
@@ -285,26 +299,46 @@ def _dead_increments(
 ) -> dict[str, str]:
     scan = order.scan
     dead = dict(left)
-    fulls = _unmerged(scan)
-    live = [full for full in fulls if full.prefix not in dead_fulls]
-    steps = [full.step for full in live]
-    by_step = {full.step: full for full in fulls}
+    saves = _Saves(order, dead_fulls)
+    by_step = {full.step: full for full in _unmerged(scan)}
     for increment in scan.increments:
         if increment.prefix in dead or _named(increment, scan.increment_state):
             continue
         lineage = increment.lineage
         if lineage is not None:
-            base = by_step.get(lineage.base_step)
+            base, base_step = by_step.get(lineage.base_step), lineage.base_step
         else:
-            at = bisect_right(steps, increment.step - 1)
-            base = live[at - 1] if at else None
-        if base is None:
-            continue
-        if base.prefix in dead_fulls:
+            base = saves.below(increment)
+            base_step = base.step if base is not None else increment.step
+        newer = saves.newer(increment, base_step)
+        if base is not None and base.prefix in dead_fulls:
             dead[increment.prefix] = f"recorded against {base.name}, which is abandoned"
-        elif order.before(increment, base):
-            dead[increment.prefix] = f"{_BEFORE} {base.name}{OR_COPIED}"
+        elif newer is not None:
+            what = "its base " if newer is base else ""
+            dead[increment.prefix] = f"{_BEFORE} {what}{newer.name}{OR_COPIED}"
     return _other_lines(scan) | dead
+
+
+class _Saves:
+    """The live fulls that a trainer saved."""
+
+    def __init__(self, order: WriteOrder, dead_fulls: Mapping[str, str]) -> None:
+        self._order = order
+        self._fulls = [f for f in _unmerged(order.scan) if f.prefix not in dead_fulls]
+        self._steps = [full.step for full in self._fulls]
+
+    def below(self, increment: Checkpoint) -> Checkpoint | None:
+        """Return the nearest below an increment."""
+        at = bisect_left(self._steps, increment.step)
+        return self._fulls[at - 1] if at else None
+
+    def newer(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
+        """Return the newest that `Timelines.newer_full` may return."""
+        between = slice(
+            bisect_left(self._steps, base_step), bisect_left(self._steps, increment.step)
+        )
+        found = self._fulls[between]
+        return next((f for f in reversed(found) if self._order.before(increment, f)), None)
 
 
 def _other_lines(scan: Scan) -> dict[str, str]:

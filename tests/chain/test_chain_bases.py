@@ -603,6 +603,20 @@ CASES = [
         (None, False, "base-abandoned"),
         id="lineage: named by the state file, its base abandoned",
     ),
+    pytest.param(
+        chains_of(full(100), full(150, at=500), incr(180, base=100), increments=[180]),
+        180,
+        ("F100", False, "older-than-base"),
+        id="lineage: a full above its base was saved since",
+    ),
+    pytest.param(
+        chains_of(
+            full(100), merged(120, 100), full(150, at=500), incr(180, base=100), increments=[180]
+        ),
+        180,
+        ("M120", False, "older-than-base"),
+        id="lineage: a full above the merged one was saved since",
+    ),
     # Merged fulls stand in.
     pytest.param(
         chains_of(full(100), merged(140, 100), incr(160)),
@@ -840,6 +854,14 @@ SERIES = [
         id="one without a name at the step of the predecessor",
     ),
     pytest.param(
+        chains_of(
+            full(100), full(130, at=500), delta(120, None), delta(140, 120), increments=[120, 140]
+        ),
+        140,
+        ("older-than-base", "F100"),
+        id="a full that was saved since lies in the midst of the series",
+    ),
+    pytest.param(
         chains_of(full(100), delta(120, None), delta(160, 140)),
         160,
         "delta-hole",
@@ -1019,7 +1041,9 @@ SERIES = [
 @pytest.mark.parametrize(("chains", "step", "expected"), SERIES)
 def test_delta_series(chains, step, expected):
     choice = chains.base_of(only(chains, step))
-    if isinstance(expected, str):
+    if expected[0] == "older-than-base":
+        assert (choice.code, choice.proven, label(choice.base)) == (expected[0], False, expected[1])
+    elif isinstance(expected, str):
         assert (choice.base, choice.proven, choice.code) == (None, False, expected)
         assert chains.status(only(chains, step)) in ("unproven", "orphan")
     else:

@@ -171,13 +171,24 @@ CASES = [
         chains_of(
             full(100),
             full(150, at=500),
+            incr(140, base=100),
             incr(180, base=100),
             incr(190, base=150),
             incr(560),
-            increments=[180, 190, 560],
+            increments=[140, 180, 190, 560],
         ),
-        {"I190"},
-        id="its base is the one that its lineage names",
+        {"I180", "I190"},
+        id="older than a full between its base and it: rolled back to that since",
+    ),
+    pytest.param(
+        chains_of(full(150, at=500), incr(180, base=100), incr(560), increments=[180, 560]),
+        {"I180"},
+        id="older than a full above its base, which is gone",
+    ),
+    pytest.param(
+        chains_of(full(100), merged(150, 100), incr(180, base=100), incr(560)),
+        set(),
+        id="older than a merged full between: that saves nothing",
     ),
     pytest.param(
         chains_of(

@@ -455,7 +455,8 @@ class Lives(RuleBasedStateMachine):
         scan = scan_directory(str(room))
         chains = find_chains(scan)
         merged = any(full.merged for full in scan.fulls)
-        return merged or not all(map(chains.is_live, (*scan.fulls, *scan.increments)))
+        older = any(chains.base_of(i).code == "older-than-base" for i in scan.increments)
+        return merged or older or not all(map(chains.is_live, (*scan.fulls, *scan.increments)))
 
     def _relocate(self, before: Path) -> None:
         """A copy whose state files lead to the original is written to by nobody."""
