@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -85,7 +86,8 @@ class Bases:
         self.scan = scan
         self.timelines = timelines
         self._between = Between(scan, timelines)
-        self._follows: dict[tuple[str, str], bool] = {}
+        self._follows: dict[tuple[str, str], bool | None] = {}
+        self._deltas: dict[str, BaseChoice | Checkpoint] = {}
 
     @cached_property
     def live(self) -> tuple[Checkpoint, ...]:
@@ -130,7 +132,10 @@ class Bases:
             return None
         here = self.increments_by_step.get(full.merged.up_to, ())
         found = [each for each in here if goes_on_from(each, full) and each.complete]
-        return found[0] if len(found) == 1 else None
+        last_id = full.merged.last_id
+        if len(found) != 1 or (found[0].lineage and last_id not in (None, found[0].lineage.id)):
+            return None
+        return found[0]
 
     @cached_property
     def _stand_ins(self) -> dict[int, list[Checkpoint]]:
@@ -145,10 +150,15 @@ class Bases:
     def roots(self, full: Checkpoint) -> set[int]:
         """Return the steps of all fulls that a merged one was made from, one by one."""
         roots: set[int] = set()
-        at: Checkpoint | None = full
-        while at is not None and at.merged is not None and at.merged.base_step not in roots:
-            roots.add(at.merged.base_step)
-            at = self._by_step.get(at.merged.base_step)
+        todo: list[Checkpoint | None] = [full]
+        while todo:
+            at = todo.pop()
+            if at is None or at.merged is None:
+                continue
+            for step in (at.merged.base_step, at.merged.applied_to):
+                if step is not None and step not in roots:
+                    roots.add(step)
+                    todo.append(self._by_step.get(step))
         return roots
 
     def _usable(self, full: Checkpoint) -> bool:
@@ -220,6 +230,7 @@ class Bases:
             choice = self._delta(increment, lineage.base_step)
         else:
             choice = self._by_lineage(increment, lineage.base_step)
+        choice = self._telling_what_was_passed_over(choice, increment)
         # "abandoned-between" says less.
         if choice.base is None or not (choice.proven or choice.code == "abandoned-between"):
             return choice
@@ -237,41 +248,73 @@ class Bases:
         return choice
 
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
-        for full in self._standing_in(base_step, increment):
-            if self.timelines.order.set_back_behind(full):
+        for full, proven in self._standing_in(base_step, increment):
+            back = self.timelines.order.set_back_behind(full)
+            if back or not proven:  # the base itself is always right
+                choice = self._at(base_step, (increment,))
+                if choice.base is not None:
+                    return choice
+            if back:
                 return self._set_back(full, increment)
             reason = f"{full.name} was merged from full {base_step}, which its lineage names"
             return BaseChoice(full, True, reason, "lineage", series=(increment,))
         return self._at(base_step, (increment,))
 
-    def _standing_in(self, base_step: int, increment: Checkpoint) -> list[Checkpoint]:
-        """Return the merged fulls that stand in for the base of an increment, newest first."""
-        found = self._stand_ins.get(base_step, ())
-        return [f for f in found if f.step < increment.step and self.may_follow(increment, f)]
+    def _telling_what_was_passed_over(
+        self, choice: BaseChoice, increment: Checkpoint
+    ) -> BaseChoice:
+        lineage = increment.lineage
+        if choice.code != "base-gone" or lineage is None:
+            return choice
+        for full in self._stand_ins.get(lineage.base_step, ()):
+            if full.step < increment.step:
+                told = f"{full.name} was merged from increments that it does not go on from"
+                return choice._replace(reason=f"{choice.reason}; {told}")
+        return choice
 
-    def may_follow(self, increment: Checkpoint, full: Checkpoint) -> bool:
-        """Return whether an increment may go on from all that is in a merged full.
+    def _standing_in(
+        self, base_step: int, increment: Checkpoint
+    ) -> Iterator[tuple[Checkpoint, bool]]:
+        """Return the merged fulls that may stand in for the base of an increment, newest first.
 
-        The ids of its line tell, back to the first that follows what is no newer than the full:
-        that has to be the last one in it. Where they are not known, or lead to what is gone,
-        nothing speaks against it.
+        With each: whether nothing is left open.
         """
-        held, verdict = full.merged, True
+        for full in self._stand_ins.get(base_step, ()):
+            if full.step < increment.step:
+                follows = self.may_follow(increment, full)
+                if follows is not False:
+                    yield full, follows is not None
+
+    def may_follow(self, increment: Checkpoint, full: Checkpoint) -> bool | None:
+        """Return whether an increment goes on from all that is in a merged full.
+
+        The ids of its line tell: they have to lead to the last increment that is in it. None where
+        they lead to what is gone. Without ids nothing speaks against it.
+        """
+        held, verdict = full.merged, None
         at: Checkpoint | None = increment
         line: list[tuple[str, str]] = []
-        while held is not None and held.last_id is not None and at is not None:
+        while at is not None:
             lineage, key = at.lineage, (at.prefix, full.prefix)
-            if lineage is None or lineage.id is None or key in self._follows:
-                verdict = self._follows.get(key, True)
+            if held is None or held.last_id is None or lineage is None or lineage.id is None:
+                verdict = True
                 break
-            self._follows[key] = True
+            if key in self._follows:
+                verdict = self._follows[key]
+                break
+            self._follows[key] = None
             line.append(key)
-            if (lineage.previous_step or 0) > held.up_to:
-                at = self._by_id.get(lineage.previous_id or "")
-                continue
-            begins = lineage.previous_step in (None, lineage.base_step)
-            verdict = not begins and lineage.previous_id in (None, held.last_id)
-            break
+            meant, previous = lineage.previous_id, lineage.previous_step
+            if meant is None:
+                verdict = False if previous in (None, lineage.base_step) else None
+                break
+            before = self._by_id.get(meant)
+            if before is not None:
+                previous = before.step
+            if meant == held.last_id or (previous is not None and previous <= held.up_to):
+                verdict = meant == held.last_id
+                break
+            at = before
         self._follows.update(dict.fromkeys(line, verdict))
         return verdict
 
@@ -294,37 +337,44 @@ class Bases:
         return BaseChoice(full, True, reason, "lineage", series=series)
 
     def _delta(self, increment: Checkpoint, base_step: int) -> BaseChoice:
-        """Follow the series back to its base, or to a merged full that stands in.
+        """Follow the series back to its base, or to a merged full that stands in."""
+        series = [increment]
+        while True:
+            at = series[-1]
+            if at.prefix not in self._deltas:
+                self._deltas[at.prefix] = self._delta_before(at, base_step)
+            before = self._deltas[at.prefix]
+            if isinstance(before, BaseChoice):
+                whole = tuple(reversed(series))
+                return before._replace(series=whole) if before.base is not None else before
+            series.append(before)
+
+    def _delta_before(self, at: Checkpoint, base_step: int) -> BaseChoice | Checkpoint:
+        """Return the increment that one of a series is applied to, or what the series begins at.
 
         Where a merged full holds more than the predecessor and the predecessor is here too,
         the predecessor is followed: after a rollback the merged full may hold what the
         series never saw.
         """
-        series = [increment]
-        while True:
-            at = series[0]
-            previous = at.lineage.previous_step if at.lineage is not None else None
-            if previous is not None and previous >= at.step:
-                return _refuse("delta-hole", f"{at.name} names a predecessor above it", None)
-            stand_ins = self._standing_in(base_step, at)
-            exact = [full for full in stand_ins if full.step == previous]
-            reaching = [full for full in stand_ins if full.step >= (previous or 0)]
-            before = self._predecessor(at, base_step)
-            first = previous is None or previous == base_step
-            whole = tuple(series)
-            if first:
-                choice = self._at(base_step, whole)
-                if choice.base is not None or not reaching:
-                    return choice
-            if not exact and before is not None:
-                series.insert(0, before)
-                continue
-            if not reaching:
-                reason = f"{at.name} follows increment {previous}, which cannot be used"
-                return _refuse("delta-hole", reason, None)
-            full = (exact or reaching)[0]
-            reason = f"{full.name} was merged from the series on full {base_step}"
-            return BaseChoice(full, True, reason, "lineage", series=whole)
+        previous = at.lineage.previous_step if at.lineage is not None else None
+        if previous is not None and previous >= at.step:
+            return _refuse("delta-hole", f"{at.name} names a predecessor above it", None)
+        stand_ins = [full for full, _ in self._standing_in(base_step, at)]
+        exact = [full for full in stand_ins if full.step == previous]
+        reaching = [full for full in stand_ins if full.step >= (previous or 0)]
+        before = self._predecessor(at, base_step)
+        if previous is None or previous == base_step:
+            choice = self._at(base_step, ())
+            if choice.base is not None or not reaching:
+                return choice
+        if not exact and before is not None:
+            return before
+        if not reaching:
+            reason = f"{at.name} follows increment {previous}, which cannot be used"
+            return _refuse("delta-hole", reason, None)
+        full = (exact or reaching)[0]
+        reason = f"{full.name} was merged from the series on full {base_step}"
+        return BaseChoice(full, True, reason, "lineage")
 
     def _predecessor(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
         after = increment.lineage

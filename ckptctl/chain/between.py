@@ -95,6 +95,8 @@ class Between:
                 continue
             if full.ours and not self._timelines.only_set_back(full):
                 continue  # what made it abandoned was saved since, by the run of the increment
+            if full.ours and before(full, increment) is False:
+                continue  # no run saved it anew
             if not any(
                 other.step < full.step and before(full, other) and before(other, increment)
                 for other in self._witnesses

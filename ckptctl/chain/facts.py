@@ -40,7 +40,8 @@ class Lineage(NamedTuple):
     base_step
         Step of the full that it was recorded against.
     previous_step
-        Step of the increment before it, or None for the first one.
+        Step of the increment before it; None for the first one, and for one that needs none of
+        those before it.
     mode
         `cumulative`: all keys changed since the base; `delta`: since the previous one.
     id, previous_id
@@ -94,6 +95,8 @@ class Merged(NamedTuple):
         one was named instead of (`timelines`).
     last_id
         `Lineage.id` of the last of them: after a rollback its step comes again.
+    applied_to
+        Step of the full that they were applied to, where it is another one than their base.
     """
 
     base_step: int
@@ -103,6 +106,7 @@ class Merged(NamedTuple):
     rows: Mapping[str, int] | None = None
     instead: str | None = None
     last_id: str | None = None
+    applied_to: int | None = None
 
 
 class Facts(NamedTuple):
@@ -163,7 +167,10 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
     mode = _mode(found, path, MERGED_TENSOR)
     rows, instead = _rows(found.get("rows")), _instead(found.get("instead"), up_to)
     last_id = _id(found, "last_id", path, MERGED_TENSOR)
-    return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead, last_id)
+    onto = None
+    if found.get("applied_to") is not None:
+        onto = _step(found, "applied_to", path, MERGED_TENSOR)
+    return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead, last_id, onto)
 
 
 def _ahead(found: object) -> Ahead | None:

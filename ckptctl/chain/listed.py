@@ -253,7 +253,7 @@ def _lineage(known: _Known) -> Lineage:
 
 def _merged(known: _Known) -> Merged:
     ahead, rows, instead = known["ahead"], known["rows"], known["instead"]
-    last_id = known["last_id"]
+    last_id, onto = known["last_id"], known["applied_to"]
     return Merged(
         _number(known["base_step"]),
         _number(known["up_to"]),
@@ -262,6 +262,7 @@ def _merged(known: _Known) -> Merged:
         None if rows is None else {name: _number(count) for name, count in rows.items()},
         None if instead is None else _text(instead),
         None if last_id is None else _text(last_id),
+        None if onto is None else _number(onto),
     )
 
 

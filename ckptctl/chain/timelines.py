@@ -270,9 +270,10 @@ def _dead_fulls(order: WriteOrder, state: StateFile, left: Mapping[str, str]) ->
         merged = full.merged
         if merged is None or _named(full, state):
             continue
-        base = by_step.get(merged.base_step)
-        if base is not None and base.prefix in dead:
-            dead[full.prefix] = f"merged from {base.name}, which is abandoned"
+        origins = [by_step[s] for s in (merged.base_step, merged.applied_to) if s in by_step]
+        gone = next((base.name for base in origins if base.prefix in dead), None)
+        if gone is not None:
+            dead[full.prefix] = f"merged from {gone}, which is abandoned"
             continue
         later = [
             other
@@ -353,7 +354,7 @@ def _other_lines(scan: Scan) -> dict[str, str]:
     at = newest
     while at is not None and at.lineage is not None and at.prefix not in line:
         line.add(at.prefix)
-        if at.lineage.previous_step is None:
+        if at.lineage.previous_step is None and at.lineage.previous_id is None:
             break
         at = own.get(at.lineage.previous_id or "")
     else:

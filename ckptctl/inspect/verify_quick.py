@@ -230,7 +230,7 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
     if lineage is None or not chains.is_live(increment):
         return
     fulls = {full.step for full in chains.scan.fulls}
-    fulls |= {full.merged.base_step for full in chains.scan.fulls if full.merged is not None}
+    fulls |= {step for full in chains.scan.fulls for step in chains.bases.roots(full)}
     index = f"{increment.prefix}.index"
     if lineage.base_step not in fulls:
         yield Finding(
@@ -246,7 +246,7 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
     covered = any(
         full.merged is not None
         and full.merged.up_to >= (lineage.previous_step or 0)
-        and chains.bases.may_follow(increment, full)
+        and chains.bases.may_follow(increment, full) is not False
         for full in chains.scan.fulls
     )
     before = lineage.previous_step

@@ -249,6 +249,7 @@ def _merged(plan: MergePlan, state: State, ahead: Ahead | None) -> bytes | None:
     facts |= {"mode": plan.mode, **({"ahead": list(ahead)} if ahead is not None else {})}
     facts |= {"instead": plan.instead} if plan.instead is not None else {}
     facts |= {"last_id": plan.last_id} if plan.last_id is not None else {}
+    facts |= {"applied_to": plan.base.step} if plan.base.step != plan.base_step else {}
     if plan.rows is not None:
         facts["rows"] = dict(plan.rows)
     return json.dumps(facts, sort_keys=True).encode()

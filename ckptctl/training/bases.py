@@ -51,6 +51,9 @@ class Base:
         Prefixes of the increments on it, oldest first.
     previous
         The last of them.
+    line
+        What the next one goes on from (`Lineage.previous_id`): the last of them, or one whose save
+        failed, and which may be there.
     others
         Variables that it has in other slices than the graph: no increment fits it.
     """
@@ -60,6 +63,7 @@ class Base:
     clocks: dict[str, int]
     series: list[str] = field(default_factory=list)
     previous: Previous | None = None
+    line: str | None = None
     others: OtherSlices = NO_OTHERS
 
     @property

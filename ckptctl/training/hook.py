@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import numbers
 import os
+from contextlib import suppress
 from typing import Any
 
 import tensorflow.compat.v1 as tf1
@@ -73,9 +74,10 @@ class CheckpointSaverHook(tf1.train.CheckpointSaverHook):
         # Workers may already train: a kill would leave shards of two saves under the only
         # full that there is. Of another run's full that is as well.
         if getattr(saver, "incremental", None) is not None and _is_there(saver, session, prefix):
-            _LOG.info("there is a full at step %d already: %s", step, prefix)
-            saver.enter(prefix)
-            return False
+            with suppress(PermissionError):
+                saver.enter(prefix)
+                _LOG.info("there is a full at step %d already: %s", step, prefix)
+                return False
         return super()._save(session, step)
 
     def _save_increment(self, session: Any, step: int) -> bool:

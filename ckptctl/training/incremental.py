@@ -25,7 +25,7 @@ from tensorflow.python.util import compat
 from ckptctl.chain import INCREMENT_DIRECTORY
 from ckptctl.chain.facts import Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
-from ckptctl.training.bases import Previous, directory_of, place_of
+from ckptctl.training.bases import Base, Previous, directory_of, place_of
 from ckptctl.training.builders import IncrementBuilder, items_of
 from ckptctl.training.durable import make_durable
 from ckptctl.training.recovery import RestorePoint, stands_in
@@ -138,14 +138,16 @@ class IncrementalSaver(tf1.train.Saver):
         padded = f"{step:08d}" if self._pad_step_number else str(step)
         prefix = f"{save_path}-{padded}"
         previous, since = base.previous, base.clocks
-        if self.mode == "delta" and previous is not None:
-            if previous.saver is self:
-                since = previous.clocks
-            else:  # it may be no delta, or lack variables
-                previous = None
+        if self.mode == "cumulative":
+            follows = previous is not None and previous.id == base.line
+        else:  # another Saver's may be no delta, or lack variables
+            follows = previous is not None and previous.saver is self
+        if self.mode == "delta" and previous is not None and follows:
+            since = previous.clocks
         feed: dict[Any, Any] = {at: since.get(on, 0) for on, at in self._adder.since.items()}
         own_id = uuid.uuid4().hex
-        feed[self._adder.lineage] = lineage(base.step, previous, self.mode, own_id)
+        feed[self._adder.lineage] = lineage(base, follows, self.mode, own_id)
+        base.line = own_id  # should the save fail, its files may be there all the same
         feed[self.saver_def.filename_tensor_name] = prefix
         if "://" in save_path:
             tf.io.gfile.makedirs(os.path.dirname(save_path))
@@ -235,8 +237,8 @@ class IncrementalSaver(tf1.train.Saver):
             # By the clocks of the full: what others changed meanwhile looks like what was restored.
             last = point.lineage
             delta = last is not None and (last.mode, last.base_step) == ("delta", base.step)
-            own_id = last.id if last is not None else None
-            base.previous = Previous(point.step, base.clocks, self if delta else None, own_id)
+            base.line = last.id if last is not None else None
+            base.previous = Previous(point.step, base.clocks, self if delta else None, base.line)
         sess.run(open_gate)
 
     def _RecordLastCheckpoint(self, latest_save_path: str) -> None:
@@ -295,14 +297,19 @@ def _naming(prefix: str) -> Iterator[None]:
         ) from error
 
 
-def lineage(base_step: int, previous: Previous | None, mode: Mode, own_id: str) -> str:
-    """Return the text of `ckptctl/lineage` (`restore.md`, Lineage)."""
+def lineage(base: Base, follows: bool, mode: Mode, own_id: str) -> str:
+    """Return the text of `ckptctl/lineage` (`restore.md`, Lineage).
+
+    One that does not follow the one before it, since it holds all that is in that, says by the
+    id alone what the run went on from.
+    """
+    previous = base.previous if follows else None
     facts = {
         "version": 1,
-        "base_step": base_step,
+        "base_step": base.step,
         "previous_step": previous.step if previous is not None else None,
         "mode": mode,
         "id": own_id,
-        "previous_id": previous.id if previous is not None else None,
+        "previous_id": previous.id if previous is not None else base.line,
     }
     return json.dumps(facts)

@@ -72,7 +72,7 @@ def restorable(directory: str) -> Iterator[RestorePoint]:
 def stands_in(directory: str, step: int) -> bool:
     """Return whether a full is here that was merged from the one at a step."""
     try:
-        fulls = scan_directory(directory or ".").fulls
+        chains = find_chains(scan_directory(directory or "."))
+        return any(step in chains.bases.roots(full) for full in chains.scan.fulls)
     except CkptctlError:
         return False
-    return any(full.merged is not None and full.merged.base_step == step for full in fulls)

@@ -121,11 +121,21 @@ class Saver(tf1.train.Saver):
         return prefix
 
     def enter(self, prefix: str) -> None:
-        """Let the state file name a full that lies there, as if it had been saved now."""
+        """Let the state file name a full that lies there, as if it had been saved now.
+
+        Its index is of now, too: what was saved since was left, and times that disagree with the
+        list are taken for those of a copy.
+
+        Raises
+        ------
+        PermissionError
+            The index is another user's.
+        """
         state = checkpoint_management.get_checkpoint_state(os.path.dirname(prefix))
         listed = [*self.last_checkpoints[-1:], state.model_checkpoint_path if state else ""]
         if [place_of(name) for name in listed] == [place_of(prefix)] * 2:
             return
+        os.utime(f"{prefix}.index")
         self._RecordLastCheckpoint(prefix)
         checkpoint_management.update_checkpoint_state_internal(
             save_dir=os.path.dirname(prefix),
@@ -133,6 +143,7 @@ class Saver(tf1.train.Saver):
             all_model_checkpoint_paths=self.last_checkpoints,
             save_relative_paths=self._save_relative_paths,
         )
+        self._MaybeDeleteOldCheckpoints()  # with the next save it may be that very one
 
     def restore(self, sess: Any, save_path: str) -> None:
         """Restore a full.

@@ -155,13 +155,20 @@ def other(step: int, **options: object) -> Checkpoint:
 
 
 def merged(
-    step: int, base: int, *, up_to: int | None = None, last: str | None = None, **options: object
+    step: int,
+    base: int,
+    *,
+    up_to: int | None = None,
+    last: str | None = None,
+    onto: int | None = None,
+    **options: object,
 ) -> Checkpoint:
     """Return a full that ckptctl merged from `base`, written long after everything else.
 
-    `last` is the id of the last increment in it.
+    `last` is the id of the last increment in it, `onto` the full that they were applied to.
     """
-    facts = Facts(merged=Merged(base, step if up_to is None else up_to, last_id=last))
+    own = Merged(base, step if up_to is None else up_to, last_id=last, applied_to=onto)
+    facts = Facts(merged=own)
     return full(step, facts=facts, mark=True, **({"at": 100_000 + step} | options))
 
 

@@ -168,6 +168,18 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(100),
+            merged(140, 100, at=500),
+            incr(160, base=100, at=700),
+            fulls=[100],
+            full_state_at=600,
+        ),
+        160,
+        ("F100", True, "lineage"),
+        id="on a merged full that the state file never saw, and its base is here",
+    ),
+    pytest.param(
+        chains_of(
             full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=600
         ),
         160,
@@ -462,6 +474,19 @@ CASES = [
     pytest.param(
         chains_of(
             full(100),
+            merged(200, 100, at=450),
+            incr(220, at=400),
+            named_full=100,
+            increments=[220],
+            full_state_at=500,
+        ),
+        220,
+        ("F100", True, "listed"),
+        id="abandoned between: a merged one that was written after S is no base of it",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
             full(200, at=300),
             incr(220, at=400),
             fulls=[200],
@@ -654,8 +679,42 @@ CASES = [
             full(100), merged(140, 100, last="b"), incr(180, base=100, previous=160, ids=("d", "c"))
         ),
         180,
+        ("F100", True, "lineage"),
+        id="merged: its line leads to what is gone, and the base is here",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), incr(180, base=100, previous=160, ids=("d", "c"))),
+        180,
         ("M140", True, "lineage"),
-        id="merged: its line leads to what is gone",
+        id="merged: its line leads to what is gone, and so is the base",
+    ),
+    pytest.param(
+        chains_of(full(100), merged(140, 100, last="b"), incr(180, base=100, ids=("d", "b"))),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: an increment that needs none before it goes on from the last in it",
+    ),
+    pytest.param(
+        chains_of(
+            merged(140, 100, last="b"),
+            incr(120, base=100, ids=("a", None)),
+            incr(180, base=100, ids=("d", "a")),
+        ),
+        180,
+        (None, False, "base-gone"),
+        id="merged: an increment that needs none before it goes past it",
+    ),
+    pytest.param(
+        chains_of(merged(160, 100, onto=140, last="c"), incr(180, base=140, ids=("d", "c"))),
+        180,
+        ("M160", True, "lineage"),
+        id="merged: stands in for the merged one that it was made from",
+    ),
+    pytest.param(
+        chains_of(merged(160, 100, onto=140, last="c"), incr(180, base=140, ids=("d", None))),
+        180,
+        (None, False, "base-gone"),
+        id="merged: not for what begins anew at that one",
     ),
     pytest.param(
         chains_of(
@@ -699,7 +758,7 @@ CASES = [
             incr(180, base=100, previous=160, ids=("d", "c")),
         ),
         180,
-        ("M140", True, "lineage"),
+        ("F100", True, "lineage"),
         id="merged: a line that goes in a circle",
     ),
     pytest.param(
@@ -1030,6 +1089,12 @@ SERIES = [
         id="not for what begins anew at the base",
     ),
     pytest.param(
+        chains_of(merged(140, 100, last="b"), delta(160, None, ids=("c", "b"))),
+        160,
+        ("M140", ["I160"]),
+        id="for what needs none before it, and goes on from the last that is in it",
+    ),
+    pytest.param(
         chains_of(merged(140, 100, up_to=130), delta(160, 140)),
         160,
         "delta-hole",
@@ -1128,3 +1193,21 @@ def test_a_state_file_that_says_nothing_is_the_reason():
     reason = chains.base_of(chains.scan.increments[0]).reason
     assert "checkpoint says nothing (" in reason
     assert "ckptctl verify says what to do" in reason
+
+
+def test_what_a_line_goes_on_from_is_the_same_whatever_is_asked_first():
+    others = [
+        incr(160, base=100, previous=140, ids=("c", "x")),
+        incr(180, base=100, previous=160, ids=("d", "c")),
+        incr(190, base=100, previous=180, ids=("e", "d")),
+    ]
+    for order in ((160, 180, 190), (190, 160, 180)):
+        chains = chains_of(full(100), merged(140, 100, last="b"), *others)
+        assert {label(chains.base_of(only(chains, step)).base) for step in order} == {"F100"}
+
+
+def test_a_merged_full_that_was_passed_over_is_told():
+    chains = chains_of(merged(140, 100, last="b"), incr(180, base=100, ids=("d", None)))
+    reason = chains.base_of(only(chains, 180)).reason
+    assert "full 100, which is not here" in reason
+    assert "model.ckpt-140 was merged from increments that it does not go on from" in reason

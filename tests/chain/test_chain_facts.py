@@ -90,6 +90,7 @@ def merged(**changes):
         (merged(instead="../model.ckpt-160"), Merged(100, 140)),
         (merged(instead=160), Merged(100, 140)),
         (merged(last_id="a"), Merged(100, 140, last_id="a")),
+        (merged(applied_to=120), Merged(100, 140, applied_to=120)),
         (merged(up_to=MAX_STEP), Merged(100, MAX_STEP, "cumulative")),
         (merged(up_to=..., previous_step=120), Merged(100, 140, "cumulative")),
     ],
@@ -108,6 +109,7 @@ def test_merged(raw, expected):
         merged(up_to=100),
         merged(up_to="x"),
         merged(last_id=7),
+        merged(applied_to="x"),
     ],
 )
 def test_merged_that_makes_no_sense(raw):

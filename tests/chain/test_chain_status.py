@@ -224,6 +224,17 @@ def test_nested(chains, expected, points, words):
     assert [chains.status(i) for i in chains.chains[0].increments] == words.split()
 
 
+@pytest.mark.parametrize(("last", "expected"), [("b", ["I140", "I160"]), ("x", ["I160"])])
+def test_the_increment_that_a_merged_full_was_made_from_is_known_by_its_id(last, expected):
+    chains = chains_of(
+        full(100),
+        merged(140, 100, last=last),
+        incr(140, base=100, ids=("b", None)),
+        incr(160, base=100, ids=("c", last)),
+    )
+    assert [label(i) for i in chains.nested_series(chains.full_at(140))] == expected
+
+
 def test_nested_series_and_pairs():
     chains = chains_of(
         full(100),

@@ -35,7 +35,15 @@ from tests.inspect.spoils import (
     of_byte,
     whole,
 )
-from tests.oracle.chain import build_chain, flip, full, table, write_state
+from tests.oracle.chain import (
+    build_chain,
+    changes,
+    flip,
+    full,
+    increment,
+    table,
+    write_state,
+)
 from tests.oracle.images import Piece, Sliced
 
 
@@ -280,6 +288,21 @@ def test_a_state_file_that_may_not_be_read_is_no_damage(tmp_path: Path) -> None:
         found = look(chain.directory, data=False)
     assert "CK090" in codes(found)
     assert found.count("damage") == 0
+
+
+@pytest.mark.parametrize(("previous", "found"), [("a", []), ("another", ["CK023"])])
+def test_a_merged_full_covers_the_predecessor_that_it_holds(
+    tmp_path: Path, previous: str, found: list[str]
+) -> None:
+    told = {"version": 1, "base_step": 10, "mode": "delta"}
+    first = increment(20, changes("emb", [1]), lineage=told | {"id": "a"})
+    chain = build_chain(tmp_path, full(10, table("emb", [1])), first)
+    chain.merge(20)
+    for path in chain.increment_prefix(20).parent.iterdir():
+        path.unlink()
+    told |= {"id": "b", "previous_step": 20, "previous_id": previous}
+    chain.add(increment(30, changes("emb", [1]), lineage=told))
+    assert [c for c in codes(look(chain.directory, data=False)) if c == "CK023"] == found
 
 
 def test_findings_of_one_place_keep_their_order(tmp_path: Path) -> None:

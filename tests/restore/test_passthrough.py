@@ -250,6 +250,6 @@ def test_the_merged_mark_is_written_anew(tmp_path: Path) -> None:
     chain.merge(30)
     mark = read(chain.full_prefix(30), "ckptctl/merged")
     assert mark == (
-        b'{"base_step": 10, "mode": "cumulative", "rows": {"emb": 1, "emb/Adagrad": 1}, '
-        b'"up_to": 30, "version": 1}'
+        b'{"applied_to": 20, "base_step": 10, "mode": "cumulative", '
+        b'"rows": {"emb": 1, "emb/Adagrad": 1}, "up_to": 30, "version": 1}'
     )

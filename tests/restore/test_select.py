@@ -717,7 +717,9 @@ def test_what_a_merge_says_of_its_origin(tmp_path: Path) -> None:
     chain.merge(30)
     chain.merge(40)
     (mark,) = [read(chain.full_prefix(40), "ckptctl/merged")]
-    assert mark == b'{"base_step": 10, "mode": "delta", "up_to": 40, "version": 1}'
+    assert mark == (
+        b'{"applied_to": 30, "base_step": 10, "mode": "delta", "up_to": 40, "version": 1}'
+    )
 
 
 def test_a_merged_full_is_no_base_for_another_way_over_its_step(tmp_path: Path) -> None:

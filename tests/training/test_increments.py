@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ckptctl.errors import (
     RefusedError,
     UsageError,
 )
+from ckptctl.merge import PruneOptions, execute_prune, plan_prune
+from ckptctl.merge.policy import KeepLast, Policy
 from tests.bundle.builders import corrupt
 from tests.training.model import (
     DIM,
@@ -706,6 +709,77 @@ def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
     found = [item.lineage for item in scan_directory(str(tmp_path)).increments]
     assert len({lineage.id for lineage in found}) == 5
     assert [lineage.previous_id for lineage in found] == [None, *(each.id for each in found[:-1])]
+
+
+def compact(directory: Path) -> None:
+    """Fold all into a new full, and remove the rest."""
+    execute_merge(plan_merge(str(directory)))
+    options = PruneOptions(Policy((KeepLast(1),)), min_age_s=0.0)
+    execute_prune(plan_prune(str(directory), options))
+
+
+@pytest.mark.parametrize("mode", ["cumulative", "delta"])
+def test_cron_may_merge_what_a_training_began_again_at(tmp_path: Path, mode: Any) -> None:
+    """A merged full and an increment: they go before it saves anything on them."""
+    for steps in (3, 2, 1):
+        model = Model(parts=1)
+        saves = Saves(model, tmp_path, incremental_mode=mode)
+        with model.session() as session:
+            if steps == 3:
+                saves.full(session)
+            else:
+                saves.saver.recover(session, str(tmp_path))
+                compact(tmp_path)
+            for number in range(steps):
+                if number == 2:
+                    compact(tmp_path)
+                model.train(session, [10 * steps + number])
+                saves.increment(session)
+                step = session.run(model.step)
+                assert_same(state_of(tmp_path, step), model.values(session))
+
+
+def test_what_follows_a_save_that_failed_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files are there, and cron merged them."""
+
+    def fails(*_: str) -> None:
+        raise OSError("no fsync")
+
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        saves.full(session)
+        for row in (1, 2, 3):
+            model.train(session, [row])
+            with monkeypatch.context() as patch:
+                if row == 2:
+                    for path in tmp_path.rglob("*"):  # or nothing tells that it is newer
+                        os.utime(path, (path.stat().st_mtime - 10,) * 2)
+                    patch.setattr("ckptctl.training.incremental.make_durable", fails)
+                with suppress(OSError):
+                    saves.increment(session)
+            if row == 2:
+                compact(tmp_path)
+            step = session.run(model.step)
+            assert_same(state_of(tmp_path, step), model.values(session))
+
+
+def test_the_mode_may_change_where_a_training_begins_again(tmp_path: Path) -> None:
+    for mode in ("cumulative", "delta", "cumulative"):
+        model = Model(parts=1)
+        saves = Saves(model, tmp_path, incremental_mode=mode)
+        with model.session() as session:
+            if saves.saver.recover(session, str(tmp_path)) is None:
+                saves.full(session)
+            else:
+                compact(tmp_path)
+            for row in (1, 2, 3):
+                model.train(session, [row])
+                saves.increment(session)
+                step = session.run(model.step)
+                assert_same(state_of(tmp_path, step), model.values(session))
 
 
 @pytest.mark.parametrize("mode", ["cumulative", "delta"])

@@ -169,15 +169,15 @@ def test_a_run_that_was_set_back_leaves_the_full_alone_that_it_begins_at(
     if merged:
         execute_merge(plan_merge(str(tmp_path), upto=1))
         start = tmp_path / "model.ckpt-1"
-    index = Path(f"{start}.index")
+    shard = next(start.parent.glob(f"{start.name}.data-*"))
     listed = [str(tmp_path / f"model.ckpt-{step}") for step in (0, *(1,) * merged, 2, 4)]
     lines = [f'model_checkpoint_path: "{start.name}"']
     lines += [f'all_model_checkpoint_paths: "{path}"' for path in listed]
     (tmp_path / "checkpoint").write_text("\n".join(lines))
     shutil.rmtree(tmp_path / ".incremental_checkpoint")
-    before = index.stat().st_mtime_ns
+    before = shard.stat().st_mtime_ns
     assert train(Model(), tmp_path)["start"] == int(start.name[11:])
-    assert (index.stat().st_mtime_ns == before) is not merged
+    assert (shard.stat().st_mtime_ns == before) is not merged
     state = tf1.train.get_checkpoint_state(str(tmp_path))
     listed.remove(str(start))
     assert list(state.all_model_checkpoint_paths) == [*listed, str(start)]
@@ -185,6 +185,63 @@ def test_a_run_that_was_set_back_leaves_the_full_alone_that_it_begins_at(
     chains = find_chains(scan_directory(str(tmp_path)))
     dead = [full.step for full in chains.scan.fulls if not chains.is_live(full)]
     assert dead == ([2] if merged else [4])
+
+
+def set_back(directory: Path, name: str, *listed: str) -> None:
+    """Set a run back to a full, all files an hour old and in the order of their steps."""
+    state = directory / "checkpoint"
+    lines = [f'model_checkpoint_path: "{name}"']
+    lines += [f'all_model_checkpoint_paths: "{each}"' for each in listed]
+    state.write_text("\n".join(lines))
+    increments = directory / ".incremental_checkpoint" / "checkpoint"
+    lines = [f'model_checkpoint_path: "incremental_{name}"']
+    lines += [line for line in increments.read_text().splitlines() if line.startswith("all_")]
+    increments.write_text("\n".join(lines))
+    then = state.stat().st_mtime - 3600
+    for path in directory.rglob("*.ckpt-*"):
+        at = then + 10 * int(path.name.partition("-")[2].partition(".")[0])
+        at += 500 if path.name.endswith(".index") and merged_in(path) else 0
+        os.utime(path, (at, at))
+
+
+def merged_in(index: Path) -> bool:
+    with BundleReader(str(index)[: -len(".index")]) as reader:
+        return "ckptctl/merged" in reader.tensors
+
+
+def test_what_was_merged_of_a_way_that_was_left_stays_so_when_a_run_begins(tmp_path: Path) -> None:
+    """Also where the Saver of that way had dropped it from the list again."""
+    train(Model(), tmp_path, [1], [2], [3], [4], save_steps=3)
+    execute_merge(plan_merge(str(tmp_path), upto=2))
+    for path in tmp_path.rglob("incremental_model.ckpt-[12].*"):  # as `compact` does
+        path.unlink()
+    set_back(tmp_path, "model.ckpt-0", "model.ckpt-0", "model.ckpt-3")
+    for batches in ((), ([5],)):
+        assert train(Model(), tmp_path, *batches)["start"] == 0
+        assert latest(tmp_path) == len(batches)
+        chains = find_chains(scan_directory(str(tmp_path)))
+        live = [full.step for full in chains.scan.fulls if chains.is_live(full)]
+        assert live == [0]
+
+
+def test_a_run_that_was_set_back_saves_anew_what_it_no_longer_keeps(tmp_path: Path) -> None:
+    train(Model(), tmp_path, [1], [2], [3], [4], [5], [6], save_steps=2)
+    listed = [f"model.ckpt-{step}" for step in (0, 2, 4, 6)]
+    set_back(tmp_path, "model.ckpt-0", *listed)
+    model = Model()
+    with suppress(Crash), model.graph.as_default():
+        saver = ct.Saver(incremental_save_restore=True, max_to_keep=3)
+        scaffold = ct.Scaffold(saver=saver, incremental_save_restore=True)
+        hooks = [EverySave(str(tmp_path), scaffold=scaffold, save_steps=2)]
+        creator = tf1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path))
+        with tf1.train.MonitoredSession(creator, hooks) as run:
+            for ids in ([50], [51], [52]):
+                run.run(model.train_op, {model.ids: ids})
+            values = model.values(run._tf_sess())
+            raise Crash
+    assert (tmp_path / "model.ckpt-2.index").exists()
+    assert latest(tmp_path) == 3
+    assert_same(state_of(tmp_path, 3), values)
 
 
 @pytest.mark.parametrize("how", ["state", "file", "fresh"])
