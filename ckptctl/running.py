@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ckptctl import knobs
@@ -72,27 +73,28 @@ class Runner:
         self.progress = progress
         self._foreign = executor
         self._pace = Pace(bwlimit) if bwlimit else None
-        self._stop = threading.Event()
 
-    def _report(self, done: int) -> None:
-        if self._stop.is_set():
+    def _report(self, stop: threading.Event, done: int) -> None:
+        if stop.is_set():
             raise _Stopped
         self.progress.advance(done)
-        if self._pace is not None and self._stop.wait(self._pace.pause(done)):
+        if self._pace is not None and stop.wait(self._pace.pause(done)):
             raise _Stopped
 
     def map(self, tasks: Iterable[tuple[_T, Task[_R]]]) -> Iterator[tuple[_T, _R]]:
         """Return (label, result) of each task as it is done.
 
-        The first error stops all other tasks, waits for them, and is raised.
+        The first error stops all other tasks of this call, waits for them, and is raised.
         """
+        stop = threading.Event()  # one a call: who catches the error may go on with other tasks
+        report = partial(self._report, stop)
         with self._executor() as executor:
             todo = iter(tasks)
             running: dict[Future[_R], tuple[_T, int]] = {}
             try:
                 while True:
                     for label, task in todo:
-                        running[self._submit(executor, task)] = (label, task.nbytes)
+                        running[self._submit(executor, task, report)] = (label, task.nbytes)
                         if len(running) >= 2 * self.jobs:
                             break
                     if not running:
@@ -105,16 +107,16 @@ class Runner:
                             self.progress.advance(moved)
                         yield label, result
             except BaseException:
-                self._stop.set()
+                stop.set()
                 for future in running:
                     future.cancel()
                 wait(running)
                 raise
 
-    def _submit(self, executor: Executor, task: Task[_R]) -> Future[_R]:
+    def _submit(self, executor: Executor, task: Task[_R], report: Report) -> Future[_R]:
         if self._foreign is not None:
             return executor.submit(_call, task)
-        return executor.submit(task.run, self._report)
+        return executor.submit(task.run, report)
 
     @contextmanager
     def _executor(self) -> Iterator[Executor]:

@@ -232,7 +232,7 @@ class FailureView(_TextOnly):
         page.line("failed", where, f"exit code {code}", fmt.escape(words), style="bold red")
 
 
-_SAID = ("message", "file", "tensor", "expected", "found", "remedy")
+_SAID = ("message", "file", "tensor", "offset", "expected", "found", "remedy")
 
 
 class ReportView(NamedTuple):

@@ -22,7 +22,7 @@ from ckptctl.commands.compact_views import CompactResultView
 from ckptctl.merge import CompactOptions, plan_compact, run_compact
 from ckptctl.output.text import PlainPage
 from ckptctl.storage.lock import directory_lock
-from tests.merge.prunes import age, chain_of
+from tests.merge.prunes import age, chain_of, here
 from tests.merge.storages import Hooked
 from tests.oracle.chain import flip, full, table, write_state
 
@@ -115,6 +115,28 @@ def test_one_that_fails_does_not_stop_the_others(run, two: tuple[Path, Path]) ->
     assert points(second) == {100, 160, 180}
     found = json.loads(run("compact", second, second / "nowhere", "--json").stdout)
     assert [(each["error"] or {}).get("exit_code") for each in found["directories"]] == [None, 10]
+
+
+def test_damage_under_which_nothing_goes_does_not_stop_the_others(run, tmp_path: Path) -> None:
+    rooms = tmp_path / "bad", tmp_path / "good"
+    for room in rooms:
+        room.mkdir()
+    bad, good = (chain_of(room, "F10", "I20", "F40", "I50", "I60") for room in rooms)
+    flip(Path(f"{bad.full_prefix(40)}.data-00000-of-00001"), 8)
+    age(bad)
+    args = ("--yes", "--min-increments", 5)
+    done = run("compact", bad.directory, good.directory, *args)
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("failed\t"))
+    assert " tensor: emb" in told
+    assert " offset: " in told
+    assert here(bad) == {"F10", "I20", "F40", "I60"}
+    assert here(good) == {"F10", "F40", "I60"}
+    alone = run("compact", bad.directory, *args)
+    assert alone.returncode == 4
+    assert "  tensor: " in alone.stderr
+    assert "  offset: " in alone.stderr
 
 
 def test_alone_it_fails_with_its_own_code(run, old: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
+from ckptctl.bundle import BundleReader
 from ckptctl.errors import AmbiguousError, NotFoundError, TensorChecksumError
 from ckptctl.inspect.history import history
 from ckptctl.inspect.lookup import Cell, look_up
@@ -120,6 +121,19 @@ def test_a_step_that_is_damaged_does_not_stop_the_history(chain: Chain) -> None:
     found = history(str(chain.directory), "emb", [7])
     assert {each.step for each in found.failed} == {120, 140}
     assert [moment.step for moment in found.keys[7]] == [100, 140]
+
+
+def test_damage_in_the_keys_of_a_full_does_not_stop_the_history(tmp_path: Path) -> None:
+    fulls = full(100, table("emb", [1, 7])), full(200, table("emb", [7]))
+    chain = build_chain(tmp_path, fulls[0], increment(120, changes("emb", [7])), fulls[1])
+    with BundleReader(str(chain.full_prefix(100))) as reader:
+        keys = reader.tensors["emb-keys"]
+        flip(Path(reader.shard_path(keys.shard)), keys.offset)
+    found = history(str(chain.directory), "emb", [7])
+    assert {(each.step, each.damage) for each in found.failed} == {(100, True), (120, True)}
+    assert [(moment.step, moment.kind) for moment in found.keys[7]] == [
+        (120, "increment"), (200, "state"),
+    ]  # fmt: skip
 
 
 def test_only_what_is_checked_is_vouched_for(chain: Chain) -> None:

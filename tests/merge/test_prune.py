@@ -283,6 +283,20 @@ def test_nothing_goes_under_a_damaged_full(tmp_path: Path, policy: tuple) -> Non
     assert listing(chain.directory) == before
 
 
+def test_damage_in_one_does_not_stop_the_others_from_being_verified(tmp_path: Path) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "F40", "I50", "I60")
+    data = Path(f"{chain.full_prefix(40)}.data-00000-of-00001")
+    flip(data, 8)
+    date(data, 10**6)
+    found = plan(chain)
+    assert found.verify == (str(chain.full_prefix(40)), str(chain.increment_prefix(60)))
+    result = execute_prune(found, jobs=1)
+    assert outcomes(result) == {"I20": "unverified", "I50": "removed"}
+    assert "tensor: " in result.damage[0]
+    assert "offset: " in result.damage[0]
+    assert here(chain) == {"F10", "I20", "F40", "I60"}
+
+
 def test_an_incomplete_full_makes_nothing_stale(tmp_path: Path) -> None:
     chain = age(small_chain(tmp_path))
     Path(f"{chain.full_prefix(40)}.data-00001-of-00002").unlink()
