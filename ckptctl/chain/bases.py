@@ -43,6 +43,7 @@ from typing import NamedTuple
 from ckptctl.chain.between import Between
 from ckptctl.chain.model import Checkpoint, Scan
 from ckptctl.chain.nested import goes_on_from
+from ckptctl.chain.problems import unsoundness
 from ckptctl.chain.timelines import OR_COPIED, Timelines
 
 __all__ = ["BaseChoice", "Bases"]
@@ -77,6 +78,11 @@ class BaseChoice(NamedTuple):
     code: str
     check: int | None = None
     series: tuple[Checkpoint, ...] = ()
+
+    @property
+    def unusable(self) -> bool:
+        """Whether it is known and here, and cannot be used as it is: no other one would do."""
+        return self.code == "base-incomplete"
 
 
 class Bases:
@@ -207,12 +213,11 @@ class Bases:
         if base is None:
             return choice
         if not base.sound:
-            how = f"damaged: {base.unfit}" if base.complete else "incomplete"
-            reason = f"its base {base.name} is {how}"
+            reason = f"its base {base.name} {unsoundness(base)}"
             return _refuse("base-incomplete", reason, 3)
         for before in choice.series[:-1]:
             if not before.complete:
-                reason = f"it follows {before.name}, which is incomplete"
+                reason = f"it follows {before.name}, which {unsoundness(before)}"
                 return _refuse("delta-hole", reason, None)
         return choice
 
@@ -330,7 +335,7 @@ class Bases:
             reason = f"its lineage names {full.name}, which is abandoned"
             return _refuse("base-abandoned", reason, 4)
         if not self._usable(full):
-            what = "holds another step's state" if misnamed(full) else "is incomplete"
+            what = "holds another step's state" if misnamed(full) else unsoundness(full)
             reason = f"its lineage names {full.name}, which {what}"
             return _refuse("base-incomplete", reason, 3)
         reason = f"its lineage names {full.name}"
@@ -397,7 +402,7 @@ class Bases:
         if base.step in self.twins:
             return self._ambiguous(base.step)
         if not self._usable(base):
-            reason = f"the full below it, {base.name}, is incomplete"
+            reason = f"the full below it, {base.name}, {unsoundness(base)}"
             return _refuse("base-incomplete", reason, 3)
         if is_merge(base) and self.timelines.order.set_back_behind(base):
             return self._set_back(base, increment)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ckptctl.chain.model import Checkpoint, Problem, Scan
+from ckptctl.errors import UnreadableError
 
-__all__ = ["incompleteness", "misnamed_reason", "state_problems"]
+__all__ = ["incompleteness", "misnamed_reason", "state_problems", "unsoundness"]
 
 
 def incompleteness(checkpoint: Checkpoint) -> list[Problem]:
@@ -23,6 +24,15 @@ def incompleteness(checkpoint: Checkpoint) -> list[Problem]:
         Problem("incomplete", f"{checkpoint.name}: {name} has {has} bytes where {need} are needed")
         for name, need, has in checkpoint.short
     ]
+
+
+def unsoundness(checkpoint: Checkpoint) -> str:
+    """Return in a word or two why nothing can rest on a checkpoint that is not sound."""
+    if isinstance(checkpoint.damage, UnreadableError):
+        return "cannot be read"
+    if checkpoint.unfit:
+        return f"is damaged: {checkpoint.unfit}"
+    return "is incomplete" if checkpoint.damage is None else "is damaged"
 
 
 def misnamed_reason(full: Checkpoint) -> str:

@@ -105,6 +105,8 @@ def command(
         directory, sort=sort, last=last, older=older, newer=newer, assume_order=assume_order
     )
     out.show(_ListingView(listing))
+    if listing.unread:
+        out.warn(listing.unread)
     listing.remember()
     if listing.empty:
         out.warn(f"no checkpoint in {directory!r}")

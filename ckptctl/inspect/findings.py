@@ -103,7 +103,8 @@ CATALOGUE: dict[str, Kind] = {
         Kind("CK026", "warning", "idle increment",
              "Its recorder was not yet active: it holds no rows, or none of one PS.", _LOST),
         Kind("CK027", "warning", "base not proven",
-             "The full that it was recorded on may have been rotated away.",
+             "The full that it was recorded on may have been rotated away; or it is here and "
+             "cannot be used: then its own finding says what to do.",
              "--base STEP if you know which it was"),
         Kind("CK028", "warning", "increment without a full", "No full lies below it.",
              "nothing can restore it; `ckptctl prune --orphans` removes it"),
@@ -191,7 +192,10 @@ _BY_ERROR: tuple[tuple[type[errors.CkptctlError], str], ...] = (
 
 
 class Finding(NamedTuple):
-    """One finding; what is not known is None."""
+    """One finding; what is not known is None.
+
+    `advice` is what to do where that is not what the catalogue says.
+    """
 
     code: str
     message: str
@@ -200,6 +204,7 @@ class Finding(NamedTuple):
     offset: int | None = None
     expected: str | None = None
     found: str | None = None
+    advice: str | None = None
 
     @property
     def severity(self) -> Severity:
@@ -209,7 +214,7 @@ class Finding(NamedTuple):
     @property
     def remedy(self) -> str:
         """What to do."""
-        return CATALOGUE[self.code].remedy
+        return self.advice or CATALOGUE[self.code].remedy
 
     @property
     def order(self) -> tuple[str, str, str, int, str, str]:

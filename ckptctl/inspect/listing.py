@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from ckptctl.chain import (
     INCREMENT_DIRECTORY,
+    NO_STEP,
     IndexMemory,
+    Problem,
     ProvenPairs,
+    check_read,
     find_chains,
     scan_directory,
 )
@@ -18,7 +21,7 @@ from ckptctl.errors import NotFoundError, UnreadableError
 from ckptctl.storage import LOCAL, Storage
 
 if TYPE_CHECKING:
-    from ckptctl.chain import Chain, Chains, Checkpoint, Leftover, Problem, Scan
+    from ckptctl.chain import Chain, Chains, Checkpoint, Leftover, Scan
 
 __all__ = [
     "ListedChain",
@@ -211,13 +214,19 @@ class Listing:
         """What is wrong with the directory itself, its state files for instance."""
         return self._ask(lambda chains: chains.problems)
 
+    @cached_property
+    def unread(self) -> str | None:
+        """What could not be read, so that `latest` may not be the newest state; None: nothing."""
+        return self._ask(_unread)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed."""
         return self._ask(lambda chains: chains.notes)
 
     def document(self) -> Mapping[str, object]:
-        """Return the whole listing as JSON."""
+        """Return the whole listing as JSON; `unread` is a problem in it, of that code."""
+        unread = () if self.unread is None else (Problem("unread", self.unread),)
         return {
             "directory": self.directory,
             "restore_points": list(self.restore_points),
@@ -226,7 +235,7 @@ class Listing:
             "orphans": [each.document() for each in self.orphans],
             "others": [each.document() for each in self.others],
             "leftovers": [each.document() for each in self.leftovers],
-            "problems": _problems(self.problems),
+            "problems": _problems((*self.problems, *unread)),
             "notes": list(self.notes),
         }
 
@@ -389,6 +398,15 @@ def table_names(directory: str, storage: Storage = LOCAL) -> list[str]:
 
 def _between(age: float, older: float | None, newer: float | None) -> bool:
     return (older is None or age > older) and (newer is None or age < newer)
+
+
+def _unread(chains: Chains) -> str | None:
+    latest = chains.latest  # not inside: where what is remembered does not do, it is asked anew
+    try:
+        check_read(chains, NO_STEP if latest is None else latest)
+    except UnreadableError as error:
+        return error.message
+    return None
 
 
 def _problems(problems: Iterable[Problem]) -> list[dict[str, str]]:

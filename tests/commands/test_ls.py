@@ -200,6 +200,23 @@ def test_damage_is_a_status_and_a_problem_not_a_failure(run, document, sharded: 
     assert damaged.count("-") == 4
 
 
+@pytest.mark.parametrize("name", ["incremental_model.ckpt-180.index", ""], ids=["index", "room"])
+def test_what_cannot_be_read_is_told_beside_the_newest_state(
+    run, document, sharded: Path, name: str
+) -> None:
+    path = sharded / INCREMENTS / name
+    path.rename(sharded.parent / "away")
+    path.symlink_to("not-mounted")
+    found = document(sharded)
+    assert found["latest"] == 160
+    (told,) = (each["message"] for each in found["problems"] if each["code"] == "unread")
+    assert told.endswith(": so it is not known which state is the newest")
+    done = run("ls", sharded)
+    assert (done.returncode, done.stderr) == (0, f"ckptctl: warning: {told}\n")
+    assert rows(done.stdout)[-1] == ["latest", "160"]
+    assert run("ls", sharded, "-q").stderr == ""
+
+
 def test_orphans_others_and_leftovers_are_listed(run, document, sharded: Path) -> None:
     for path in sharded.glob("model.ckpt-1*"):
         path.rename(path.with_name(path.name.replace("model.ckpt", "old")))

@@ -121,7 +121,7 @@ def test_the_base_may_be_behind_links(tmp_path: Path, listed: bool) -> None:
     if not listed:
         (chain.directory / "checkpoint").unlink()
     mount = unmounted(tmp_path / "archive", *chain.directory.glob("model.ckpt-10.*"))
-    with pytest.raises(UnprovenError, match=r"model\.ckpt-10, is incomplete"):
+    with pytest.raises(UnprovenError, match=r"model\.ckpt-10, cannot be read"):
         plan_merge(str(chain.directory), 30)
     with pytest.raises(UnreadableError):
         plan_compact(str(chain.directory))
@@ -135,6 +135,38 @@ def test_the_base_may_be_behind_links(tmp_path: Path, listed: bool) -> None:
     }
     mount()
     assert plan_merge(str(chain.directory)).base.name == "model.ckpt-10"
+
+
+@pytest.mark.parametrize("lineage", [None, {50: {"version": 1, "base_step": 40}}])
+@pytest.mark.parametrize("way", ["unread", "shard", "cut", "index"])
+def test_what_its_base_lacks_is_what_is_to_be_put_right(
+    tmp_path: Path, way: str, lineage: dict[int, dict] | None
+) -> None:
+    """Not another base: which it was is known."""
+    chain = chain_of(tmp_path, "F10", "I20", "F40", "I50", lineage=lineage)
+    index, data = (next(chain.directory.glob(f"model.ckpt-40.{end}*")) for end in ("index", "data"))
+    code, what = {
+        "unread": ("CK090", "cannot be read"),
+        "shard": ("CK008", "is incomplete"),
+        "cut": ("CK009", "is incomplete"),
+        "index": ("CK001", "is damaged"),
+    }[way]
+    storage = Failing(index) if way == "unread" else LOCAL
+    if way == "shard":
+        data.unlink()
+    elif way in ("cut", "index"):
+        os.truncate(data if way == "cut" else index, 20)
+    age(chain)
+    with pytest.raises(UnprovenError, match=rf"model\.ckpt-40,? (which )?{what}") as caught:
+        plan_merge(str(chain.directory), 50, storage=storage)
+    assert "--base" not in caught.value.remedy
+    assert "verify" in caught.value.remedy
+    found = execute_verify(plan_verify(str(chain.directory), storage=storage)).findings
+    assert [each.code for each in found if each.file.startswith(str(index)[:-6])] == [code]
+    (told,) = (each for each in found if each.code == "CK027")
+    assert what in told.message
+    assert "--base" not in told.remedy
+    assert told.document()["remedy"] == told.remedy
 
 
 def test_a_step_may_be_among_increments_that_cannot_be_looked_at(chain: Chain) -> None:
