@@ -353,14 +353,13 @@ class _Room:
             info = self.storage.stat(source)
             state = read_state(source, self.storage)
             if info is None or state is None:
-                raise StateFileError("state file is no file", file=source)
+                raise RefusedError("it leads nowhere")
         except StateFileError as error:
             return StateFile(path, present=True, error=error)
-        except (RefusedError, OSError) as error:
-            why = error.message if isinstance(error, RefusedError) else error.strerror or str(error)
-            unread = StateFileError(f"state file cannot be read: {why}", file=path)
-            unread.__cause__ = error
-            return StateFile(path, present=True, error=unread)
+        except RefusedError as error:
+            return _unread(path, error, error.message, error.remedy)
+        except OSError as error:
+            return _unread(path, error, error.strerror or str(error))
         listed = tuple(os.path.basename(item) for item in state.all_paths)
         head, latest = os.path.split(state.latest)
         v1 = tuple(
@@ -425,6 +424,13 @@ class _Room:
             except OSError:  # a place that we may not look into is not shown to exist
                 continue
         return found
+
+
+def _unread(path: str, cause: Exception, why: str, remedy: str | None = None) -> StateFile:
+    remedy = remedy or "see to the disk, the mount or the permissions"
+    error = StateFileError(f"state file cannot be read: {why}", file=path, remedy=remedy)
+    error.__cause__ = cause
+    return StateFile(path, present=True, error=error)
 
 
 def _own_leftovers(directory: str, storage: Storage) -> list[Leftover]:

@@ -220,7 +220,10 @@ def _show_history(out: Output, table: str, found: History) -> None:
             remedy="ckptctl verify says what is wrong",
         )
     if found.unknown:
-        raise NotFoundError(_not_there(table, found.unknown))
+        raise NotFoundError(
+            _not_there(table, found.unknown),
+            remedy="ckptctl show says how many keys a table has, ckptctl export which",
+        )
 
 
 def _not_there(table: str, unknown: list[int]) -> str:

@@ -105,11 +105,10 @@ def command(
         directory, sort=sort, last=last, older=older, newer=newer, assume_order=assume_order
     )
     out.show(_ListingView(listing))
-    if listing.unread:
-        out.warn(listing.unread)
     listing.remember()
-    if listing.empty:
-        out.warn(f"no checkpoint in {directory!r}")
+    told = listing.unread or (f"no checkpoint in {directory!r}" if listing.empty else None)
+    if told:
+        out.warn(told)
 
 
 class _ListingView(NamedTuple):

@@ -158,6 +158,12 @@ def test_an_error_is_json_where_json_was_asked_for(run, sharded: Path) -> None:
         assert json.loads(done.stderr)["error"] == "NotFoundError"
 
 
+def test_what_a_history_has_not_is_said_with_what_to_do(run, sharded: Path) -> None:
+    done = run("get", "emb", 999999, "--history", "-C", sharded)
+    assert done.returncode == 10
+    assert "error: not there: key 999999\n  next: ckptctl show " in done.stderr
+
+
 def test_history_of_another_directory(run, sharded: Path, tmp_path: Path) -> None:
     done = run("get", "flt", "30317", "--history", "--upto", f"{sharded}@120", "--json")
     steps = [each["step"] for each in json.loads(done.stdout)["history"][0]["moments"]]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from ckptctl.errors import UnprovenError, UnreadableError
+from ckptctl.errors import StateFileError, UnprovenError, UnreadableError
 from ckptctl.inspect.target import find_target
 from ckptctl.inspect.verify import execute_verify, plan_verify
 from ckptctl.merge import plan_compact, plan_merge
@@ -181,6 +182,26 @@ def test_a_step_may_be_among_increments_that_cannot_be_looked_at(chain: Chain) -
             with pytest.raises(UnreadableError, match="may not read the directory") as caught:
                 look()
             assert (caught.value.exit_code, caught.value.file) == (4, str(increments))
+
+
+@pytest.mark.parametrize("room", ["", INCREMENTS])
+@pytest.mark.parametrize("way", ["mode", "disk", "link"])
+def test_a_state_file_that_cannot_be_read_says_what_to_do(
+    chain: Chain, way: str, room: str
+) -> None:
+    """It is not broken: to write it anew, as a broken one, would lose what it says."""
+    path = chain.directory / room / "checkpoint"
+    storage = Failing(path) if way == "disk" else LOCAL
+    if way == "mode":
+        path.chmod(0)
+    elif way == "link":
+        unmounted(chain.directory.parent / "archive", path)
+    with as_nobody(chain.directory) if way == "mode" else nullcontext():
+        with pytest.raises(StateFileError, match="state file cannot be read: ") as caught:
+            plan(chain, storage=storage)
+        with pytest.raises(UnreadableError, match="whether a run was rolled back"):
+            plan_merge(str(chain.directory), storage=storage)
+    assert caught.value.remedy.startswith("let user " if way == "mode" else "see to the disk")
 
 
 def test_a_step_that_does_not_need_it_is_as_good_as_ever(chain: Chain) -> None:
