@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text()
 QUESTIONS = TEXT[TEXT.index("## Questions") :]
 COMMANDS = re.findall(r"^\$ ckptctl (.+?)(?: +#.*)?$", QUESTIONS, re.MULTILINE)
 CODE = re.findall(r"```python\n(import ckptctl\n.+?)```", QUESTIONS, re.DOTALL)
@@ -34,6 +35,24 @@ def run(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command], cwd=home, env=env, capture_output=True, text=True
     )
+
+
+def test_it_is_installed_from_a_clone_with_each_extra() -> None:
+    """Nothing of that name is on PyPI yet."""
+    block = re.search(r"## Install\n.+?```\n(.+?)```", TEXT, re.DOTALL)
+    assert block is not None
+    asked = [shlex.split(line, comments=True)[2:] for line in block[1].splitlines()]
+    declared = re.search(r"optional-dependencies\]\n(.+?)\n\n", PROJECT, re.DOTALL)
+    assert declared is not None
+    extras = re.findall(r"^(\w+) = ", declared[1], re.MULTILINE)
+    assert sorted(asked) == sorted([["."], *([f".[{extra}]"] for extra in extras)])
+
+
+def test_an_extra_that_is_asked_for_is_one() -> None:
+    files = [*ROOT.glob("ckptctl/**/*.py"), ROOT / "README.md", *ROOT.glob("docs/*.md")]
+    asked = {extra for path in files for extra in re.findall(r"ckptctl\[(\w+)\]", path.read_text())}
+    assert asked
+    assert all(f"\n{extra} = [" in PROJECT for extra in asked)
 
 
 def test_there_is_something_to_run() -> None:
