@@ -399,7 +399,8 @@ def _update_state(
 ) -> bool:
     directory = os.path.dirname(plan.destination) or "."
     progress = progress.unstoppable()  # the full is there: it is to be listed
-    for room in dict.fromkeys((plan.directory, directory)) if plan.relocate else ():
+    rooms = (plan.directory, *([directory] if plan.update_state else []))  # as the plan told
+    for room in dict.fromkeys(rooms) if plan.relocate else ():
         wait_for_writer(room, wait_s, progress=progress, storage=plan.storage)
         locks.check()
         relocate_state_files(room, plan.storage)

@@ -263,7 +263,7 @@ def plan_merge(
     NotFoundError
         No such directory, step or restore point.
     StateFileError
-        The state file that is to list the result does not parse.
+        The state file that is to list the result does not parse, or one that is to be relocated.
     RefusedError
         A check of the restore rules does not hold, the destination exists, the disk is too
         full, or the memory too little.
@@ -323,7 +323,7 @@ def _plan(
     update = in_place if update_state is None else update_state
     check_copied(chains, in_place or update, relocate)
     if relocate:
-        check_relocatable(scan)
+        check_relocatable(scan, storage)
     there = scan
     if update and not in_place:
         there = _scan_listable(destination, chosen, relocate, storage)
@@ -427,7 +427,7 @@ def _scan_listable(destination: str, chosen: Selection, relocate: bool, storage:
     there = scan_directory(os.path.dirname(destination) or ".", storage)
     check_copied(find_chains(there), True, relocate)
     if relocate:
-        check_relocatable(there)
+        check_relocatable(there, storage)
     return there
 
 

@@ -177,7 +177,7 @@ def _plan(
     first = find_chains(scan, options.assume_order, proven_nested=pairs)
     check_copied(first, True, options.relocate)
     if options.relocate:
-        check_relocatable(scan)
+        check_relocatable(scan, storage)
     chains, damage = pairs.prove(first, storage, progress)
     found = owned(scan, storage)
     untouchable = dict(found.untouchable)

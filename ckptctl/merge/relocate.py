@@ -45,11 +45,17 @@ def check_copied(chains: Chains, writes: bool, relocate: bool) -> None:
         )
 
 
-def check_relocatable(scan: Scan) -> None:
-    """Refuse to make the paths of a state file relative where what it names is not here.
+def check_relocatable(scan: Scan, storage: Storage) -> None:
+    """Refuse what `relocate_state_files` could not do, before anything else is done.
 
-    It may lead TensorFlow to a checkpoint by now: in a directory below, or in the original.
+    A state file that does not parse, one behind a link, and one that names what is not here: it
+    may lead TensorFlow to a checkpoint by now, in a directory below, or in the original.
     """
+    for found in (scan.full_state, scan.increment_state):
+        if found.error is not None:
+            raise found.error
+    if scan.increment_state.path in to_relocate(scan):
+        check_not_linked(scan.directory, scan.increment_directory, storage)
     for state in scan.astray:
         assert state.state is not None
         home = os.path.dirname(state.path)
@@ -95,6 +101,8 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
     RefusedError
         The increments lie behind a link: their state file belongs to another directory. Or
         what a state file names is not here.
+    StateFileError
+        One does not parse.
     """
     for home in (directory, os.path.join(directory, INCREMENT_DIRECTORY)):
         path = os.path.join(home, "checkpoint")
@@ -103,8 +111,7 @@ def relocate_state_files(directory: str, storage: Storage) -> None:
             state = read_state(path, storage)
             if state is None or relocate_paths(state) == state:
                 break
-            check_not_linked(directory, home, storage)
-            check_relocatable(scan_directory(directory, storage))
+            check_relocatable(scan_directory(directory, storage), storage)
             replace_state(path, relocate_paths(state), info, storage)
         else:
             raise ChangedError(

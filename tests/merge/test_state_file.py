@@ -494,6 +494,51 @@ def test_a_state_file_that_does_not_parse_is_told_before_anything_is_written(
     assert rows_of(chain.full_prefix(50), "emb")
 
 
+@pytest.mark.parametrize("named", ["model.ckpt-10", "/elsewhere/model.ckpt-99", None])
+def test_a_directory_whose_state_file_is_not_updated_is_not_relocated(
+    tmp_path: Path, named: str | None
+) -> None:
+    """Nobody asked for it, and the plan does not tell of it."""
+    chain, copy = copied(tmp_path)
+    state = copy.directory / "checkpoint"
+    state.write_text("half of")
+    if named is not None:
+        write_state(copy.directory, [os.path.join(copy.directory, named)])
+    before = {path: path.read_bytes() for path in copy.directory.rglob("checkpoint")}
+    plan = chain.plan(50, copy.directory / "mine", relocate=True)
+    assert list(plan.relocated) == [
+        str(chain.directory / room / "checkpoint") for room in ("", INCREMENTS)
+    ]
+    execute_merge(plan)
+    assert {path: path.read_bytes() for path in copy.directory.rglob("checkpoint")} == before
+    assert state_of(chain.directory).latest == "model.ckpt-40"
+
+
+@pytest.mark.parametrize("what", ["increments", "fulls", "other increments", "link"])
+def test_what_cannot_be_relocated_is_told_before_anything_is_written(
+    tmp_path: Path, what: str
+) -> None:
+    chain, copy = copied(tmp_path)
+    own, options = chain.directory / INCREMENTS, {"output": str(tmp_path / "out")}
+    expected: type[Exception] = StateFileError
+    if what == "increments":
+        (own / "checkpoint").write_text("half of")
+        options = {}
+    elif what == "fulls":
+        (chain.directory / "checkpoint").write_text("half of")
+        options |= {"options": RestoreOptions(base=40)}
+    elif what == "other increments":
+        (copy.directory / INCREMENTS / "checkpoint").write_text("half of")
+        options = {"output": str(copy.full_prefix(50)), "update_state": True}
+    else:
+        own.symlink_to(own.rename(tmp_path / "real"))
+        options, expected = {}, RefusedError
+    before = listing(tmp_path)
+    with pytest.raises(expected):
+        plan_merge(str(chain.directory), 50, relocate=True, **options)
+    assert listing(tmp_path) == before
+
+
 @pytest.mark.parametrize("room", ["", INCREMENTS])
 def test_what_is_named_and_not_here_is_not_made_relative(tmp_path: Path, room: str) -> None:
     """TensorFlow finds it in the original, and would find nothing at all."""
