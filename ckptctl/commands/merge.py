@@ -48,7 +48,8 @@ __all__ = ["command"]
 @click.option(
     "--update-state/--no-update-state",
     default=None,
-    help="Put the result into the state file `checkpoint`; default: only without -o.",
+    help="Put the result into the state file `checkpoint`; default: only without -o. Where there "
+    "is none --update-state makes it, unless it would hide other fulls.",
 )
 @options.state
 @options.jobs

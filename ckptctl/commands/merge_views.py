@@ -56,7 +56,8 @@ class MergePlanView(NamedTuple):
             for name in plan.leftovers:
                 rows.add(self._verb("remove"), name, None, "left behind by a killed run")
             state = os.path.join(os.path.dirname(plan.destination), "checkpoint")
-            change = f"{'would be' if self.dry_run else 'is'} updated, if there is one"
+            what = "made: there is none" if plan.makes_state else "updated, if there is one"
+            change = f"{'would be' if self.dry_run else 'is'} {what}"
             rows.add("state file", state, None, change if plan.update_state else "not touched")
             for path in plan.relocated:
                 rows.add(self._verb("relocate"), path, None, RELATIVE)
@@ -120,6 +121,6 @@ class MergeResultView(NamedTuple):
 
     def _state_file(self) -> str:
         if self.result.state_file_updated:
-            return "updated"
-        # None is made: it would hide the fulls that it does not list.
+            return "made" if self.plan.makes_state else "updated"
+        # None is made that would hide the fulls that it does not list.
         return "none" if self.plan.update_state else "not touched"

@@ -26,10 +26,10 @@ from ckptctl.chain import (
 from ckptctl.chain.facts import Ahead
 from ckptctl.errors import ChangedError, DamageError, NotFoundError
 from ckptctl.merge.destination import own_files, own_temporaries
-from ckptctl.merge.lead import tell_kept_line, tell_mixture
+from ckptctl.merge.lead import tell_kept_line, tell_mixture, tell_unmade
 from ckptctl.merge.plan import MergePlan, Source
 from ckptctl.merge.relocate import relocate_state_files
-from ckptctl.merge.state_file import update_state_file
+from ckptctl.merge.state_file import find_hidden, update_state_file
 from ckptctl.merge.sweep import sweep_temporaries
 from ckptctl.merge.verification import remember_verified
 from ckptctl.merge.write import Outcome, lay_out, write_state
@@ -412,11 +412,14 @@ def _update_state(
     locks.check()
     name = os.path.basename(plan.destination)
     order = plan.options.assume_order
-    why = update_state_file(directory, name, plan.saved_s, plan.storage, order)
+    made = plan.makes_state
+    why = update_state_file(directory, name, plan.saved_s, plan.storage, order, make=made)
     if why:
         outcome.warnings.append(f"{name} is not listed: {why}")
     chains = find_chains(scan_directory(directory, plan.storage), order)
     kept = tell_kept_line(chains.scan, name) if why is None else ()
+    if made and why == "":  # another full was saved meanwhile
+        kept = tell_unmade(chains.scan, name, find_hidden(chains.scan, name))
     found = (*kept, *tell_mixture(chains))
     outcome.warnings += [told for told in found if told not in plan.warnings]
     return why is None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckptctl.bundle import read_state
 from ckptctl.chain import INCREMENT_DIRECTORY, Chains, Scan, split_step
 from ckptctl.storage import Storage
 
-__all__ = ["Lead", "tell_kept_line", "tell_mixture"]
+__all__ = ["Lead", "tell_kept_line", "tell_mixture", "tell_unmade"]
 
 _NOWHERE = (-1, "")
+_MOST = 3
 
 
 class Lead(NamedTuple):
@@ -62,6 +64,19 @@ def tell_kept_line(scan: Scan, name: str) -> tuple[str, ...]:
     told = (
         f"{name} is listed and not named: {state.path} goes on naming {other.name}, which has no "
         f"step (to go on from {name}, set model_checkpoint_path there; else do nothing)"
+    )
+    return (told,)
+
+
+def tell_unmade(scan: Scan, name: str, hidden: Sequence[str]) -> tuple[str, ...]:
+    """Return that no state file is made to list a full, as was asked for, and what to do."""
+    if not hidden:
+        return ()
+    more = f" and {len(hidden) - _MOST} more" if len(hidden) > _MOST else ""
+    told = (
+        f"{name} is not listed: there is no {scan.full_state.path}, and one that was made for it "
+        f"would hide {', '.join(hidden[-_MOST:])}{more} (to start from {name}, write it by hand: "
+        f'model_checkpoint_path: "{name}"; docs/runbook.md)'
     )
     return (told,)
 

@@ -25,9 +25,10 @@ from ckptctl.merge.destination import (
     own_temporaries,
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
-from ckptctl.merge.lead import tell_kept_line, tell_mixture
+from ckptctl.merge.lead import tell_kept_line, tell_mixture, tell_unmade
 from ckptctl.merge.relocate import check_copied, check_relocatable, to_relocate
 from ckptctl.merge.settle import is_unlisted
+from ckptctl.merge.state_file import find_hidden
 from ckptctl.merge.sweep import to_sweep
 from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
@@ -105,8 +106,9 @@ class MergePlan(NamedTuple):
         Prefix of the result.
     nothing_to_do
         Why there is nothing to merge, or None.
-    update_state
-        Whether the state file of the destination's directory is updated.
+    update_state, makes_state
+        Whether the state file of the destination's directory is updated; whether there is none,
+        and it is made.
     relocated
         State files whose paths become relative.
     shards, tensors
@@ -153,6 +155,7 @@ class MergePlan(NamedTuple):
     options: RestoreOptions
     nothing_to_do: str | None = None
     update_state: bool = True
+    makes_state: bool = False
     overwrite: bool = False
     relocate: bool = False
     relocated: tuple[str, ...] = ()
@@ -206,6 +209,7 @@ class MergePlan(NamedTuple):
             "leftovers": list(self.leftovers),
             "unfinished": list(self.unfinished),
             "state_file": state_file if self.update_state else None,
+            "makes_state_file": self.makes_state,
             "relocate": self.relocate,
             "relocated": list(self.relocated),
         }
@@ -248,7 +252,8 @@ def plan_merge(
     verify
         Read the result back before it exists.
     update_state
-        Put the result into the state file; None does so exactly without `output`.
+        Put the result into the state file; None does so exactly without `output`. True makes
+        the state file where there is none, unless it would hide another full.
     memory
         Bytes that the merge may take; fewer tasks at a time are run to keep below.
     jobs
@@ -327,6 +332,11 @@ def _plan(
     there = scan
     if update and not in_place:
         there = _scan_listable(destination, chosen, relocate, storage)
+    name = os.path.basename(destination)
+    absent = update_state is True and not there.full_state.present
+    hidden = find_hidden(there, name) if absent else ()
+    makes = absent and not hidden
+    kept = tell_unmade(there, name, hidden)
     common: dict[str, Any] = {
         "directory": directory,
         "step": chosen.step,
@@ -336,6 +346,7 @@ def _plan(
         "destination": destination,
         "options": options,
         "update_state": update,
+        "makes_state": makes,
         "overwrite": overwrite,
         "relocate": relocate,
         "relocated": _unique(*to_relocate(scan), *to_relocate(there)) if relocate else (),
@@ -346,9 +357,10 @@ def _plan(
     if not chosen.increments and in_place:
         todo, leftovers = _unfinished(chains, chosen.base, relocate, storage)
         done = f"{chosen.base.name} is already a full"
-        told = (*chosen.notes, *tell_mixture(chains))
-        if update and is_unlisted(chosen.base, chains, asked=update_state is True):
-            todo = (*todo, f"{chosen.base.name} is entered into the state file")
+        told = (*chosen.notes, *kept, *tell_mixture(chains))
+        if makes or (update and is_unlisted(chosen.base, chains, asked=update_state is True)):
+            new = "a new" if makes else "the"
+            todo = (*todo, f"{chosen.base.name} is entered into {new} state file")
             told = (*told, *tell_kept_line(scan, chosen.base.name))
         elif update and is_unlisted(chosen.base, chains, asked=True):
             done += ", and not in the state file: --update-state enters it"
@@ -361,7 +373,7 @@ def _plan(
         )
     if update and there.full_state.error is not None:  # not only once all is written
         raise there.full_state.error
-    kept = tell_kept_line(scan, os.path.basename(destination)) if update and in_place else ()
+    kept += tell_kept_line(scan, name) if update and in_place else ()
     found = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(
         chosen.base.prefix,

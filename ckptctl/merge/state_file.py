@@ -19,7 +19,7 @@ from ckptctl.chain import (
 )
 from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.timelines import find_timelines
-from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.errors import ChangedError, ExistsError, RefusedError
 from ckptctl.merge.lead import Lead
 from ckptctl.storage import FileInfo, Storage
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_not_linked",
     "drop_checkpoints",
     "enter_fulls",
+    "find_hidden",
     "fresh_checkpoints",
     "insert_full",
     "is_judged_alike",
@@ -158,14 +159,21 @@ def enter_fulls(
 
 
 def update_state_file(
-    directory: str, name: str, when: float, storage: Storage, assume_order: str | None = None
+    directory: str,
+    name: str,
+    when: float,
+    storage: Storage,
+    assume_order: str | None = None,
+    *,
+    make: bool = False,
 ) -> str | None:
     """Put a new full into the state file of its directory.
 
     A live trainer rewrites the file from its own memory, so it is replaced only if it is
     still the file that was read, and the directory is scanned right after: a full that was
     committed meanwhile is added, until nothing changes any more. Where there is no state file
-    none is made: it would hide the fulls that it does not list.
+    none is made, since it would hide the fulls that it does not list; with `make` one is where
+    the new full is alone.
 
     Parameters
     ----------
@@ -175,6 +183,8 @@ def update_state_file(
         The new full, and its time in seconds since the epoch.
     assume_order
         As for `find_chains`.
+    make
+        Make the state file where there is none, and nothing that it would hide.
 
     Returns
     -------
@@ -217,15 +227,20 @@ def update_state_file(
         ours = next((full for full in chains.scan.fulls if full.name == name), None)
         if ours is not None and ours.unread is not None:
             raise ours.unread
-        if ours is None:
-            return "it is gone: somebody else removed it"
+        before = _state_in(chains.scan.full_state)
+        if ours is None:  # without a state file it may be called otherwise than all others
+            return "it is gone: somebody else removed it" if before is not None else ""
         if not ours.complete:
             return f"somebody else wrote there too: {incompleteness(ours)[0].message}"
         if name not in live:
             return "it was abandoned by a rollback of the trainer while it was merged"
-        before = _state_in(chains.scan.full_state)
         if before is None:
-            return ""
+            if not make or find_hidden(chains.scan, name):
+                return ""
+            made = CheckpointState(path, name, (name,), (when,))
+            with suppress(ExistsError):  # a trainer was faster
+                storage.write_atomic(path, state_bytes(made), ours.index, new=True)
+            continue
         listed = set(map(os.path.basename, before.all_paths))
         # What a trainer has just committed, and may have listed where we overwrote it.
         fresh = {
@@ -397,6 +412,13 @@ def unlist_checkpoints(
         file=path,
         remedy="nothing that it lists was removed: run it again when the trainer is idle",
     )
+
+
+def find_hidden(scan: Scan, name: str) -> tuple[str, ...]:
+    """Return what lies beside a full, and a state file that lists that one alone would hide."""
+    home = os.path.dirname(scan.full_state.path)
+    others = (each for each in (*scan.fulls, *scan.others) if each.name != name)
+    return tuple(each.name for each in others if os.path.dirname(each.prefix) == home)
 
 
 def _state_in(found: StateFile) -> CheckpointState | None:

@@ -110,11 +110,13 @@ class Storage(Protocol):
         like: FileInfo | None = None,
         *,
         expect: FileInfo | None = None,
+        new: bool = False,
     ) -> None:
         """Replace a file: temporary, fsync, rename, fsync of the directory.
 
         With `expect`, raise `ChangedError` where the file that would be replaced is no longer
         that one: what somebody else has put there meanwhile stays. The new file is no older.
+        If it is to be `new`, raise `ExistsError` where there is one.
         """
 
     def copy_attributes(self, path: str, like: FileInfo, source: str | None = None) -> None:

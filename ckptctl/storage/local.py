@@ -217,11 +217,13 @@ class LocalStorage:
         like: FileInfo | None = None,
         *,
         expect: FileInfo | None = None,
+        new: bool = False,
     ) -> None:
         """Replace a file: temporary, fsync, rename, fsync of the directory.
 
         With `expect`, raise `ChangedError` where the file that would be replaced is no longer
         that one: what somebody else has put there meanwhile stays. The new file is no older.
+        If it is to be `new`, raise `ExistsError` where there is one.
         """
         temporary = _temporary(path)
         try:
@@ -229,10 +231,12 @@ class LocalStorage:
             self.write_new(temporary, data, not_before_ns=since)
             if like is not None:
                 self.copy_attributes(temporary, like, path)
-            if expect is None:
-                os.rename(temporary, path)
-            else:
+            if expect is not None:
                 replace_expected(temporary, path, data, expect.identity)
+            elif new:
+                self.rename_new(temporary, path)
+            else:
+                os.rename(temporary, path)
         except BaseException:
             self.remove(temporary)
             raise

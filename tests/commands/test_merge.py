@@ -227,6 +227,18 @@ def test_without_a_state_file_none_is_made_and_it_is_said(run, document, sharded
     assert not (sharded / "checkpoint").exists()
 
 
+def test_a_state_file_that_is_made_is_said(run, document, sharded: Path, tmp_path: Path) -> None:
+    (tmp_path / "ship").mkdir()
+    asked = (sharded, "-o", tmp_path / "ship" / "model.ckpt-180", "--update-state")
+    found = document(*asked, "--dry-run")
+    assert (found["makes_state_file"], found["warnings"]) == (True, [])
+    assert f"{found['state_file']}\t-\twould be made" in run("merge", *asked, "-n").stdout
+    done = run("merge", *asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "state_file=made" in done.stdout.splitlines()[-1].split("\t")
+    assert (tmp_path / "ship" / "checkpoint").exists()
+
+
 def test_no_verify_is_said(run, document, sharded: Path, tmp_path: Path) -> None:
     found = document(sharded, "--no-verify", "-o", tmp_path / "a-180")
     assert found["result"]["verified"] is False

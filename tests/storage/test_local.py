@@ -274,6 +274,14 @@ def test_the_order_of_an_atomic_write(tmp_path: Path, monkeypatch: pytest.Monkey
     assert seen == ["write", "fsync", "rename", "fsync"]
 
 
+def test_an_atomic_write_that_never_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    LOCAL.write_atomic(str(path), b"new", LOCAL.stat(str(tmp_path)), new=True)
+    with pytest.raises(ExistsError):
+        LOCAL.write_atomic(str(path), b"newer", new=True)
+    assert (names(tmp_path), path.read_bytes()) == (["checkpoint"], b"new")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away; run the suite as root")
 def test_owners_are_copied(tmp_path: Path) -> None:
     (tmp_path / "model").touch()
