@@ -198,7 +198,7 @@ def _compact(
             each.result = run_compact(
                 each.directory,
                 asked,
-                agree=lambda plan: _agree(plan, out, given["yes"], each.settings),
+                agree=lambda plan: _agree(plan, each, out, given["yes"]),
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
@@ -208,8 +208,7 @@ def _compact(
             each.plan = each.result.plan
     finally:
         progress.finish()
-    for warning in each.warnings:
-        out.warn(f"{each.directory}: {warning}")  # models have checkpoints of the same names
+    each.tell(each.warnings, out)
     if each.result is not None:
         out.show(CompactResultView(each.result))
     elif each.plan is not None:
@@ -234,8 +233,10 @@ def _options(given: Mapping[str, Any]) -> CompactOptions:
     )
 
 
-def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> None:
+def _agree(plan: CompactPlan, each: Done, out: Output, yes: bool) -> None:
     """Ask whoever sits at a terminal; refuse where nobody does and something would go."""
+    if plan.merge is not None:  # before anything goes under its full
+        each.tell(plan.merge.warnings, out)
     # What is put right in a state file makes more go than the plan can know yet.
     if yes or not (plan.merge is not None or plan.prune.removed or plan.unsettled):
         return
@@ -245,5 +246,5 @@ def _agree(plan: CompactPlan, out: Output, yes: bool, settings: str | None) -> N
         would="would remove what is no longer needed for good",
         ways="--yes says that you mean it, --dry-run only shows it",
         directory=plan.directory,
-        view=CompactPlanView(plan, settings),
+        view=CompactPlanView(plan, each.settings),
     )

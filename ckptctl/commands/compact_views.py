@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptctl.commands.failures import describe
@@ -42,6 +42,14 @@ class Done:
         self.seconds = 0.0
         self.ended_s: float | None = None
         self.settings: str | None = None
+        self._told: set[str] = set()
+
+    def tell(self, warnings: Iterable[str], out: Output) -> None:
+        """Show warnings, each once."""
+        for warning in warnings:
+            if warning not in self._told:
+                out.warn(f"{self.directory}: {warning}")  # others have checkpoints of these names
+                self._told.add(warning)
 
     @property
     def facts(self) -> Mapping[str, object]:

@@ -309,13 +309,11 @@ class View:
         increments: tuple[str, ...] = ()
         if chosen is not None:
             full, increments = chosen.base.prefix, tuple(each.prefix for each in chosen.increments)
-            if chosen.to_prove and target.chains is not None:
+            chains = target.chains
+            if chosen.to_prove and chains is not None:
+                proven, progress = ProvenPairs(chains.scan), self.runner.progress
                 check_nested(
-                    full,
-                    chosen.to_prove,
-                    ProvenPairs(target.chains.scan),
-                    storage,
-                    progress=self.runner.progress,
+                    full, chosen.to_prove, proven, storage, progress=progress, chains=chains
                 )
         self.state = state = open_state(full, increments, self.options, storage)
         self.reader = state.full

@@ -34,7 +34,7 @@ from ckptctl.merge.write import lay_out
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore import RestoreOptions, State, open_state
 from ckptctl.restore.nested import check_nested
-from ckptctl.restore.select import Selection, select
+from ckptctl.restore.select import Selection, select, tell_overruled
 from ckptctl.storage import LOCAL, FileInfo, Storage, check_space
 
 __all__ = ["MergePlan", "plan_merge"]
@@ -337,6 +337,7 @@ def _plan(
     hidden = find_hidden(there, name) if absent else ()
     makes = absent and not hidden
     kept = tell_unmade(there, name, hidden)
+    relocated = dict.fromkeys((*to_relocate(scan), *to_relocate(there))) if relocate else ()
     common: dict[str, Any] = {
         "directory": directory,
         "step": chosen.step,
@@ -349,7 +350,7 @@ def _plan(
         "makes_state": makes,
         "overwrite": overwrite,
         "relocate": relocate,
-        "relocated": _unique(*to_relocate(scan), *to_relocate(there)) if relocate else (),
+        "relocated": tuple(relocated),
         "verify": verify,
         "saved_s": _saved(chosen),
         "storage": storage,
@@ -374,6 +375,7 @@ def _plan(
     if update and there.full_state.error is not None:  # not only once all is written
         raise there.full_state.error
     kept += tell_kept_line(scan, name) if update and in_place else ()
+    overruled = tell_overruled(chains, chosen, options)
     found = look_at_destination(destination, overwrite, chains, chosen, storage)
     check_nested(
         chosen.base.prefix,
@@ -382,6 +384,7 @@ def _plan(
         storage,
         remember=remember,
         progress=progress,
+        chains=chains,
     )
     state = open_state(
         chosen.base.prefix, [item.prefix for item in chosen.increments], options, storage
@@ -401,7 +404,7 @@ def _plan(
             memory_bytes=need,
             jobs=allowed,
             tables=_summaries(state),
-            warnings=(*chosen.notes, *state.notes, *kept),
+            warnings=(*chosen.notes, *overruled, *state.notes, *kept),
             leftovers=found.leftovers,
             replaces=found.replaces,
             base_step=_base_step(chosen, options),
@@ -419,10 +422,6 @@ def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
     if meta is not None:
         yield os.path.join(os.path.dirname(base.prefix), meta.name), meta
     yield from base.side
-
-
-def _unique(*paths: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(paths))
 
 
 def _scan_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> Scan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -11,7 +12,7 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleReader, Entry
-from ckptctl.chain import Checkpoint, ProvenPairs
+from ckptctl.chain import Chains, Checkpoint, ProvenPairs
 from ckptctl.errors import DamageError, TableError, UnprovenError
 from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.find import KeyTable
@@ -29,6 +30,7 @@ from ckptctl.restore.match_tables import TableMatcher
 from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import Increment
+from ckptctl.restore.select import LAST_OR_ALL, step_below
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, EvSet
 
@@ -52,6 +54,7 @@ def check_nested(
     *,
     remember: bool = True,
     progress: Progress = NO_PROGRESS,
+    chains: Chains | None = None,
 ) -> None:
     """Prove that no increment of a series lost keys of the one before.
 
@@ -59,6 +62,7 @@ def check_nested(
     at a time. Memory: `_KEYS` keys of each increment, of a larger bucket `_BUCKET_KEYS`, a
     table of their hashes, and the keys that stand outside their bucket. What is among the
     `proven` pairs is not looked at again; with `remember`, what is proven now is added to them.
+    An error names the step below that the `chains` can restore.
 
     Raises
     ------
@@ -89,8 +93,7 @@ def check_nested(
                     tensor=where,
                     expected=f"every key of {before.prefix}",
                     found=f"{missing} keys missing",
-                    remedy="--increments last for what a DeepRec PS would hold, "
-                    "or --increments all for each key's newest row",
+                    remedy=step_below(chains, after.step, LAST_OR_ALL),
                 )
             if remember:
                 proven.add(pair)
@@ -128,23 +131,20 @@ class _Told:
 def _missing_keys(
     full: Increment, prefixes: tuple[str, str], storage: Storage, report: Report
 ) -> tuple[int, str]:
-    """Return how many keys the second increment lacks, and the first tensor that lacks some."""
+    """Return how many keys of a tensor the second increment lacks: the first that lacks some."""
     with ExitStack() as stack:
         changes: list[Increment] = []
         for prefix in prefixes:
             changes.append(open_bundle(prefix, True, storage))
             stack.callback(changes[-1][0].close)
-        missing, first = 0, ""
+        missing: Counter[str] = Counter()
         tables = TableMatcher(*full, changes)
         variables = RowsMatcher(*full, changes, RestoreOptions(keep_missing=True, add_new=True))
         for name, count in _held_whole(variables, changes):
-            missing += count
-            first = first or name
+            missing[name] += count
         for name, old, new in _columns(tables, variables, changes):
-            count = _compare(_Keys(old, report), _Keys(new, report, strays=False))
-            missing += count
-            first = first or (name if count else "")
-        return missing, first
+            missing[name] += _compare(_Keys(old, report), _Keys(new, report, strays=False))
+        return next(((count, name) for name, count in missing.items() if count), (0, ""))
 
 
 def _held_whole(variables: RowsMatcher, changes: Sequence[Increment]) -> Iterator[tuple[str, int]]:

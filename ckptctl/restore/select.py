@@ -8,11 +8,23 @@ from typing import NamedTuple
 
 from ckptctl.arguments import whole_number
 from ckptctl.chain import MERGED_TENSOR, NO_STEP, Chains, Checkpoint, check_read
-from ckptctl.chain.nested import FewerRows
+from ckptctl.chain.nested import FewerRows, is_cumulative
 from ckptctl.errors import IncompleteError, NotFoundError, RefusedError, UnprovenError
 from ckptctl.restore.options import RestoreOptions
 
-__all__ = ["Selection", "newest_unproven", "select"]
+__all__ = [
+    "LAST_OR_ALL",
+    "Selection",
+    "newest_unproven",
+    "select",
+    "step_below",
+    "tell_overruled",
+]
+
+_KNOWING = "knowing that rows may be missing"
+_LAST = "--increments last for what a DeepRec PS would hold"
+#: What overrules check 1, for `step_below`.
+LAST_OR_ALL = f"{_LAST}, or --increments all for each key's newest row"
 
 
 class Selection(NamedTuple):
@@ -160,14 +172,13 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
             f"{increment.name} is idle: {idle.reason}",
             file=increment.prefix,
             found="tables would be the full's while dense tensors are the increment's",
-            remedy=_another(chains, step)
-            + ("" if delta else "; or --increments last for what a DeepRec PS would hold"),
+            remedy=_another(chains, step) + ("" if delta else f"; or, {_KNOWING}, {_LAST}"),
         )
     if delta:
         return _delta(chains, increment, base, reason, options)
     series = chains.nested_series(base, increment)
     if options.increments == "auto":
-        _refuse_fewer(chains.fewer_rows(base, increment))
+        _refuse_fewer(chains, chains.fewer_rows(base, increment))
         return Selection(step, base, (increment,), series, reason)
     if options.increments == "last":
         return Selection(step, base, (increment,), (), reason)
@@ -175,6 +186,34 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
     if options.assume_order is None:
         _refuse_inversion(chains, series)
     return Selection(step, base, series, (), reason, tuple(_left_out(chains, base, increment)))
+
+
+def step_below(chains: Chains | None, step: int, ways: str) -> str:
+    """Return what to do where rows may be lost at a step: what is safe, then what overrules it."""
+    safe = "use a step below that can be restored; or, "
+    if chains is not None:
+        below, _ = chains.nearest(step)
+        safe = "" if below is None else f"use a step below: {below} can be restored; or, "
+    return f"{safe}{_KNOWING}, {ways}"
+
+
+def tell_overruled(chains: Chains, chosen: Selection, options: RestoreOptions) -> tuple[str, ...]:
+    """Return that `--increments last` or `all` leaves open whether rows are missing, if it does."""
+    if options.increments == "auto" or not chosen.increments:
+        return ()
+    base, last = chosen.base, chosen.increments[-1]
+    if not is_cumulative(last):
+        return ()
+    pairs = pairwise(chains.nested_series(base, last))
+    proven = all((old.prefix, new.prefix) in chains.proven_nested for old, new in pairs)
+    if proven and not chains.idle_of(last, base) and chains.fewer_rows(base, last) is None:
+        return ()
+    told = (
+        f"--increments {options.increments}: it is not proven that all rows are in the state at "
+        f"step {chosen.step}, and once a full of it is there prune and compact remove the "
+        "increments that may have them"
+    )
+    return (told,)
 
 
 def newest_unproven(chains: Chains) -> Checkpoint | None:
@@ -241,7 +280,7 @@ def _delta(
     return Selection(increment.step, base, choice.series, (), reason)
 
 
-def _refuse_fewer(fewer: FewerRows | None) -> None:
+def _refuse_fewer(chains: Chains, fewer: FewerRows | None) -> None:
     if fewer is not None:
         raise UnprovenError(
             str(fewer),
@@ -249,8 +288,7 @@ def _refuse_fewer(fewer: FewerRows | None) -> None:
             tensor=fewer.name or None,
             expected=f">= {fewer.had} rows: {MERGED_TENSOR} of {fewer.merged.prefix}",
             found=f"{fewer.has} rows",
-            remedy="--increments last for what a DeepRec PS would hold, "
-            "or --increments all for each key's newest row",
+            remedy=step_below(chains, fewer.increment.step, LAST_OR_ALL),
         )
 
 
@@ -266,8 +304,11 @@ def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:
                     file=after.prefix,
                     expected="increments of one run",
                     found=f"{other.name}, which is abandoned, was written between them",
-                    remedy="--increments last for what a DeepRec PS would hold, or "
-                    "--assume-order step if nothing was rolled back",
+                    remedy=step_below(
+                        chains,
+                        after.step,
+                        f"{_LAST}, or --assume-order step if nothing was rolled back",
+                    ),
                 )
         if chains.timelines.order.before(after, before):
             raise UnprovenError(
@@ -275,7 +316,11 @@ def _refuse_inversion(chains: Chains, series: tuple[Checkpoint, ...]) -> None:
                 file=after.prefix,
                 expected="increments written in the order of their steps",
                 found=f"{after.name}, then {before.name}",
-                remedy="--increments last, or --assume-order step if the clocks are wrong",
+                remedy=step_below(
+                    chains,
+                    after.step,
+                    f"{_LAST}, or --assume-order step if the clocks are wrong",
+                ),
             )
 
 

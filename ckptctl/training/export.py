@@ -293,7 +293,7 @@ def _choose(prefix: str) -> Selection:
             "there is no such increment", file=prefix, remedy="ckptctl ls shows what there is"
         )
     chosen = select(chains, found[0].step, RestoreOptions())
-    check_nested(chosen.base.prefix, chosen.to_prove, proven)
+    check_nested(chosen.base.prefix, chosen.to_prove, proven, chains=chains)
     open_state(chosen.base.prefix, tuple(item.prefix for item in chosen.increments)).close()
     return chosen
 

@@ -24,7 +24,7 @@ from ckptctl.output.text import PlainPage
 from ckptctl.storage.lock import directory_lock
 from tests.merge.prunes import age, chain_of, here
 from tests.merge.storages import Hooked
-from tests.oracle.chain import flip, full, table, write_state
+from tests.oracle.chain import build_chain, changes, flip, full, increment, table, write_state
 
 
 @pytest.fixture
@@ -73,6 +73,21 @@ def test_what_is_passed_over_is_a_warning(run, old: Path) -> None:
     for more in ((), ("--dry-run",)):
         (found,) = json.loads(run("compact", old, "--yes", "--json", *more).stdout)["directories"]
         assert "though newer than step 160: " in found["warnings"][0]
+
+
+def test_a_merge_without_the_nested_check_is_told_before_anything_goes(run, tmp_path: Path) -> None:
+    images = [increment(step, changes("emb", [step])) for step in (20, 30)]
+    chain = age(build_chain(tmp_path, full(10, table("emb", [1])), *images))
+    asked = ("compact", chain.directory, "--increments", "last")
+    why = "--increments last: it is not proven that all rows are in the state at step 30"
+    refused = run(*asked)
+    assert refused.returncode == 12
+    assert refused.stderr.startswith(f"ckptctl: warning: {chain.directory}: {why}")
+    assert points(chain.directory) == {10, 20, 30}
+    done = run(*asked, "--yes")
+    assert (done.returncode, done.stderr.count(why)) == (0, 1)
+    (found,) = json.loads(run(*asked, "--yes", "--json", "-n").stdout)["directories"]
+    assert found["merge"] is None  # it is a full by now
 
 
 def test_a_dry_run_shows_it_all_and_writes_nothing(run, old: Path, untouched) -> None:

@@ -15,7 +15,7 @@ from ckptctl.chain.nested import count_rows
 from ckptctl.errors import UnprovenError
 from ckptctl.inspect.listing import list_directory
 from ckptctl.inspect.verify import execute_verify, plan_verify
-from ckptctl.merge import CompactOptions, PruneOptions, run_compact
+from ckptctl.merge import CompactOptions, PruneOptions, execute_merge, run_compact
 from tests.merge.prunes import age, here, prune
 from tests.oracle.chain import (
     INCREMENTS,
@@ -78,7 +78,7 @@ def test_keys_are_compared_across_a_merge(tmp_path: Path) -> None:
     chain.merge(120)
     error = refused(chain, 140)
     assert error.message.startswith("incremental_model.ckpt-140 lacks keys of incremental")
-    assert (error.tensor, error.found) == ("emb", "4 keys missing")
+    assert (error.tensor, error.found) == ("emb", "2 keys missing")
     assert findings(chain).count("CK024") == 1
     assert [each.nested for each in list_directory(str(chain.directory)).chains()] == [True, None]
     for how, out in (("last", "last-140"), ("all", "all-140")):
@@ -105,6 +105,25 @@ def test_a_prune_keeps_what_shows_that_keys_were_lost(tmp_path: Path) -> None:
     refused(chain, 140)
 
 
+@pytest.mark.parametrize("how", ["last", "all"])
+def test_what_is_merged_without_the_check_is_told(tmp_path: Path, how: str) -> None:
+    chain = chain_of(tmp_path, BASE, FIRST, LOST)
+    plan = chain.plan(140, increments=how)
+    (told,) = plan.warnings
+    why = f"--increments {how}: it is not proven that all rows are in the state at step 140"
+    assert told.startswith(why)
+    assert execute_merge(plan).warnings == (told,)
+
+
+@pytest.mark.parametrize("how", ["last", "all"])
+def test_what_was_proven_before_needs_no_warning(tmp_path: Path, how: str) -> None:
+    chain = chain_of(tmp_path, BASE, FIRST, MORE)
+    assert "not proven" in chain.plan(140, increments=how).warnings[0]
+    chain.plan(140)
+    assert chain.plan(140, increments=how).warnings == ()
+    assert chain.plan(120, increments=how).warnings == ()  # alone on its full
+
+
 # --- the increment is gone ------------------------------------------------------------
 
 
@@ -121,6 +140,7 @@ def test_fewer_rows_than_what_was_merged_are_refused(tmp_path: Path) -> None:
     assert (error.message, error.tensor, error.found) == (why, "emb", "1 rows")
     assert error.file == str(chain.increment_prefix(140))
     assert error.expected == f">= 2 rows: ckptctl/merged of {chain.full_prefix(120)}"
+    assert str(error.remedy).startswith("use a step below: 120 can be restored; or, knowing")
     assert "--increments last" in str(error.remedy)
     assert points(chain) == (100, 120)
     assert findings(chain).count("CK024") == 1
@@ -134,7 +154,7 @@ def test_fewer_rows_than_what_was_merged_are_refused(tmp_path: Path) -> None:
     assert here(chain) == {"F100", "F120", "I140"}
     told = chain.plan(None).warnings[0]
     assert told.endswith(f"{why} (merge --upto STEP --increments last takes it)")
-    chain.merge(140, increments="last")
+    assert "not proven" in chain.merge(140, increments="last").warnings[-1]
     assert rows_of(chain.full_prefix(140), "emb") == {1: 120.0, 2: 120.0, 3: 140.0, 5: 5.0}
 
 

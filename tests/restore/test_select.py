@@ -284,7 +284,8 @@ def test_keys_that_were_lost_are_refused(tmp_path: Path) -> None:
     error = refused(lost(tmp_path), UnprovenError, 30)
     assert error.exit_code == 12
     assert error.file.endswith("incremental_model.ckpt-30")
-    assert "2 keys" in str(error.found)  # one in each member
+    assert (error.tensor, error.found) == ("emb", "1 keys missing")  # of two members
+    assert error.remedy.startswith("use a step below: 20 can be restored; or, knowing that rows")
     assert "--increments last" in error.remedy
     assert "--increments all" in error.remedy
 
@@ -323,6 +324,15 @@ def test_increments_all_never_crosses_a_time_inversion(tmp_path: Path) -> None:
     refused(chain, RefusedError, 30, increments="all")
     chain.merge(30, increments="all", assume_order="step")
     chain.check(10, 20, 30)
+
+
+def test_increments_all_never_crosses_a_rollback(tmp_path: Path) -> None:
+    images = [increment(step, changes("emb", [step])) for step in (20, 40, 30)]
+    chain = build_chain(tmp_path, full(10, table("emb", [1])), *images)
+    write_state(chain.directory / INCREMENTS, [f"incremental_model.ckpt-{n}" for n in (20, 40, 30)])
+    error = refused(chain, UnprovenError, 30, increments="all")
+    assert "the run was rolled back between" in error.message
+    assert error.remedy.startswith("use a step below: 20 can be restored; or, knowing that rows")
 
 
 def test_the_list_decides_what_was_written_first(tmp_path: Path) -> None:
@@ -401,7 +411,7 @@ def test_scopes_called_like_parts_are_compared_each_for_itself(tmp_path: Path) -
         increment(30, changes("part_0/emb", [0, *range(2, 9)]), changes("part_1/emb", range(9))),
     )
     error = refused(chain, UnprovenError, 30)
-    assert (error.tensor, error.found) == ("part_0/emb", "2 keys missing")
+    assert (error.tensor, error.found) == ("part_0/emb", "1 keys missing")
 
 
 @pytest.mark.parametrize("keys", [1, 3, 1 << 20])
