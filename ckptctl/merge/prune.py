@@ -227,7 +227,7 @@ def _plan(
         for item in scan.leftovers
     ]
     unread = [str(item.damage) for item in checkpoints if isinstance(item.damage, UnreadableError)]
-    unders = dict.fromkeys(item.under for item in items if item.under)
+    unders = dict.fromkeys(under for verdict in verdicts.values() for under in verdict.under)
     return PrunePlan(
         directory=directory,
         options=options,

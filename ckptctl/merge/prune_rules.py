@@ -14,6 +14,8 @@ Decisions where the rules leave a choice, all on the side of keeping:
   is named if it lies above that full.
 * A full goes by policy under the same condition as a stale increment: a verified full of at
   least its step stays.
+* What a merged full was made from goes only once that one is verified, too, if it stays and could
+  be made anew: that a newer full is sound says nothing of it, nor of the increments on it.
 * Fulls pin nothing, live increments that stay pin their full; an abandoned one pins the full
   that it is listed with only if that is abandoned too.
 """
@@ -21,6 +23,7 @@ Decisions where the rules leave a choice, all on the side of keeping:
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -44,17 +47,20 @@ _MOST_LOOKS = 200
 
 
 class Verdict(NamedTuple):
-    """Whether something goes, the word of `ls` for it, and why."""
+    """Whether something goes, the word of `ls` for it, and why.
+
+    `under` has the prefixes of all that has to be verified before it goes.
+    """
 
     remove: bool
     status: str
     code: str
     reason: str
-    under: str | None = None
+    under: tuple[str, ...] = ()
 
     def fields(self) -> tuple[str, bool, str, str, str | None]:
         """Return them in the order of `PruneItem`."""
-        return self.status, self.remove, self.code, self.reason, self.under
+        return self.status, self.remove, self.code, self.reason, next(iter(self.under), None)
 
 
 class Look(NamedTuple):
@@ -131,9 +137,11 @@ class _Judge:
             names = ", ".join(sorted(troubled)[:3])
             for prefix in held_back:
                 pinned.setdefault(prefix, ("evidence", f"what is known of {names} rests on it"))
+        made = self._made_into(removed)
         for prefix in wanted:
             if prefix in removed:
-                found[prefix] = found[prefix]._replace(under=self._cover(prefix, removed))
+                under = made.get(prefix) or self._cover(prefix, removed)
+                found[prefix] = found[prefix]._replace(under=tuple(under))
             else:
                 code, reason = pinned[prefix]
                 found[prefix] = found[prefix]._replace(remove=False, code=code, reason=reason)
@@ -358,16 +366,43 @@ class _Judge:
     def _covers(self, removed: Collection[str]) -> list[Checkpoint]:
         return [f for f in self.scan.fulls if f.prefix not in removed and self._counts(f)]
 
-    def _cover(self, prefix: str, removed: Collection[str]) -> str | None:
+    def _made_into(self, removed: Collection[str]) -> dict[str, list[str]]:
+        """Return the merged fulls to be verified before what they were made from goes.
+
+        Those that stay and could be made anew: the last increment in it is here, or one stays
+        that is applied to it. Of a full and an increment at one step the full is restored.
+        """
+        covers = self._covers(removed)
+        steps = {full.step for full in covers}
+        needed = {
+            need.prefix
+            for item in self.scan.increments
+            if item.prefix not in removed and item.step not in steps
+            for need, _ in self._needed_by(item)[:1]
+        }
+        folded = self.chains.bases.increments_by_step
+        gone = (self.all[prefix] for prefix in removed if self._codes[prefix] in _COVERED)
+        going = sorted(gone, key=_step)
+        found: dict[str, list[str]] = {}
+        for full in covers:
+            use = full.merged is not None and (full.prefix in needed or full.merged.up_to in folded)
+            if use and full not in self.look.verified:
+                first = bisect_left(going, min(self.chains.bases.roots(full)), key=_step)
+                for item in going[first : bisect_right(going, full.step, key=_step)]:
+                    found.setdefault(item.prefix, []).append(full.prefix)
+        return found
+
+    def _cover(self, prefix: str, removed: Collection[str]) -> tuple[str, ...]:
         """Return the prefix of what stands in for it, a verified full if it can be."""
         if self._codes[prefix] == "superseded":
-            return self._container(prefix, removed)
+            container = self._container(prefix, removed)
+            return () if container is None else (container,)
         if self._codes[prefix] not in _COVERED:
-            return None
+            return ()
         newest, verified = self._vouching(removed)
         if verified is not None and verified.step >= self.all[prefix].step:
-            return verified.prefix
-        return newest.prefix if newest is not None else None
+            return (verified.prefix,)
+        return () if newest is None else (newest.prefix,)
 
     def _container(self, prefix: str, removed: Collection[str]) -> str | None:
         """Return the prefix of the increment that contains it and stays."""
@@ -410,6 +445,10 @@ class _Judge:
             if size == 1 or looks >= _MOST_LOOKS:
                 return set(held)
             size //= 2
+
+
+def _step(item: Checkpoint) -> int:
+    return item.step
 
 
 def _unfit(item: Checkpoint) -> Verdict:

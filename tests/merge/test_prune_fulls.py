@@ -176,6 +176,53 @@ def test_a_merged_full_stands_in_for_what_a_delta_series_began_with(tmp_path: Pa
     assert points(chain) == {10, 30, 40, 50}
 
 
+@pytest.fixture
+def rotten(tmp_path: Path, request: pytest.FixtureRequest) -> Chain:
+    """F10 to I50, merged at 30, which rots, and a newer full of the trainer at 60."""
+    mode: str = request.param
+    lineage = {n: {"version": 1, "base_step": 10, "mode": mode} for n in (20, 30, 40, 50)}
+    if mode == "delta":
+        lineage = {n: delta(10, n - 10 if n > 20 else None) for n in lineage}
+    chain = chain_of(tmp_path, "F10", "I20", "I30", "I40", "I50", lineage=lineage)
+    chain.merge(30)
+    chain.fulls[30] = chain.fulls[10]
+    chain.add(full(60, table("emb", [1, 2])))
+    write_state(chain.directory, [f"model.ckpt-{n}" for n in (10, 30, 60)])
+    flip(Path(f"{chain.full_prefix(30)}.data-00000-of-00001"), 8)
+    return age(chain)
+
+
+@pytest.mark.parametrize("rotten", ["delta", "cumulative"], indirect=True)
+@pytest.mark.parametrize(
+    ("rules", "kept"), [((KeepLast(2),), 30), ((KeepLast(1), KeepStep(50)), 50)]
+)
+def test_what_a_merged_full_was_made_from_goes_under_that_one(
+    rotten: Chain, rules: tuple, kept: int
+) -> None:
+    """That a newer full is sound says nothing of the state that is to be kept."""
+    found = plan(rotten, *rules)
+    assert {"F10", "I20", "I30"} <= goes(found).keys()
+    assert str(rotten.full_prefix(30)) in found.verify
+    result = execute_prune(found, jobs=1)
+    kinds = outcomes(result)
+    assert {kinds[name] for name in ("F10", "I20", "I30")} == {"unverified"}
+    assert "model.ckpt-30" in result.damage[0]
+    # What is of no use to the damaged one goes under the newer.
+    assert set(kinds.values()) == {"unverified"} | ({"removed"} if len(kinds) > 3 else set())
+    for path in rotten.directory.glob("model.ckpt-30.*"):
+        path.unlink()
+    rotten.merge(kept, rotten.directory.parent / "again")
+
+
+@pytest.mark.parametrize("rotten", ["delta", "cumulative"], indirect=True)
+def test_a_merged_full_that_nothing_could_make_anew_is_not_read(rotten: Chain) -> None:
+    for path in rotten.increment_prefix(30).parent.glob("*"):
+        path.unlink()
+    found = plan(rotten, KeepLast(2))
+    assert goes(found) == {"F10": "policy"}
+    assert found.verify == (str(rotten.full_prefix(60)),)
+
+
 def test_a_merged_full_stands_in_for_its_base(tmp_path: Path) -> None:
     chain = chain_of(
         tmp_path,
