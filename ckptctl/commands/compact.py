@@ -186,28 +186,27 @@ def _compact(
     try:
         if dry_run:
             # A dry run writes nothing, not even into the user's cache.
-            each.plan = plan_compact(
-                each.directory,
-                asked,
-                jobs=given["jobs"],
-                remember=False,
-                progress=progress,
-                storage=storage,
-            )
+            more = {"jobs": given["jobs"], "progress": progress, "storage": storage}
+            each.plan = plan_compact(each.directory, asked, remember=False, **more)
         else:
-            each.result = run_compact(
+            result = run_compact(
                 each.directory,
                 asked,
                 agree=lambda plan: _agree(plan, each, out, given["yes"]),
+                failed=each.take,
                 jobs=given["jobs"],
                 progress=progress,
                 bwlimit=given["bwlimit"],
                 storage=storage,
                 **options.waits_of(given),
             )
-            each.plan = each.result.plan
+            each.take(result)
     finally:
         progress.finish()
+        _tell(each, out)  # also where an error ends it, for what was done by then
+
+
+def _tell(each: Done, out: Output) -> None:
     each.tell(each.warnings, out)
     if each.result is not None:
         out.show(CompactResultView(each.result))

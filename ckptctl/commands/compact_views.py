@@ -32,6 +32,7 @@ class Done:
     """What became of one directory: its plan and result, what was raised, how long it took.
 
     `ended_s` is None where it was not begun; `settings` is the file that its settings come from.
+    Where there are a result and an error, the result is what was done before the error ended it.
     """
 
     def __init__(self, directory: str) -> None:
@@ -51,6 +52,10 @@ class Done:
                 out.warn(f"{self.directory}: {warning}")  # others have checkpoints of these names
                 self._told.add(warning)
 
+    def take(self, result: CompactResult) -> None:
+        """Keep what was done."""
+        self.plan, self.result = result.plan, result
+
     @property
     def facts(self) -> Mapping[str, object]:
         """What was raised, as JSON; {} where nothing was."""
@@ -59,17 +64,15 @@ class Done:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know although all went well."""
-        merged = self.result.merge if self.result is not None else None
-        plan = self.plan
-        found = merged.warnings if merged is not None else ()
-        if merged is None and plan is not None and plan.merge is not None:
-            found = plan.merge.warnings
-        planned: tuple[str, ...] = ()
+        plan, result = self.plan, self.result
+        planned = plan.merge if plan is not None else None
+        merge = (result.merge if result is not None else None) or planned
+        found = [*merge.warnings] if merge is not None else []
         if plan is not None:
-            planned = (*plan.warnings, *plan.prune.warnings, *plan.prune.damage)
-        done = self.result.prune if self.result is not None else None
-        told = done.warnings if done is not None else ()
-        return tuple(dict.fromkeys((*found, *planned, *told)))
+            found += (*plan.warnings, *plan.prune.warnings, *plan.prune.damage)
+        if result is not None and result.prune is not None:
+            found += result.prune.warnings
+        return tuple(dict.fromkeys(found))
 
     def raise_for_code(self) -> None:
         """Raise what the exit code says of a compaction that was finished."""
@@ -218,8 +221,7 @@ class CompactResultView(_TextOnly):
         step = result.merge.step if result.merged and result.merge else result.holdings.latest
         if not terminal:
             seconds = round(result.seconds, 3)
-            facts = {"step": step, "written": written, "freed": freed, "seconds": seconds}
-            return tuple(f"{key}={value}" for key, value in facts.items())
+            return f"step={step}", f"written={written}", f"freed={freed}", f"seconds={seconds}"
         sizes = f"{fmt.bytes_(written)} written, {fmt.bytes_(freed)} freed"
         return f"to step {step}", sizes, fmt.duration(result.seconds)
 
@@ -235,8 +237,7 @@ class FailureView(_TextOnly):
         words = " ".join(
             f"{key}: {value}" for key, value in self.done.facts.items() if key in _SAID
         )
-        code = self.done.facts.get("exit_code")
-        where = fmt.escape(self.done.directory)
+        where, code = fmt.escape(self.done.directory), self.done.facts.get("exit_code")
         page.line("failed", where, f"exit code {code}", fmt.escape(words), style="bold red")
 
 

@@ -3,13 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptctl.merge.compact import (
-        CompactOptions,
-        CompactPlan,
-        CompactResult,
-        plan_compact,
-        run_compact,
-    )
+    from ckptctl.merge.compact import CompactResult, run_compact
+    from ckptctl.merge.compact_plan import CompactOptions, CompactPlan, plan_compact
     from ckptctl.merge.execute import MergeResult, execute_merge
     from ckptctl.merge.gate import Gate, Holdings
     from ckptctl.merge.metrics import Measures, write_metrics
@@ -23,7 +18,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "compact": "CompactOptions CompactPlan CompactResult plan_compact run_compact",
+            "compact": "CompactResult run_compact",
+            "compact_plan": "CompactOptions CompactPlan plan_compact",
             "execute": "MergeResult execute_merge",
             "gate": "Gate Holdings",
             "metrics": "Measures write_metrics",

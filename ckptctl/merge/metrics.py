@@ -80,7 +80,7 @@ class Measures:
         directory
             The checkpoint directory.
         result
-            What `run_compact` returned; None where it raised.
+            What `run_compact` returned, or handed to `failed`; None where nothing was done.
         exit_code, ended_s, seconds
             As the attributes.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NamedTuple
 
 from ckptctl.chain import (
@@ -99,6 +99,18 @@ class PruneResult(NamedTuple):
     def skipped(self) -> tuple[PruneOutcome, ...]:
         """What was to go and is still there."""
         return tuple(outcome for outcome in self.outcomes if outcome.skipped)
+
+    def joined(self, later: PruneResult) -> PruneResult:
+        """Return what this one and a later one did."""
+        return PruneResult(
+            (*self.outcomes, *later.outcomes),
+            self.bytes_freed + later.bytes_freed,
+            (*self.verified, *later.verified),
+            (*self.damage, *later.damage),
+            later.trash or self.trash,
+            self.seconds + later.seconds,
+            (*self.warnings, *later.warnings),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -252,6 +264,7 @@ def execute_prune(
     lock_wait_s: float = 0.0,
     lock: DirectoryLock | None = None,
     writer_wait_s: float = WRITER_WAIT_S,
+    failed: Callable[[PruneResult], None] = lambda result: None,
 ) -> PruneResult:
     """Remove what a plan says, as far as it would still go.
 
@@ -274,6 +287,8 @@ def execute_prune(
         The lock that the caller holds already, if any.
     writer_wait_s
         Seconds to wait for the end of a trainer's save before anything is changed.
+    failed
+        Told of what went, where something did, before the error is raised that ended it.
 
     Raises
     ------
@@ -303,22 +318,28 @@ def execute_prune(
             relocate_state_files(directory, storage)
         agreed = {item.path: item.files for item in plan.removed}
         fresh = _plan(directory, options, verified, agreed, True, progress, storage, plan.scan)
-        outcomes, ready = _sort_out(plan, fresh)
+        skipped, ready = _sort_out(plan, fresh)
         remover = Remover(fresh, ready, locks.check)
-        outcomes += [
-            PruneOutcome(item.path, item.name, item.bytes, outcome, reason or item.reason)
-            for item, outcome, reason in remover.run()
-        ]
-    freed = sum(item.bytes for item in outcomes if item.outcome == "removed")
-    return PruneResult(
-        tuple(outcomes),
-        freed,
-        read,
-        damage,
-        remover.trash,
-        time.monotonic() - began,
-        (*told, *remover.warnings),
-    )
+
+        def result() -> PruneResult:
+            ended = [
+                PruneOutcome(item.path, item.name, item.bytes, outcome, reason or item.reason)
+                for item, outcome, reason in remover.ended
+            ]
+            freed = sum(item.bytes for item in ended if item.outcome == "removed")
+            warnings = (*told, *remover.warnings)
+            seconds = time.monotonic() - began
+            return PruneResult(
+                (*skipped, *ended), freed, read, damage, remover.trash, seconds, warnings
+            )
+
+        try:
+            remover.run()
+        except BaseException:
+            if remover.ended:
+                failed(result())
+            raise
+        return result()
 
 
 class _Verified:

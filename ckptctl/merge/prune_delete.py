@@ -59,6 +59,11 @@ class Remover:
         What goes of it.
     still_ours
         Called right before anything is changed; raises when the lock is lost.
+
+    Attributes
+    ----------
+    ended
+        What became of each item so far.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Remover:
         self.storage = plan.storage
         self.directory = plan.directory
         self.items = items
+        self.ended: list[Ended] = []
         self._still_ours = still_ours
         self.trash: str | None = None
         self.warnings: list[str] = []
@@ -81,10 +87,10 @@ class Remover:
         self._going = {(item.kind, item.name): item for item in items}
         self._on = True
 
-    def run(self) -> list[Ended]:
-        """Remove everything and return what became of each item."""
+    def run(self) -> None:
+        """Remove everything."""
         if not self.items:
-            return []
+            return
         self._still_ours()
         if self.plan.options.trash:
             try:
@@ -94,17 +100,15 @@ class Remover:
                     raise
                 raise _no_room(self.directory) from error
         self._log(files=True)
-        ended: list[Ended] = []
         for kind, items in self._passes():
             # What made room in an earlier pass is gone by now.
-            done = {item.path for item, _, _ in ended}
-            ended += self._pass(kind, [item for item in items if item.path not in done])
+            done = {item.path for item, _, _ in self.ended}
+            self.ended.extend(self._pass(kind, [item for item in items if item.path not in done]))
         words = ("changed", "kept")
-        stayed = {(item.kind, item.name) for item, word, _ in ended if word in words}
+        stayed = {(item.kind, item.name) for item, word, _ in self.ended if word in words}
         self._log(files=False, stayed=stayed)
         if self._unlogged:
             self.warnings.append("the disk is full: what was removed could not be noted")
-        return ended
 
     def _log(self, *, files: bool, stayed: Collection[tuple[str, str]] = ()) -> None:
         """Note what goes, where there is room for it.

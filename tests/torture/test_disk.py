@@ -266,9 +266,14 @@ def test_compact_on_a_full_disk_prunes_and_says_that_it_could_not_merge(tmpfs: F
     line = ["compact", chain.directory, "--keep-last", 1, "--yes", "--min-age", "0s"]
     said = ckptctl(*line)
     assert (said.code, "not enough space" in said.err) == (12, True)
+    assert "or give ckptctl merge -o on another disk" in said.err
     assert here(chain) == {"F40", "I50"}
     assert points(chain) == {40, 50}
-    assert ckptctl(*line).code == 12
+    outcome, *lines = said.out.splitlines()
+    assert outcome.startswith(f"pruned\t{chain.directory}\tstep=50\twritten=0\tfreed=")
+    gone = {each.split("\t")[1].rpartition(".")[2] for each in lines if each[:7] == "removed"}
+    assert gone == {"ckpt-10", "ckpt-20", "ckpt-30"}
+    assert (ckptctl(*line).code, ckptctl(*line, "--json").out) == (12, "")  # nothing was done
     tmpfs.empty()
     assert ckptctl(*line).code == 0
     assert here(chain) == {"F50"}

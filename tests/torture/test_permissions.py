@@ -5,6 +5,7 @@ Root may do everything, so all of it runs as somebody else.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.torture.scenes import Said, as_nobody, ckptctl, mounted
 def imported(module_path: Path) -> None:
     """Python itself may lie where only root looks: whatever is imported late is imported now."""
     import email.parser  # noqa: F401 (of importlib.metadata)
+
+    import prometheus_client.parser  # noqa: F401
 
     chain = age(small_chain(module_path))
     for line in (*QUESTIONS, ["merge", "--upto", "30"], *CHANGES, ["compact", "--yes"]):
@@ -167,6 +170,38 @@ def test_increments_that_may_only_be_read(chain: Chain, increments: Path) -> Non
     increments.chmod(0o755)
     assert run(chain, "prune", "--yes", "--keep-last", 1).code == 0
     assert (listed(chain), listed(chain, INCREMENTS)) == ([40], [50])
+
+
+def told(chain: Chain, *args: object) -> tuple[dict, str]:
+    """What a compact that ends with 12 says all the same: its result, and its metrics."""
+    metrics = chain.directory.parent / "out" / "c.prom"
+    line = ["compact", "--yes", "--keep-last", 1, "--min-age", "0s", "--metrics", metrics, *args]
+    said = run(chain, *line, "--json")
+    assert (said.code, json.loads(said.err)["exit_code"]) == (12, 12), said.err
+    (found,) = said.document["directories"]
+    assert found["error"]["message"] == "permission denied"
+    return found["result"], metrics.read_text()
+
+
+def test_a_compact_that_may_not_prune_says_what_it_merged(chain: Chain, increments: Path) -> None:
+    increments.chmod(0o555)
+    result, metrics = told(chain)
+    assert (result["outcome"], result["prune"]) == ("merged", None)
+    assert result["merge"]["prefix"] == str(chain.full_prefix(50))
+    assert (result["holds"]["fulls"], listed(chain)) == (3, [10, 40, 50])
+    assert f'written_bytes{{directory="{chain.directory}"}} 0.0' not in metrics
+
+
+def test_a_compact_that_may_not_go_on_says_what_went(chain: Chain) -> None:
+    (chain.directory / ".ckptctl").mkdir()
+    modes(chain, 0o555)
+    result, metrics = told(chain, "--min-increments", 9)
+    modes(chain, 0o755)
+    assert [item["name"][-2:] for item in result["prune"]["outcomes"]] == ["30", "20"]
+    assert {item["outcome"] for item in result["prune"]["outcomes"]} == {"removed"}
+    assert (result["outcome"], here(chain)) == ("pruned", {"F10", "F40", "I50"})
+    freed = result["prune"]["bytes_freed"]
+    assert f'freed_bytes{{directory="{chain.directory}"}} {freed}.0' in metrics
 
 
 def test_increments_that_may_not_be_entered(chain: Chain, increments: Path) -> None:
