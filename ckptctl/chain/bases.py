@@ -421,7 +421,8 @@ class Bases:
                 f"{increment.name} was not recorded against it"
             )
             return self._unproven(base, increment, "abandoned-between", reason, 4)
-        proof = self._between.not_rotated(base)
+        roots = [self._by_step[step].name for step in self.roots(base) if step in self._by_step]
+        proof = self._between.not_rotated(base, roots, increment)
         if proof is None:
             state = self.scan.full_state
             what = f"does not list {base.name} or any full below it"

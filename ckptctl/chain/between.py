@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 from ckptctl.chain.model import NO_STEP, Checkpoint, Removed, Scan
+from ckptctl.chain.names import split_step
 from ckptctl.chain.timelines import Timelines
 
 __all__ = ["Between"]
@@ -113,13 +115,22 @@ class Between:
             and not (checkpoint.kind == "full" and checkpoint.may_be_ours)
         )
 
-    def not_rotated(self, base: Checkpoint) -> tuple[str, str] | None:
-        """Return what proves that no full above the base rotated away: check 4."""
+    def not_rotated(
+        self, base: Checkpoint, roots: Iterable[str], increment: Checkpoint
+    ) -> tuple[str, str] | None:
+        """Return what proves that no full above the base rotated away: check 4.
+
+        A line that names a full which the list has not shows that somebody set the run back, and
+        not what was recorded on that full, but for the increments up to the one that he named.
+        """
         state = self._scan.full_state
         if not state.present:
             return "no-state-file", "no state file: nothing says that a full rotated away"
-        if base.name in state.order:
-            return "listed", f"{state.path} lists {base.name}"
+        last = split_step(self._scan.increment_state.latest or "")
+        meant = not state.listed or (last is not None and increment.step <= last[1])
+        for name in (base.name, *roots):  # none above what a merged one was made from, either
+            if name in state.listed or (name == state.latest and meant):
+                return "listed", f"{state.path} lists {name}"
         ours = {full.name for full in self._scan.fulls if full.may_be_ours}
         ours |= {item.name for item in self._scan.removed if item.merged}
         listed = [step for name, step in state.steps.items() if name not in ours]

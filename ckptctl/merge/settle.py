@@ -13,6 +13,7 @@ from ckptctl.chain.write_order import names_below, set_back_since
 from ckptctl.merge.state_file import (
     drop_checkpoints,
     enter_fulls,
+    fresh_checkpoints,
     is_judged_alike,
     unlist_checkpoints,
     update_state_file,
@@ -63,8 +64,13 @@ def is_unlisted(full: Checkpoint, chains: Chains, *, asked: bool = False) -> boo
         and not scan.in_state_file(full)
         and not (names_below(state, full) and since is not None and since < (state.mtime_ns or 0))
         and (asked or full.entered)
-        and (asked or enter_fulls(chains, {full.name: 0.0}) is not None)
+        and (asked or _may_enter(chains, full.name))
     )
+
+
+def _may_enter(chains: Chains, name: str) -> bool:
+    new = {**fresh_checkpoints(chains, "full"), name: 0.0}
+    return enter_fulls(chains, new) is not None
 
 
 def find_unsettled(chains: Chains) -> Unsettled:
@@ -96,7 +102,7 @@ def _gone(chains: Chains, kind: Literal["full", "increment"]) -> set[str]:
     names = (removed & {*found.listed}) - here - {found.latest}
     if not names or found.state is None:
         return set()
-    after = drop_checkpoints(found.state, names, ())
+    after = drop_checkpoints(found.state, names, (), fresh_checkpoints(chains, kind))
     return names if after is not None and is_judged_alike(chains, kind, after) else set()
 
 

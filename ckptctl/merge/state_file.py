@@ -124,7 +124,8 @@ def enter_fulls(
     The line that a run was set back by names an old full, and by that alone those above it are
     abandoned. Where another one is named they are left out: what is unlisted and lies above it
     is abandoned too. Nothing is entered where even so one would come back. A line that names what
-    is here and has no step stays: nothing tells whether it is older.
+    is here and has no step stays: nothing tells whether it is older. So does one that names a full
+    above the newest, which is lost and may come back: all that is saved on it would be left.
 
     Parameters
     ----------
@@ -142,7 +143,9 @@ def enter_fulls(
         live = (full.name for full in fulls if full.complete and chains.is_live(full))
         newest = max((*live, *new), key=_step)
     named = os.path.basename(state.latest)
-    if chains.scan.other_named_in(chains.scan.full_state) is not None:
+    if chains.scan.other_named_in(chains.scan.full_state) is not None or _is_lost_above(
+        chains, named, newest
+    ):
         newest = ""
     elif named and named not in map(os.path.basename, state.all_paths):  # listed by that alone
         saved = (full.mtime_ns / 1e9 for full in fulls if full.name == named)
@@ -156,6 +159,15 @@ def enter_fulls(
         if is_judged_alike(chains, "full", after, new):
             return after
     return None
+
+
+def _is_lost_above(chains: Chains, named: str, newest: str) -> bool:
+    """Return whether a lost full is named that the newest was not merged instead of."""
+    by_name = {full.name: full for full in chains.scan.fulls}
+    lost, new = by_name.get(named), by_name.get(newest)
+    if _step(named) <= _step(newest) or (lost is not None and lost.complete):
+        return False
+    return new is None or new.merged is None or new.merged.instead != named
 
 
 def update_state_file(

@@ -204,7 +204,7 @@ CASES = [
             full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=400
         ),
         160,
-        ("M140", True, "above-oldest"),
+        ("M140", True, "listed"),
         id="a merged full that was not yet listed",
     ),
     pytest.param(
@@ -842,8 +842,32 @@ CASES = [
     pytest.param(
         chains_of(full(100), merged(140, 100), incr(160), fulls=[100]),
         160,
-        ("M140", True, "above-oldest"),
+        ("M140", True, "listed"),
         id="merged: not in the state file",
+    ),
+    pytest.param(
+        chains_of(
+            full(100, at=140),
+            full(120, at=120),
+            merged(130, 100),
+            incr(160),
+            fulls=[120, 100],
+        ),
+        160,
+        ("M130", True, "listed"),
+        id="merged: the one that it was made from is listed, behind one that was left",
+    ),
+    pytest.param(
+        chains_of(full(60), full(100), incr(80), fulls=[100], named_full=60, increments=None),
+        80,
+        ("F60", False, "rotated"),
+        id="check 4: named by hand and not listed",
+    ),
+    pytest.param(
+        chains_of(full(60), full(100), incr(70), incr(80), fulls=[100], named_full=60),
+        70,
+        ("F60", True, "listed"),
+        id="check 4: named by hand, and an increment above it too",
     ),
 ]
 

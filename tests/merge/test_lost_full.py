@@ -120,6 +120,36 @@ def test_what_comes_back_is_live_again(tmp_path: Path, how: str) -> None:
     assert rows_of(chain.full_prefix(180), "emb").keys() >= {1, 2}
 
 
+@pytest.mark.parametrize("what", ["temporary", "relocate", "dropped"])
+def test_the_line_stays_where_nothing_was_merged_instead(tmp_path: Path, what: str) -> None:
+    """What ckptctl puts right in a state file lets nothing else be named."""
+    chain = chain_of(tmp_path, "F100", "I120")
+    if what == "dropped":
+        chain.merge(120)
+        for path in chain.directory.glob(f"{_FULL}120.*"):
+            date(path, 3600)
+    chain.add(full(160, table("emb", [1, 2])))
+    for path in chain.directory.glob(f"{_FULL}160.*"):
+        date(path, 1800)
+    names = [f"{_FULL}{step}" for step in (100, 160)]
+    if what == "relocate":
+        names = [str(chain.directory / name) for name in names]
+    date(write_state(chain.directory, names), 1790)
+    _save(chain, 180, ago=900)
+    prune(chain, min_age_s=0.0)
+    put_back = _lose(chain, "shard")
+    if what == "temporary":
+        (chain.directory / f"{_FULL}180.ckptctl.json.ckptctl-7e6d51db1f655431.tmp").write_text("{")
+    rules = Policy((KeepLast(3),))
+    _compact(chain, prune=PruneOptions(rules, min_age_s=0.0, relocate=what == "relocate"))
+    put_back()
+    assert os.path.basename(_named(chain)) == f"{_FULL}160"
+    assert _judged(chain).latest == 180
+    state = read_state(str(chain.directory / "checkpoint"))
+    assert state is not None
+    assert (f"{_FULL}120" in map(os.path.basename, state.all_paths)) is (what == "dropped")
+
+
 def test_what_a_merge_did_is_known_to_the_next(tmp_path: Path) -> None:
     """As where increments come to a copy one by one, and the full after them."""
     chain = chain_of(tmp_path, "F100", "I120", "I140", "F160", "I180")

@@ -29,7 +29,7 @@ from ckptctl.merge.state_file import insert_full
 from ckptctl.restore import RestoreOptions
 from ckptctl.storage import LOCAL
 from tests.merge.model import small_chain
-from tests.merge.prunes import age, chain_of, label, points, prune
+from tests.merge.prunes import age, chain_of, date, label, points, prune
 from tests.merge.storages import Hooked, in_a_thread
 from tests.oracle.chain import (
     INCREMENTS,
@@ -661,6 +661,25 @@ def ends_without_a_step(chain: Chain, *listed: str, name: str = "model.ckpt") ->
         shutil.copy(path, path.with_name(path.name.replace("model.ckpt-40", name)))
     write_state(chain.directory, listed, latest=name)
     return age(chain)
+
+
+def test_what_a_saver_undid_is_put_right_behind_one_that_died_before_it_listed(
+    tmp_path: Path,
+) -> None:
+    """Its full at 40 is whole, and was saved behind the state file."""
+    chain = chain_of(tmp_path, "F10", "I15")
+    chain.merge(15)
+    for step in (25, 40):
+        chain.add(full(step, table("emb", [1, 2])))
+    age(chain)
+    state = write_state(chain.directory, ["model.ckpt-10", "model.ckpt-25"])
+    date(state, 100)
+    for path in chain.directory.glob("model.ckpt-40.*"):
+        date(path, 50)
+    assert settle(scan_directory(str(chain.directory)), LOCAL, None).unlisted == ("model.ckpt-15",)
+    after = state_of(chain.directory)
+    assert names(after) == [f"model.ckpt-{n}" for n in (10, 15, 25, 40)]
+    assert after.latest == "model.ckpt-40"
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "best"])
