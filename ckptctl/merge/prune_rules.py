@@ -345,12 +345,10 @@ class _Judge:
         if placed is not None:
             yield placed, reason
         lineage = item.lineage
-        if lineage is None or lineage.mode != "delta":
-            return
-        choice = self.chains.base_of(item)
-        if choice.proven:  # without those for which a merged full stands in
-            yield from ((other, reason) for other in choice.series if other is not item)
-        else:
+        if lineage is not None and lineage.mode == "delta":
+            whole = (
+                f"{item.name} goes on from it: a delta series stays whole until a full covers it"
+            )
             for other in self.scan.increments:
                 theirs = other.lineage
                 if other.step >= item.step:
@@ -359,7 +357,7 @@ class _Judge:
                     "delta",
                     lineage.base_step,
                 ):
-                    yield other, reason
+                    yield other, whole
 
     # --- under which full ---
 

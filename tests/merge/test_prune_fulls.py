@@ -157,23 +157,12 @@ def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> No
     found = plan(chain, KeepLast(1))
     assert goes(found) == {}
     assert stays(found)["I20"] == stays(found)["I30"] == stays(found)["F10"] == "needed"
+    (reason,) = (item.reason for item in found.items if item.step == 20)
+    assert reason.endswith("a delta series stays whole until a full covers it")
     chain.add(full(50, table("emb", [1, 2])))
     chain.list_all()
     age(chain)
     assert goes(plan(chain, KeepLast(1))).keys() == {"F10", "F35", "I20", "I30", "I40"}
-
-
-def test_a_merged_full_stands_in_for_what_a_delta_series_began_with(tmp_path: Path) -> None:
-    lineage = {20: delta(10, None), 30: delta(10, 20), 40: delta(10, 30), 50: delta(10, 40)}
-    chain = chain_of(tmp_path, "F10", "I20", "I30", "I40", "I50", lineage=lineage)
-    chain.merge(30)
-    chain.fulls[30] = chain.fulls[10]
-    age(chain)
-    found = plan(chain)
-    assert goes(found).keys() == {"I20", "I30"}
-    assert stays(found)["I40"] == "ok"
-    execute_prune(found)
-    assert points(chain) == {10, 30, 40, 50}
 
 
 @pytest.fixture
@@ -192,9 +181,14 @@ def rotten(tmp_path: Path, request: pytest.FixtureRequest) -> Chain:
     return age(chain)
 
 
-@pytest.mark.parametrize("rotten", ["delta", "cumulative"], indirect=True)
 @pytest.mark.parametrize(
-    ("rules", "kept"), [((KeepLast(2),), 30), ((KeepLast(1), KeepStep(50)), 50)]
+    ("rotten", "rules", "kept"),
+    [
+        ("cumulative", (KeepLast(2),), 30),
+        ("cumulative", (KeepLast(1), KeepStep(50)), 50),
+        ("delta", (KeepLast(2),), 30),
+    ],
+    indirect=["rotten"],
 )
 def test_what_a_merged_full_was_made_from_goes_under_that_one(
     rotten: Chain, rules: tuple, kept: int
