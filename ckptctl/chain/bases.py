@@ -293,8 +293,9 @@ class Bases:
     def may_follow(self, increment: Checkpoint, full: Checkpoint) -> bool | None:
         """Return whether an increment goes on from all that is in a merged full.
 
-        The ids of its line tell: they have to lead to the last increment that is in it. None where
-        they lead to what is gone. Without ids nothing speaks against it.
+        The ids of its line tell: the last increment that is in the full has to be among them. Of a
+        line that does not say so each id leads to the next; None where that leads to what is gone.
+        Without ids nothing speaks against it.
         """
         held, verdict = full.merged, None
         at: Checkpoint | None = increment
@@ -309,6 +310,9 @@ class Bases:
                 break
             self._follows[key] = None
             line.append(key)
+            verdict = lineage.follows(held.last_id)
+            if verdict is not None:
+                break
             meant, previous = lineage.previous_id, lineage.previous_step
             if meant is None:
                 verdict = False if previous in (None, lineage.base_step) else None

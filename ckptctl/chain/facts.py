@@ -28,6 +28,8 @@ MERGED_TENSOR = "ckptctl/merged"
 MAX_FACT_BYTES = 1 << 16
 #: Characters of an increment's own identifier.
 _MOST_ID = 64
+#: Characters of one in a line, and of a line at most: of longer ones the end.
+_SHORT, _LONGEST_LINE = 8, 800
 
 Mode = Literal["cumulative", "delta"]
 
@@ -47,6 +49,9 @@ class Lineage(NamedTuple):
     id, previous_id
         What tells this increment, and the one before it, from others at their steps: after a
         rollback a step comes again. None where the writer gave none.
+    line
+        The beginnings of the ids of all that its run saved before it since the full that it was
+        recorded against or began at, oldest first; "" for the first. They tell when those are gone.
     """
 
     base_step: int
@@ -54,6 +59,21 @@ class Lineage(NamedTuple):
     mode: Mode = "cumulative"
     id: str | None = None
     previous_id: str | None = None
+    line: str | None = None
+
+    def follows(self, other: str) -> bool | None:
+        """Return whether the increment of an id came before it in its run; None if unknown."""
+        if self.line is None:
+            return None
+        starts = range(0, len(self.line), _SHORT)
+        if _shortened(other) in {self.line[at : at + _SHORT] for at in starts}:
+            return True
+        return False if len(self.line) < _LONGEST_LINE else None
+
+    @staticmethod
+    def lengthen(line: str | None, own_id: str) -> str | None:
+        """Return the line of what comes after an increment."""
+        return None if line is None else (line + _shortened(own_id))[-_LONGEST_LINE:]
 
 
 class Ahead(NamedTuple):
@@ -141,8 +161,8 @@ def parse_lineage(raw: bytes, step: int, path: str) -> Lineage:
             found=f"base_step {base}, previous_step {previous}",
         )
     mode = _mode(found, path, LINEAGE_TENSOR)
-    own = _id(found, "id", path, LINEAGE_TENSOR)
-    return Lineage(base, previous, mode, own, _id(found, "previous_id", path, LINEAGE_TENSOR))
+    own, before = (_id(found, key, path, LINEAGE_TENSOR) for key in ("id", "previous_id"))
+    return Lineage(base, previous, mode, own, before, _line(found.get("line")))
 
 
 def parse_merged(raw: bytes, step: int, path: str) -> Merged:
@@ -171,6 +191,15 @@ def parse_merged(raw: bytes, step: int, path: str) -> Merged:
     if found.get("applied_to") is not None:
         onto = _step(found, "applied_to", path, MERGED_TENSOR)
     return Merged(base, up_to, mode, _ahead(found.get("ahead")), rows, instead, last_id, onto)
+
+
+def _shortened(own_id: str) -> str:
+    return own_id[:_SHORT].ljust(_SHORT)
+
+
+def _line(found: object) -> str | None:
+    whole = isinstance(found, str) and len(found) % _SHORT == 0 and len(found) <= _LONGEST_LINE
+    return found if isinstance(found, str) and whole else None
 
 
 def _ahead(found: object) -> Ahead | None:

@@ -242,12 +242,14 @@ def _mode(known: _Known) -> Mode:
 
 def _lineage(known: _Known) -> Lineage:
     before, own, previous = known["previous_step"], known["id"], known["previous_id"]
+    line = known["line"]
     return Lineage(
         _number(known["base_step"]),
         None if before is None else _number(before),
         _mode(known),
         None if own is None else _text(own),
         None if previous is None else _text(previous),
+        None if line is None else _text(line),
     )
 
 

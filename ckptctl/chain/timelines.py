@@ -346,29 +346,33 @@ def _other_lines(scan: Scan) -> dict[str, str]:
     """Return the increments that the newest one does not go on from, though of its base.
 
     A run that restores a full alone, and not what was recorded on it, begins anew at its step.
-    Ids tell: those of the newest one lead back to the first of its line, or nothing is said.
+    Ids tell: those of the newest one lead back to the first of its line, or its line says so.
     """
     own = {i.lineage.id: i for i in scan.increments if i.lineage and i.lineage.id is not None}
     newest = next((i for i in own.values() if _named(i, scan.increment_state)), None)
-    line: set[str] = set()
-    at = newest
-    while at is not None and at.lineage is not None and at.prefix not in line:
-        line.add(at.prefix)
-        if at.lineage.previous_step is None and at.lineage.previous_id is None:
-            break
-        at = own.get(at.lineage.previous_id or "")
-    else:
+    if newest is None or newest.lineage is None:
         return {}
-    assert newest is not None
-    assert newest.lineage is not None
+    line = _line_of(newest, own)
     return {
         increment.prefix: f"{newest.name}, recorded on the same full, does not go on from it"
-        for increment in own.values()
-        if increment.prefix not in line
+        for own_id, increment in own.items()
+        if (increment.prefix not in line if line else newest.lineage.follows(own_id) is False)
         and increment.step < newest.step
         and increment.lineage is not None
         and increment.lineage.base_step == newest.lineage.base_step
     }
+
+
+def _line_of(newest: Checkpoint, own: Mapping[str, Checkpoint]) -> set[str]:
+    """Return the prefixes that ids lead to, back to the first; none where one is gone."""
+    line: set[str] = set()
+    at: Checkpoint | None = newest
+    while at is not None and at.lineage is not None and at.prefix not in line:
+        line.add(at.prefix)
+        if at.lineage.previous_step is None and at.lineage.previous_id is None:
+            return line
+        at = own.get(at.lineage.previous_id or "")
+    return set()
 
 
 def _named(checkpoint: Checkpoint, state: StateFile) -> bool:

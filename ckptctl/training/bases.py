@@ -51,9 +51,11 @@ class Base:
         Prefixes of the increments on it, oldest first.
     previous
         The last of them.
-    line
+    last_id
         What the next one goes on from (`Lineage.previous_id`): the last of them, or one whose save
         failed, and which may be there.
+    line
+        All before the next one, as its lineage says it; None where another writer left that out.
     others
         Variables that it has in other slices than the graph: no increment fits it.
     """
@@ -63,7 +65,8 @@ class Base:
     clocks: dict[str, int]
     series: list[str] = field(default_factory=list)
     previous: Previous | None = None
-    line: str | None = None
+    last_id: str | None = None
+    line: str | None = ""
     others: OtherSlices = NO_OTHERS
 
     @property

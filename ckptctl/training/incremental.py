@@ -23,7 +23,7 @@ from tensorflow.python.checkpoint import checkpoint_management
 from tensorflow.python.util import compat
 
 from ckptctl.chain import INCREMENT_DIRECTORY
-from ckptctl.chain.facts import Mode
+from ckptctl.chain.facts import Lineage, Mode
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
 from ckptctl.training.bases import Base, Previous, directory_of, place_of
 from ckptctl.training.builders import IncrementBuilder, items_of
@@ -139,7 +139,7 @@ class IncrementalSaver(tf1.train.Saver):
         prefix = f"{save_path}-{padded}"
         previous, since = base.previous, base.clocks
         if self.mode == "cumulative":
-            follows = previous is not None and previous.id == base.line
+            follows = previous is not None and previous.id == base.last_id
         else:  # another Saver's may be no delta, or lack variables
             follows = previous is not None and previous.saver is self
         if self.mode == "delta" and previous is not None and follows:
@@ -147,7 +147,8 @@ class IncrementalSaver(tf1.train.Saver):
         feed: dict[Any, Any] = {at: since.get(on, 0) for on, at in self._adder.since.items()}
         own_id = uuid.uuid4().hex
         feed[self._adder.lineage] = lineage(base, follows, self.mode, own_id)
-        base.line = own_id  # should the save fail, its files may be there all the same
+        # Should the save fail, its files may be there all the same.
+        base.last_id, base.line = own_id, Lineage.lengthen(base.line, own_id)
         feed[self.saver_def.filename_tensor_name] = prefix
         if "://" in save_path:
             tf.io.gfile.makedirs(os.path.dirname(save_path))
@@ -237,8 +238,9 @@ class IncrementalSaver(tf1.train.Saver):
             # By the clocks of the full: what others changed meanwhile looks like what was restored.
             last = point.lineage
             delta = last is not None and (last.mode, last.base_step) == ("delta", base.step)
-            base.line = last.id if last is not None else None
-            base.previous = Previous(point.step, base.clocks, self if delta else None, base.line)
+            if last is not None and last.id is not None:
+                base.last_id, base.line = last.id, Lineage.lengthen(last.line, last.id)
+            base.previous = Previous(point.step, base.clocks, self if delta else None, base.last_id)
         sess.run(open_gate)
 
     def _RecordLastCheckpoint(self, latest_save_path: str) -> None:
@@ -310,6 +312,7 @@ def lineage(base: Base, follows: bool, mode: Mode, own_id: str) -> str:
         "previous_step": previous.step if previous is not None else None,
         "mode": mode,
         "id": own_id,
-        "previous_id": previous.id if previous is not None else base.line,
+        "previous_id": previous.id if previous is not None else base.last_id,
+        "line": base.line,
     }
     return json.dumps(facts)

@@ -179,13 +179,18 @@ def incr(
     previous: int | None = None,
     delta: bool = False,
     ids: tuple[str | None, str | None] = (None, None),
+    line: str | None = None,
     **options: object,
 ) -> Checkpoint:
-    """Return an increment; `base` gives it a lineage, `ids` its own and its predecessor's."""
+    """Return an increment; `base` gives it a lineage, `ids` its own and its predecessor's.
+
+    `line` are those of all before it, a letter each.
+    """
     facts = Facts()
     if base is not None:
         mode = "delta" if delta else "cumulative"
-        facts = Facts(lineage=Lineage(base, previous, mode, *ids))
+        told = None if line is None else "".join(each.ljust(8) for each in line)
+        facts = Facts(lineage=Lineage(base, previous, mode, *ids, told))
     options = {"facts": facts} | options
     return _checkpoint("increment", step, **options)  # type: ignore[arg-type]
 

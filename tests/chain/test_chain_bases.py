@@ -705,6 +705,26 @@ CASES = [
         id="merged: an increment that needs none before it goes past it",
     ),
     pytest.param(
+        chains_of(merged(140, 100, last="b"), incr(180, base=100, ids=("d", "c"), line="abc")),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line says that it goes through the last in it",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100, last="b"), incr(180, base=100, ids=("d", "c"), line="axc")),
+        180,
+        (None, False, "base-gone"),
+        id="merged: its line says that it goes past it, whatever is gone",
+    ),
+    pytest.param(
+        chains_of(
+            merged(140, 100, last="b"), incr(180, base=100, ids=("d", "c"), line="axc" + 97 * "z")
+        ),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line is too long to say all",
+    ),
+    pytest.param(
         chains_of(merged(160, 100, onto=140, last="c"), incr(180, base=140, ids=("d", "c"))),
         180,
         ("M160", True, "lineage"),

@@ -24,6 +24,11 @@ GOOD = [
     (lineage(mode="cumulative"), Lineage(100, 120, "cumulative")),
     (lineage(id="a1", previous_id="0f"), Lineage(100, 120, "delta", "a1", "0f")),
     (lineage(id="a1", previous_id=None), Lineage(100, 120, "delta", "a1")),
+    (lineage(line=""), Lineage(100, 120, "delta", line="")),
+    (lineage(line="01234567" * 100), Lineage(100, 120, "delta", line="01234567" * 100)),
+    (lineage(line="01234567" * 101), Lineage(100, 120, "delta")),
+    (lineage(line="0123"), Lineage(100, 120, "delta")),
+    (lineage(line=["01234567"]), Lineage(100, 120, "delta")),
     (lineage(mode=...), Lineage(100, 120, "cumulative")),
     (lineage(base_step=0, unknown=[1]), Lineage(0, 120, "delta")),
 ]
@@ -32,6 +37,18 @@ GOOD = [
 @pytest.mark.parametrize(("raw", "expected"), GOOD)
 def test_lineage(raw, expected):
     assert parse_lineage(raw, 140, "x.index") == expected
+
+
+def test_a_line():
+    line = ""
+    for number in range(150):
+        line = Lineage.lengthen(line, f"{number:032x}"[::-1])
+        told = Lineage(100, line=line)
+        assert told.follows(f"{number:032x}"[::-1]) is True
+        assert told.follows("another") is (False if number < 99 else None)
+    assert told.follows(f"{0:032x}") is None  # of so long a one the beginning is cut off
+    assert Lineage(100).follows("another") is None
+    assert Lineage.lengthen(None, "another") is None
 
 
 BAD = [

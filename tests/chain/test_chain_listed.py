@@ -35,7 +35,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_full(room, 100)
     told = {"version": 1, "base_step": 100, "up_to": 160, "last_id": "c", "applied_to": 140}
     write_full(room, 160, merged=told)
-    write_increment(room, 170, lineage={"version": 1, "base_step": 160})
+    write_increment(room, 170, lineage={"version": 1, "base_step": 160, "line": "01234567"})
     write_increment(room, 180, rows=3)
     age(room)
     return room

@@ -47,6 +47,25 @@ CASES = [
     ),
     pytest.param(
         chains_of(
+            full(100),
+            incr(110, base=100, ids=("x", None)),
+            incr(120, base=100, ids=("a", None)),
+            incr(160, base=100, previous=140, ids=("c", "gone"), line="ab"),
+        ),
+        {"I110"},
+        id="but where its line says so itself",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            incr(110, base=100, ids=("x", None)),
+            incr(160, base=100, previous=140, ids=("c", "gone"), line="ab" + 98 * "z"),
+        ),
+        set(),
+        id="nor where it is too long to say all",
+    ),
+    pytest.param(
+        chains_of(
             full(100), incr(120, base=100, ids=("a", None)), incr(160, base=100, ids=(None, None))
         ),
         set(),

@@ -101,6 +101,7 @@ class Trainer:
         self.previous: int | None = None
         self.id: str | None = None
         self._next: str | None = None
+        self.line = ""
 
     def train(self, steps: int) -> None:
         self.step += steps
@@ -113,7 +114,7 @@ class Trainer:
         """Save a full and empty the recorder; return the names that were rotated away."""
         at = self.clock.tick()
         self.savers[0].write(self.full_name, self._full(), at)
-        self.root, self.previous, self.id = self.step, None, None
+        self.root, self.previous, self.id, self.line = self.step, None, None, ""
         self.changed.clear()
         return self.savers[0].record(self.full_name, at)
 
@@ -121,6 +122,7 @@ class Trainer:
         at = self.clock.tick()
         self.savers[1].write(self.increment_name, self._increment(), at)
         self.previous, self.id = self.step, self._next
+        self.line += (self._next or "")[:8]
         if self.habits.mode == "delta":
             self.changed.clear()
         return self.savers[1].record(self.increment_name, at)
@@ -161,7 +163,7 @@ class Trainer:
         if self.habits.mode != "none":
             lineage = {"version": 1, "base_step": self.root, "mode": self.habits.mode}
             lineage |= {"previous_step": self.previous, "previous_id": self.id}
-            lineage["id"] = self.rng.randbytes(16).hex()
+            lineage |= {"id": self.rng.randbytes(16).hex(), "line": self.line}
             self._next = lineage["id"]
         own = {key: self.rows[key] for key in sorted(self.changed)}
         return increment(self.step, changes("emb", own, slots=()), lineage=lineage)

@@ -709,6 +709,8 @@ def test_recovery_continues_the_increments(tmp_path: Path, mode: Any) -> None:
     found = [item.lineage for item in scan_directory(str(tmp_path)).increments]
     assert len({lineage.id for lineage in found}) == 5
     assert [lineage.previous_id for lineage in found] == [None, *(each.id for each in found[:-1])]
+    for number, lineage in enumerate(found):
+        assert lineage.line == "".join(each.id[:8] for each in found[:number])
 
 
 def compact(directory: Path) -> None:
