@@ -409,6 +409,10 @@ def unlist_checkpoints(
             and scan.other_named_in(_room(scan, kind)) is None
             and item.complete
         }
+        by = chains.timelines  # a lower step that was saved since is not our doing
+        for item in (each for each in found if each.name in fresh):
+            if not (by.is_live(item) or by.only_named_below(item)):
+                del fresh[item.name]
         found_names = now.keys() - drop
         new = {name: when for name, when in fresh.items() if name in found_names - listed}
         if not listed & drop and (untouched or not new):

@@ -21,6 +21,7 @@ from tests.merge.prunes import (
     THEN,
     age,
     chain_of,
+    date,
     goes,
     here,
     listed,
@@ -349,6 +350,26 @@ def test_a_run_that_is_set_back_while_we_prune(
     assert max(points(chain)) == int(to[-2:])
     kept = {item.name for item in scan_directory(str(chain.directory)).removed}
     assert not kept & {f"model.ckpt-{name[1:]}" for name in stays_here}
+
+
+def test_a_run_that_begins_anew_below_what_was_just_committed(tmp_path: Path) -> None:
+    """A trainer died before it listed the full at 40, and goes on from 30 while we prune."""
+    chain = chain_of(tmp_path, "F10", "F20", "F30", "F40")
+    date(write_state(chain.directory, [f"model.ckpt-{n}" for n in (10, 20, 30)]), 300)
+    for path in chain.directory.glob("model.ckpt-40.*"):
+        date(path, 200)
+
+    def begin() -> None:
+        for path in chain.directory.glob("model.ckpt-30.*"):
+            path.unlink()
+        write_image(full(30, table("emb", [1, 2, 3])), chain.full_prefix(30))
+        write_state(chain.directory, ["model.ckpt-30"])
+
+    hooked = Hooked(f"write_atomic {chain.directory}/checkpoint", after=in_a_thread(begin))
+    execute_prune(plan(chain, KeepLast(3), storage=hooked), jobs=1)
+    assert hooked.called == 1
+    assert read_state(str(chain.directory / "checkpoint")).latest == "model.ckpt-30"
+    assert max(points(chain)) == 30
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
