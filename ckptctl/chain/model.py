@@ -470,8 +470,18 @@ class Scan(NamedTuple):
 
     @property
     def astray(self) -> tuple[StateFile, ...]:
-        """The state files that must not be made relative: what they name is not here."""
-        return tuple(each for each in (self.full_state, self.increment_state) if each.astray)
+        """The state files that must not be made relative: what they name is not here.
+
+        That of the increments may, where nothing lies there either: so does somebody write it who
+        sets a run back to a full alone.
+        """
+        full, increments = self.full_state, self.increment_state
+        named = increments.state.latest if increments.state is not None else None
+        leads = named is not None and named in increments.copied
+        return (
+            *([full] if full.astray else []),
+            *([increments] if increments.astray and leads else []),
+        )
 
     @property
     def copied(self) -> tuple[tuple[str, str], ...]:

@@ -570,6 +570,16 @@ def test_what_is_named_and_not_here_is_not_made_relative(tmp_path: Path, room: s
     assert any(f"names {name}" in each and "by hand" in each for each in told)
 
 
+def test_increments_that_a_run_was_set_back_from_may_be_named_in_vain(tmp_path: Path) -> None:
+    """As `docs/runbook.md` has it: of a step that only a full is at."""
+    chain, copy = copied(tmp_path)
+    own = [str(chain.increment_prefix(n)) for n in (20, 30, 50)]
+    line = str(chain.increment_prefix(40))
+    write_state(copy.directory / INCREMENTS, own, latest=line)
+    prune(age(copy), relocate=True, min_age_s=0)
+    assert state_of(copy.directory / INCREMENTS).latest == os.path.basename(line)
+
+
 def test_a_state_file_above_its_checkpoints_stays(tmp_path: Path) -> None:
     """TensorFlow reads `x/model.ckpt-40`."""
     below = small_chain(tmp_path)
