@@ -94,6 +94,7 @@ class Bases:
         self._between = Between(scan, timelines)
         self._follows: dict[tuple[str, str], bool | None] = {}
         self._deltas: dict[str, BaseChoice | Checkpoint] = {}
+        self._roots: dict[str, frozenset[int]] = {}
 
     @cached_property
     def live(self) -> tuple[Checkpoint, ...]:
@@ -153,8 +154,24 @@ class Bases:
                     found.setdefault(step, []).append(full)
         return found
 
-    def roots(self, full: Checkpoint) -> set[int]:
+    @cached_property
+    def known_steps(self) -> frozenset[int]:
+        """Steps of all fulls that are here, or that a merged one was made from."""
+        here = self.scan.fulls
+        return frozenset(self._by_step).union(*map(self.roots, here))
+
+    @cached_property
+    def increment_steps(self) -> frozenset[int]:
+        """Steps of all increments that are here."""
+        return frozenset(increment.step for increment in self.scan.increments)
+
+    def roots(self, full: Checkpoint) -> frozenset[int]:
         """Return the steps of all fulls that a merged one was made from, one by one."""
+        if full.prefix not in self._roots:
+            self._roots[full.prefix] = self._find_roots(full)
+        return self._roots[full.prefix]
+
+    def _find_roots(self, full: Checkpoint) -> frozenset[int]:
         roots: set[int] = set()
         todo: list[Checkpoint | None] = [full]
         while todo:
@@ -165,7 +182,7 @@ class Bases:
                 if step is not None and step not in roots:
                     roots.add(step)
                     todo.append(self._by_step.get(step))
-        return roots
+        return frozenset(roots)
 
     def _usable(self, full: Checkpoint) -> bool:
         """Return whether a full may be a base, as far as the head of its index shows.

@@ -232,10 +232,8 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
     lineage = increment.lineage
     if lineage is None or not chains.is_live(increment):
         return
-    fulls = {full.step for full in chains.scan.fulls}
-    fulls |= {step for full in chains.scan.fulls for step in chains.bases.roots(full)}
     index = f"{increment.prefix}.index"
-    if lineage.base_step not in fulls:
+    if lineage.base_step not in chains.bases.known_steps:
         yield Finding(
             "CK023",
             f"{increment.name} was recorded on a full that is not here",
@@ -245,15 +243,17 @@ def _lineage(chains: Chains, increment: Checkpoint) -> Iterator[Finding]:
             f"a full at step {lineage.base_step}",
             "none",
         )
-    here = {other.step for other in chains.scan.increments}
-    covered = any(
+    before = lineage.previous_step
+    if lineage.mode != "delta" or before is None:
+        return
+    if before in chains.bases.increment_steps:
+        return
+    if not any(
         full.merged is not None
-        and full.merged.up_to >= (lineage.previous_step or 0)
+        and full.merged.up_to >= before
         and chains.bases.may_follow(increment, full) is not False
         for full in chains.scan.fulls
-    )
-    before = lineage.previous_step
-    if lineage.mode == "delta" and before is not None and before not in here and not covered:
+    ):
         yield Finding(
             "CK023",
             f"{increment.name} continues an increment that is not here",

@@ -346,18 +346,21 @@ class _Judge:
             yield placed, reason
         lineage = item.lineage
         if lineage is not None and lineage.mode == "delta":
-            whole = (
-                f"{item.name} goes on from it: a delta series stays whole until a full covers it"
-            )
-            for other in self.scan.increments:
-                theirs = other.lineage
-                if other.step >= item.step:
-                    break
-                if theirs is not None and (theirs.mode, theirs.base_step) == (
-                    "delta",
-                    lineage.base_step,
-                ):
-                    yield other, whole
+            why = f"{item.name} goes on from it: a delta series stays whole until a full covers it"
+            series = self._series[lineage.base_step]
+            end = bisect_left(series, item.step, key=_step)
+            begin = bisect_left(series, series[end - 1].step, key=_step) if end else 0
+            # Which needs those before it.
+            yield from ((other, why) for other in series[begin:end])
+
+    @cached_property
+    def _series(self) -> Mapping[int, list[Checkpoint]]:
+        """Step of a full to the increments of the delta series on it, by step."""
+        found: dict[int, list[Checkpoint]] = {}
+        for each in self.scan.increments:
+            if each.lineage is not None and each.lineage.mode == "delta":
+                found.setdefault(each.lineage.base_step, []).append(each)
+        return found
 
     # --- under which full ---
 

@@ -240,6 +240,8 @@ class IncrementalSaver(tf1.train.Saver):
             delta = last is not None and (last.mode, last.base_step) == ("delta", base.step)
             if last is not None and last.id is not None:
                 base.last_id, base.line = last.id, Lineage.lengthen(last.line, last.id)
+            else:
+                base.line = None
             base.previous = Previous(point.step, base.clocks, self if delta else None, base.last_id)
         sess.run(open_gate)
 

@@ -120,6 +120,13 @@ class Saver(tf1.train.Saver):
             self._recorder.bases.of(sess)[directory_of(prefix)] = Base(prefix, parts[1], clocks)
         return prefix
 
+    def _RecordLastCheckpoint(self, latest_save_path: str) -> None:
+        # TensorFlow's compares words: by another spelling it would be the oldest, and deleted.
+        here = place_of(latest_save_path)
+        for entry in [each for each in self._last_checkpoints if place_of(each[0]) == here]:
+            self._last_checkpoints.remove(entry)
+        super()._RecordLastCheckpoint(latest_save_path)
+
     def enter(self, prefix: str) -> None:
         """Let the state file name a full that lies there, as if it had been saved now.
 

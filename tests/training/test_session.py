@@ -224,6 +224,27 @@ def test_what_was_merged_of_a_way_that_was_left_stays_so_when_a_run_begins(tmp_p
         assert live == [0]
 
 
+def test_a_run_that_spells_its_directory_otherwise_keeps_the_full_that_it_begins_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Saver has as many as it keeps, of another spelling."""
+    train(Model(), tmp_path, [1], [2], [3], [4], save_steps=2)
+    set_back(tmp_path, "model.ckpt-2", *(str(tmp_path / f"model.ckpt-{n}") for n in (2, 4)))
+    monkeypatch.chdir(tmp_path.parent)
+    model, room = Model(), Path(tmp_path.name)
+    with suppress(Crash), model.graph.as_default():
+        saver = ct.Saver(incremental_save_restore=True, max_to_keep=2)
+        scaffold = ct.Scaffold(saver=saver, incremental_save_restore=True)
+        hooks = [EverySave(str(room), scaffold=scaffold, save_steps=1000)]
+        creator = tf1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(room))
+        with tf1.train.MonitoredSession(creator, hooks) as run:
+            assert run.run(model.step) == 2
+            assert (tmp_path / "model.ckpt-2.index").exists()
+            run.run(model.train_op, {model.ids: [5]})
+            raise Crash
+    assert latest(tmp_path) == 3
+
+
 def test_a_run_that_was_set_back_saves_anew_what_it_no_longer_keeps(tmp_path: Path) -> None:
     train(Model(), tmp_path, [1], [2], [3], [4], [5], [6], save_steps=2)
     listed = [f"model.ckpt-{step}" for step in (0, 2, 4, 6)]
