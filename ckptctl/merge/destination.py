@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from ckptctl.bundle import index_path
 from ckptctl.bundle.commit import file_identity, read_mark
 from ckptctl.bundle.names import INNER_MARK, MARK_SUFFIX
-from ckptctl.chain import Chains, find_chains, scan_directory
+from ckptctl.chain import Chains, Scan, find_chains, scan_directory
 from ckptctl.chain.names import FileGroup, Grouped, group_files, split_step
 from ckptctl.chain.problems import incompleteness
 from ckptctl.chain.scan import check_no_increments
 from ckptctl.errors import ExistsError, NotFoundError, RefusedError, UsageError
+from ckptctl.merge.relocate import check_copied, check_relocatable
 from ckptctl.restore.select import Selection
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.local import no_room_for_output
@@ -25,6 +26,7 @@ __all__ = [
     "look_at_destination",
     "own_files",
     "own_temporaries",
+    "scan_listable",
 ]
 
 _ELSEWHERE = "give another -o PREFIX"
@@ -84,6 +86,42 @@ def choose_destination(chosen: Selection, output: str | None, storage: Storage) 
             f"-o {output!r} is a directory, and no checkpoint prefix", remedy=f"-o {inside}"
         )
     return output
+
+
+def scan_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> Scan:
+    """Return another directory where a full is to be listed, or refuse to list it there.
+
+    Raises
+    ------
+    RefusedError
+        Its name says another step than it is of, the state file there is another model's, or that
+        of a copy.
+    StateFileError
+        One that is to be relocated does not parse.
+    """
+    name = os.path.basename(destination)
+    if split_step(name) != (chosen.base.base_name, chosen.step):
+        raise RefusedError(
+            "a state file lists fulls by their step",
+            file=destination,
+            expected=f"{chosen.base.base_name}-{chosen.step}",
+            found=name,
+            remedy="leave --update-state out, or name the result by its step",
+        )
+    there = scan_directory(os.path.dirname(destination) or ".", storage)
+    named = split_step(there.full_state.latest or "")
+    if named is not None and named[0] != chosen.base.base_name:
+        raise RefusedError(
+            "the state file lists fulls of another name",
+            file=there.full_state.path,
+            expected=f"{chosen.base.base_name}-...",
+            found=there.full_state.latest,
+            remedy="leave --update-state out, or give a directory of its own",
+        )
+    check_copied(find_chains(there), True, relocate)
+    if relocate:
+        check_relocatable(there, storage)
+    return there
 
 
 def look_at_destination(

@@ -18,11 +18,12 @@ from ckptctl.chain import (
     telling_what_vanished,
 )
 from ckptctl.chain.nested import count_rows, is_cumulative
-from ckptctl.errors import ChangedError, RefusedError
+from ckptctl.errors import ChangedError
 from ckptctl.merge.destination import (
     choose_destination,
     look_at_destination,
     own_temporaries,
+    scan_listable,
 )
 from ckptctl.merge.estimate import fit_memory, most_rows
 from ckptctl.merge.lead import tell_kept_line, tell_mixture, tell_unmade
@@ -331,7 +332,7 @@ def _plan(
         check_relocatable(scan, storage)
     there = scan
     if update and not in_place:
-        there = _scan_listable(destination, chosen, relocate, storage)
+        there = scan_listable(destination, chosen, relocate, storage)
     name = os.path.basename(destination)
     absent = update_state is True and not there.full_state.present
     hidden = find_hidden(there, name) if absent else ()
@@ -422,24 +423,6 @@ def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
     if meta is not None:
         yield os.path.join(os.path.dirname(base.prefix), meta.name), meta
     yield from base.side
-
-
-def _scan_listable(destination: str, chosen: Selection, relocate: bool, storage: Storage) -> Scan:
-    """Return another directory where a full is to be listed, or refuse to list it there."""
-    name = os.path.basename(destination)
-    if split_step(name) != (chosen.base.base_name, chosen.step):
-        raise RefusedError(
-            "a state file lists fulls by their step",
-            file=destination,
-            expected=f"{chosen.base.base_name}-{chosen.step}",
-            found=name,
-            remedy="leave --update-state out, or name the result by its step",
-        )
-    there = scan_directory(os.path.dirname(destination) or ".", storage)
-    check_copied(find_chains(there), True, relocate)
-    if relocate:
-        check_relocatable(there, storage)
-    return there
 
 
 def _unfinished(

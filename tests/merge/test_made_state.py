@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from ckptctl.bundle import read_state
+from ckptctl.errors import RefusedError
 from ckptctl.merge import execute_merge, plan_merge
 from tests.merge.model import small_chain
 from tests.merge.storages import Hooked, in_a_thread
@@ -129,3 +130,13 @@ def test_a_full_that_comes_meanwhile_is_not_hidden(chain: Chain, ship: Path) -> 
     result = chain.merge(50, ship / "model.ckpt-50", update_state=True, storage=storage)
     assert "would hide model.ckpt-60 (" in result.warnings[-1]
     assert (result.state_file_updated, listed(ship)) == (False, None)
+
+
+def test_a_state_file_of_another_model_is_no_place_for_it(chain: Chain, ship: Path) -> None:
+    """Told before it is written: behind it, it would seem to be gone."""
+    write_full(ship, "best.ckpt-10", 10)
+    write_state(ship, ["best.ckpt-10"])
+    with pytest.raises(RefusedError, match="fulls of another name") as caught:
+        plan_merge(str(chain.directory), 50, str(ship / "model.ckpt-50"), update_state=True)
+    assert caught.value.found == "best.ckpt-10"
+    plan_merge(str(chain.directory), 50, str(ship / "model.ckpt-50"))
