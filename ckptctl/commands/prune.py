@@ -88,7 +88,7 @@ def command(
       ckptctl prune /models/ctr --dry-run
       ckptctl prune /models/ctr --keep-last 3 --keep-daily 7 --yes
     """  # noqa: D301 (click leaves lines after this mark as they are)
-    from ckptctl.merge import PruneOptions, execute_prune, plan_prune
+    from ckptctl.merge import PruneOptions, PruneResult, execute_prune, plan_prune
     from ckptctl.merge.policy import policy_of
     from ckptctl.merge.prune import check_unchanged
     from ckptctl.merge.prune_plan import load_plan, save_plan_to
@@ -131,20 +131,26 @@ def command(
             directory=todo.directory,
         )
     progress = out.progress()
+
+    def tell(result: PruneResult) -> None:
+        progress.finish()
+        for warning in result.warnings:
+            out.warn(warning)
+        out.show(PruneResultView(todo, result))
+        out.close()  # the answer stands, also where an error ended it or some of it failed
+
     try:
         result = execute_prune(
             todo,
             unchanged=plan is not None,
+            failed=tell,
             progress=progress,
             bwlimit=bwlimit,
             **waits,
         )
     finally:
         progress.finish()
-    for warning in result.warnings:
-        out.warn(warning)
-    out.show(PruneResultView(todo, result))
-    out.close()  # the answer stands, also where the exit code says that some of it failed
+    tell(result)
     raise_for(todo, result)
 
 

@@ -204,6 +204,16 @@ def test_a_compact_that_may_not_go_on_says_what_went(chain: Chain) -> None:
     assert f'freed_bytes{{directory="{chain.directory}"}} {freed}.0' in metrics
 
 
+def test_a_prune_that_may_not_go_on_says_what_went(chain: Chain) -> None:
+    (chain.directory / ".ckptctl").mkdir()
+    modes(chain, 0o555)
+    said = run(chain, "prune", "--yes", "--keep-last", 1, "--min-age", "0s", "--json")
+    modes(chain, 0o755)
+    assert (said.code, json.loads(said.err)["message"]) == (12, "permission denied")
+    assert [item["name"][-2:] for item in said.document["result"]["outcomes"]] == ["30", "20"]
+    assert here(chain) == {"F10", "F40", "I50"}
+
+
 def test_increments_that_may_not_be_entered(chain: Chain, increments: Path) -> None:
     """What the fulls are needed for is not known: nothing goes."""
     increments.chmod(0)
