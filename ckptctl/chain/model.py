@@ -475,13 +475,10 @@ class Scan(NamedTuple):
         That of the increments may, where nothing lies there either: so does somebody write it who
         sets a run back to a full alone.
         """
-        full, increments = self.full_state, self.increment_state
-        named = increments.state.latest if increments.state is not None else None
-        leads = named is not None and named in increments.copied
-        return (
-            *([full] if full.astray else []),
-            *([increments] if increments.astray and leads else []),
-        )
+        state = self.increment_state.state
+        leads = state is not None and state.latest in self.increment_state.copied
+        rooms = (self.full_state, self.increment_state) if leads else (self.full_state,)
+        return tuple(each for each in rooms if each.astray)
 
     @property
     def copied(self) -> tuple[tuple[str, str], ...]:

@@ -89,7 +89,7 @@ class Timelines:
         """Prefix of each abandoned increment to the reason; reads their lineages."""
         if self.order.by_step:
             return {}
-        return _dead_increments(self.order, self.dead_fulls, self._left)
+        return _dead_increments(self.order, self.dead_fulls, self._left, self._saves)
 
     def why_abandoned(self, checkpoint: Checkpoint) -> str | None:
         """Return why a checkpoint is abandoned, or None if it is live."""
@@ -296,11 +296,10 @@ def _dead_fulls(order: WriteOrder, state: StateFile, left: Mapping[str, str]) ->
 
 
 def _dead_increments(
-    order: WriteOrder, dead_fulls: Mapping[str, str], left: Mapping[str, str]
+    order: WriteOrder, dead_fulls: Mapping[str, str], left: Mapping[str, str], saves: _Saves
 ) -> dict[str, str]:
     scan = order.scan
     dead = dict(left)
-    saves = _Saves(order, dead_fulls)
     by_step = {full.step: full for full in _unmerged(scan)}
     for increment in scan.increments:
         if increment.prefix in dead or _named(increment, scan.increment_state):

@@ -179,7 +179,7 @@ def run_compact(
                 work.plan = plan
                 work.execute()
             return work.result(work.look())
-        except BaseException:
+        except BaseException:  # a signal, too: what was done is done
             if work.has_begun:
                 failed(work.result(work.look_anyway()))
             raise

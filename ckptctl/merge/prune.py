@@ -335,7 +335,7 @@ def execute_prune(
 
         try:
             remover.run()
-        except BaseException:
+        except BaseException:  # a signal, too: what went is gone
             if remover.ended:
                 failed(result())
             raise

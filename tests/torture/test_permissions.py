@@ -24,7 +24,7 @@ def imported(module_path: Path) -> None:
     """Python itself may lie where only root looks: whatever is imported late is imported now."""
     import email.parser  # noqa: F401 (of importlib.metadata)
 
-    import prometheus_client.parser  # noqa: F401
+    import prometheus_client.parser  # noqa: F401 (of the tests of metrics)
 
     chain = age(small_chain(module_path))
     for line in (*QUESTIONS, ["merge", "--upto", "30"], *CHANGES, ["compact", "--yes"]):
