@@ -152,7 +152,8 @@ def speedups(
 
 def in_memory(chosen: argparse.Namespace, chain: Path) -> dict[str, Contender]:
     """Return the merges on one thread and on two, run with a result that waits for no disk."""
-    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < 3 * size(chain):
+    there = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= 3 * size(chain)
+    if not there or free_gigabytes() < 2.5 * size(chain) / 1e9:  # the full is read from memory too
         print(f"!! SKIPPED: no room in {MEMORY}", file=sys.stderr)
         return {}
     with tempfile.TemporaryDirectory(prefix="ckptctl-bench-", dir=MEMORY) as name:
@@ -204,7 +205,7 @@ def main() -> None:
             keys = round(share * gb * 1e9 / (KEY_BYTES + COLUMN_BYTES * chosen.columns))
             case = f"{gb:g} GB/{100 * share:g}%"
             own = figures(found, case, startup, keys) | speedups(found, case, startup)
-            if share == special and smallest and not chosen.only:
+            if share == special and not chosen.only:
                 inside = in_memory(chosen, chain)
                 own |= speedups(inside, case, startup, ", result in memory")
             print(f"\n## Merge: full of {size(chain) / 1e9:.2f} GB, {share:.1%} touched\n")
