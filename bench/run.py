@@ -159,7 +159,9 @@ def in_memory(chosen: argparse.Namespace, chain: Path) -> dict[str, Contender]:
     with tempfile.TemporaryDirectory(prefix="ckptctl-bench-", dir=MEMORY) as name:
         out = Path(name) / "out"
         found = threaded(chain, out) | hardware(chain, out)
-        run_rounds(found, out, chosen.rounds, chosen.prime_gb)
+        # As much as the result takes, too: it lies where the host would have to give memory.
+        room = min(size(chain) / 1e9 + 1, free_gigabytes() / 2)
+        run_rounds(found, out, chosen.rounds, max(room, chosen.prime_gb))
         return found
 
 
