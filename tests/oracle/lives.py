@@ -617,7 +617,7 @@ class Lives(RuleBasedStateMachine):
         last = int(name.rpartition("-")[2])
         if last > step and last in self.known:  # else DeepRec mixes two ways: see `restart`
             step = last
-            rows = rows | _rows_in(self.room / INCREMENTS / name)
+            rows = rows | rows_in(self.room / INCREMENTS / name)
         allowed = [self.known[step]] if step in self.known else []
         assert rows in [*allowed, *self.old.get(step, [])], f"led to {step}, which is {rows}"
         return step, rows
@@ -654,7 +654,7 @@ class Lives(RuleBasedStateMachine):
         return self.room / f"model.ckpt-{step}.index"
 
 
-def _rows_in(increment: Path) -> Rows:
+def rows_in(increment: Path) -> Rows:
     with BundleReader(str(increment)) as reader:
         keys = reader.read("emb-sparse_incr_keys").tolist()
         return dict(zip(keys, reader.read("emb-sparse_incr_values")[:, 0].tolist(), strict=True))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.oracle.mishaps import Mishaps
+from tests.oracle.recoveries import Recoveries
 
 #: `CKPTCTL_LIVES=1000 pytest tests/oracle -m torture` looks at so many lives.
 EXAMPLES = int(os.environ.get("CKPTCTL_LIVES", "400"))
@@ -26,7 +26,7 @@ QUICK = settings(
 
 
 def test_what_policy_keeps_is_kept() -> None:
-    run_state_machine_as_test(Mishaps, settings=QUICK)
+    run_state_machine_as_test(Recoveries, settings=QUICK)
 
 
 @pytest.mark.torture
@@ -34,7 +34,7 @@ def test_what_policy_keeps_is_kept_for_a_long_time() -> None:
     """Thousands of steps of new lives, each time."""
     count: Counter[str] = Counter()
 
-    class Counted(Mishaps):
+    class Counted(Recoveries):
         ran = staticmethod(lambda name: count.update([name]))
 
     long = settings(QUICK, max_examples=EXAMPLES, derandomize=False, stateful_step_count=40)

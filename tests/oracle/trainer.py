@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptctl.chain import Lineage
 from tests.oracle.chain import INCREMENTS, changes, full, increment, table, write_state
 from tests.oracle.images import Image, write_image
 
@@ -114,9 +116,29 @@ class Trainer:
         """Save a full and empty the recorder; return the names that were rotated away."""
         at = self.clock.tick()
         self.savers[0].write(self.full_name, self._full(), at)
+        self.begin()
+        return self.savers[0].record(self.full_name, at)
+
+    def enter_full(self) -> list[str]:
+        """Let the state file name the full of this step as if it had been saved now."""
+        at = self.clock.tick()
+        os.utime(self.savers[0].room / f"{self.full_name}.index", (at, at))
+        self.begin()
+        return self.savers[0].record(self.full_name, at)
+
+    def begin(self) -> None:
+        """Record against the full of this step from now on."""
         self.root, self.previous, self.id, self.line = self.step, None, None, ""
         self.changed.clear()
-        return self.savers[0].record(self.full_name, at)
+
+    def resume(self, root: int, changed: Iterable[int], last: Lineage) -> None:
+        """Go on to record against a full, once an increment was applied to it."""
+        self.root, self.changed = root, set(changed)
+        self.id, self.line = last.id, Lineage.lengthen(last.line, last.id or "") or ""
+        follows = last.mode == "cumulative" or last.base_step == root
+        self.previous = self.step if follows else None
+        if follows and last.mode == "delta":
+            self.changed.clear()
 
     def save_increment(self) -> list[str]:
         at = self.clock.tick()
