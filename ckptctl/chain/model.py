@@ -345,6 +345,11 @@ class StateFile:
     error: StateFileError | None = None
 
     @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Name to its place in the list, the last where it is listed twice."""
+        return {name: place for place, name in enumerate(self.listed)}
+
+    @cached_property
     def order(self) -> Mapping[str, int]:
         """Name to its place in write order.
 
@@ -353,8 +358,8 @@ class StateFile:
         appends it where it is not the last), also where someone edited that one line to
         roll a run back: what is listed above it is then no longer the present timeline.
         """
-        newest = () if self.latest is None else (self.latest,)
-        return {name: place for place, name in enumerate((*self.listed, *newest))}
+        newest = {} if self.latest is None else {self.latest: len(self.listed)}
+        return {**self.places, **newest}
 
     @cached_property
     def steps(self) -> Mapping[str, int]:

@@ -198,9 +198,9 @@ def _copy_evidence(scan: Scan) -> str | None:
         here = {each.name: each for each in checkpoints if each.is_dated and each is not resaved}
         # As listed, not as `order`: an edited line says nothing of times. A name that is
         # listed twice was written, if at all, where it stands last.
-        last = {name: place for place, name in enumerate(state.listed)}
+        places = state.places
         newest: Checkpoint | None = None
-        for name in sorted(last, key=last.__getitem__):
+        for name in sorted(places, key=places.__getitem__):
             if name not in here:
                 continue
             checkpoint = here[name]

@@ -51,10 +51,9 @@ class WriteOrder(NamedTuple):
         """
         if self.by_step or a.kind != b.kind:
             return self.before(a, b)
-        listed = self.scan.state_of(a).listed
-        if a.name in listed and b.name in listed:
-            last = {name: place for place, name in enumerate(listed)}
-            return last[a.name] < last[b.name]
+        places = self.scan.state_of(a).places
+        if a.name in places and b.name in places:
+            return places[a.name] < places[b.name]
         return self.earlier(a.mtime_ns, b.mtime_ns) if a.is_dated and b.is_dated else None
 
     def earlier(self, a_ns: int, b_ns: int) -> bool | None:
