@@ -422,9 +422,6 @@ class Bases:
             return _refuse("no-base", "there is no live full below it", 4)
         if base.step in self.twins:
             return self._ambiguous(base.step)
-        if not self._usable(base):
-            reason = f"the full below it, {base.name}, {unsoundness(base)}"
-            return _refuse("base-incomplete", reason, 3)
         if is_merge(base) and self.timelines.order.set_back_behind(base):
             return self._set_back(base, increment)
         rival = self._between.rival_of(increment)
