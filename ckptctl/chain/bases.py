@@ -62,9 +62,9 @@ class BaseChoice(NamedTuple):
         How it is proven, or why it is not, in words.
     code
         The same for scripts. Proven: `lineage`, `no-state-file`, `listed`, `above-oldest`,
-        `nothing-rotates`. Not: `no-base`, `base-gone`, `base-incomplete`, `base-abandoned`,
-        `ambiguous`, `full-gone`, `set-back`, `rotated`, `abandoned-between`, `delta-hole`,
-        `abandoned`, `damaged`, `older-than-base`, `other-name`.
+        `nothing-rotates`, and `full` of a full itself. Not: `no-base`, `base-gone`,
+        `base-incomplete`, `base-abandoned`, `ambiguous`, `full-gone`, `set-back`, `rotated`,
+        `abandoned-between`, `delta-hole`, `abandoned`, `damaged`, `older-than-base`, `other-name`.
     check
         Number of the check of "The state at step S" that fails: 3 or 4.
     series

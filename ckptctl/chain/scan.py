@@ -1,8 +1,8 @@
 """Reading a checkpoint directory: names, state files, and indexes when asked for.
 
-Only this module of the room touches files. It follows no path of a state file but to see
-whether it leads to another directory, and enters no directory but `.incremental_checkpoint`,
-`*_temp_<hex>` and `*-emb_files`, the last two to count bytes.
+It follows no path of a state file but to see whether it leads to another directory, and enters
+no directory but `.incremental_checkpoint` and `.ckptctl`, and `*_temp_<hex>` and `*-emb_files`,
+these two to count bytes and to look for a mark of ours. Indexes are read by `source`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 #: SUB_INCR_CKPT_DIR of incremental_saver.py.
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
-#: What ckptctl removed here: lines {"kind", "name", "step", "merged"}.
+#: What ckptctl removed here: see `merge.removed_log`, which writes it.
 REMOVED_LOG = os.path.join(".ckptctl", "removed.jsonl")
 _MAX_LOG_BYTES = 64 << 20
 _DEFAULT_FULL = "model.ckpt"

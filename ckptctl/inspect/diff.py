@@ -8,9 +8,10 @@ The document
     Whether nothing differs.
 ``tables``
     A list by name; each: name, kind, `in` (`both`, `a`, `b`), keys [in a, in b], `differs`
-    (words for another dim, dtype, key_dtype or other parts; empty where rows were compared),
+    (words for another kind, dim, dtype or key_dtype; empty where rows were compared),
     `slots_added`, `slots_removed`, `columns_added`, `columns_removed` (freqs and versions, of
-    admitted and of filtered keys, that only one side keeps), and members: name, slot, and
+    admitted and of filtered keys, that only one side keeps), changed (whether anything of all
+    that differs), and members: name, slot, differs (whether anything of it does), and
 
     new, gone, changed, unchanged
         Keys. A row changed if a bit of its value did, or with a tolerance an element by more.

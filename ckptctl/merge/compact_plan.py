@@ -35,7 +35,8 @@ class CompactOptions(NamedTuple):
     restore
         Overrides of the restore rules, for the merge.
     prune
-        What goes afterwards; its `assume_order` and `relocate` hold for the merge too.
+        What goes afterwards, by an `assume_order` of its own; its `relocate` holds for the merge
+        too.
     """
 
     gate: Gate = Gate()

@@ -1,4 +1,4 @@
-"""Doing what a merge plan says: write, verify, commit, update the state file."""
+"""Doing what a merge plan says: survey, write, verify, commit, update the state file."""
 
 from __future__ import annotations
 

@@ -20,15 +20,15 @@ class Holdings(NamedTuple):
     increments, increment_bytes
         The same of increments.
     pending, pending_bytes
-        Live increments above the newest live full: the length of the chain that a restore
-        has to look at, and what a merge would take in.
+        Live increments from the newest full that can be restored up to the newest restore point:
+        the length of the chain that a restore has to look at, and what a merge would take in.
     pending_removed
         Increments of steps in between that the log of removals names: a later one contains them.
     passed_over
         What is newer than the newest restore point and cannot be restored, but for idle
         increments.
     newest_full_step, newest_full_bytes
-        The newest live full, None and 0 without one.
+        The newest full that can be restored, None and 0 without one.
     latest, latest_time_s
         Step of the newest restore point, and when it was saved, in seconds since 1970; None
         where there is none, and where nothing tells.

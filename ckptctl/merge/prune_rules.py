@@ -71,7 +71,7 @@ class Look(NamedTuple):
     options
         What was asked for.
     verified
-        Fulls of which every tensor is known to match its checksum.
+        Checkpoints of which every tensor is known to match its checksum.
     untouchable
         Path of an item to why it is not ours to remove, whatever the rules say.
     own

@@ -25,7 +25,8 @@ _MOST_INCREMENTS = 20_000
 
 _KEY = ("kind", "name")
 
-#: One line: kind, name, step, merged, and while the files are there `files`.
+#: One line: kind, name, step, merged, time, of a full written_ns; and while they are there `files`
+#: and `directories`.
 Logged = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""A state written as a bundle: survey the keys, lay out the shards, write, verify."""
+"""A surveyed state written as a bundle: lay out the shards, write, verify."""
 
 from __future__ import annotations
 
