@@ -20,13 +20,11 @@ class Between:
         self._timelines = timelines
 
     def rival_of(self, increment: Checkpoint) -> Checkpoint | None:
-        """Return the newest other below an increment that is called as its base may be.
+        """Return the newest other below an increment without lineage, called as its base may be.
 
         Another Saver's full, or a run that was set back to one, changes the base name that the
         state file names, and with it which fulls are looked at.
         """
-        if increment.lineage is not None:
-            return None
         rivals = [
             other
             for other in self._scan.others

@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from ckptctl.bundle.names import shard_path
 from ckptctl.chain.facts import Facts, Lineage, Merged
 from ckptctl.chain.names import split_step
 from ckptctl.errors import DamageError, StateFileError, UnreadableError
@@ -250,7 +251,7 @@ class Checkpoint:
     def missing(self) -> tuple[str, ...]:
         """Names of the data shards that the header counts and nobody finds."""
         here = {info.name for info in self.shards}
-        return tuple(name for name in self._shard_names() if name not in here)
+        return tuple(name for name in self.shard_names if name not in here)
 
     @cached_property
     def short(self) -> tuple[tuple[str, int, int], ...]:
@@ -258,14 +259,16 @@ class Checkpoint:
         if self.damage is not None:
             return ()
         sizes = {info.name: info.size for info in self.shards}
-        needs = zip(self._shard_names(), self.contents.needs, strict=False)
+        needs = zip(self.shard_names, self.contents.needs, strict=False)
         return tuple(
             (name, need, sizes[name]) for name, need in needs if sizes.get(name, need) < need
         )
 
-    def _shard_names(self) -> list[str]:
+    @property
+    def shard_names(self) -> list[str]:
+        """Names of the data shards that the header counts."""
         count = 0 if self.facts.damage is not None else self.facts.num_shards
-        return [f"{self.name}.data-{i:05d}-of-{count:05d}" for i in range(count)]
+        return [shard_path(self.name, shard, count) for shard in range(count)]
 
     @property
     def complete(self) -> bool:

@@ -37,10 +37,11 @@ from ckptctl.chain.names import (
 from ckptctl.chain.source import IndexSource
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, StateFileError
 from ckptctl.storage import LOCAL, FileInfo, Storage
-from ckptctl.storage.own import check_no_link
+from ckptctl.storage.own import OWN_DIRECTORY, check_no_link
 
 __all__ = [
     "INCREMENT_DIRECTORY",
+    "MAX_LOG_BYTES",
     "REMOVED_LOG",
     "belongs_in_place",
     "check_no_increments",
@@ -51,8 +52,8 @@ __all__ = [
 #: SUB_INCR_CKPT_DIR of incremental_saver.py.
 INCREMENT_DIRECTORY = ".incremental_checkpoint"
 #: What ckptctl removed here: see `merge.removed_log`, which writes it.
-REMOVED_LOG = os.path.join(".ckptctl", "removed.jsonl")
-_MAX_LOG_BYTES = 64 << 20
+REMOVED_LOG = os.path.join(OWN_DIRECTORY, "removed.jsonl")
+MAX_LOG_BYTES = 64 << 20
 _DEFAULT_FULL = "model.ckpt"
 _DEFAULT_INCREMENT = "incremental_model.ckpt"
 
@@ -435,7 +436,7 @@ def _unread(path: str, cause: Exception, why: str, remedy: str | None = None) ->
 
 def _own_leftovers(directory: str, storage: Storage) -> list[Leftover]:
     """Return what a killed run left in ckptctl's own room: what it was about to rename."""
-    home = os.path.join(directory, os.path.dirname(REMOVED_LOG))
+    home = os.path.join(directory, OWN_DIRECTORY)
     info = storage.stat(home, follow=False)
     if info is None or not info.is_dir:
         return []
@@ -456,7 +457,7 @@ def _read_removed(path: str, storage: Storage) -> tuple[tuple[Removed, ...], lis
             check_no_link(own, storage)
         if storage.stat(path) is None:
             return (), []
-        raw = storage.read_small(path, _MAX_LOG_BYTES)
+        raw = storage.read_small(path, MAX_LOG_BYTES)
     except (DamageError, RefusedError, NotFoundError, OSError) as error:
         return (), [Problem("removed-log", f"{path} cannot be read: {error}")]
     found = []

@@ -16,14 +16,13 @@ from typing import NamedTuple
 
 from ckptctl import __version__, knobs
 from ckptctl.chain.memory import cache_path, recall, remember
+from ckptctl.chain.model import SETTLED_NS
 from ckptctl.inspect.target import Target
 from ckptctl.storage import FileInfo, Storage
 
 __all__ = ["Answer", "Answers"]
 
 _LONGEST_S = 86400.0
-#: A file that was written so shortly before may change once more without a new mtime.
-_SETTLED_S = 2.0
 #: Bytes of one answer, and how many are kept.
 _MOST_BYTES = 32 << 20
 _MOST_ANSWERS = 16
@@ -49,8 +48,8 @@ class Answers:
 
     def __init__(self, target: Target, asked: object, storage: Storage) -> None:
         files = _files(target, storage)
-        newest = max((info.mtime_ns for _, info in files), default=0) / 1e9
-        self._settled = knobs.REMEMBER and newest + _SETTLED_S < time.time()
+        newest = max((info.mtime_ns for _, info in files), default=0)
+        self._settled = knobs.REMEMBER and newest + SETTLED_NS < time.time_ns()
         known = [(path, info.identity) for path, info in files]
         told = () if target.selection is None else target.selection.notes
         facts = (__version__, asked, target.words, target.document(), told, known)

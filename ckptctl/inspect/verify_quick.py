@@ -84,7 +84,7 @@ def check_checkpoint(chains: Chains, checkpoint: Checkpoint) -> Iterator[Finding
         path = os.path.join(directory, name)
         sizes = f">= {need} bytes", f"{has} bytes"
         yield Finding("CK009", "data shard cut short", path, None, has, *sizes)
-    expected = _data_names(checkpoint)
+    expected = {*checkpoint.shard_names}
     for info in checkpoint.shards:
         if info.name not in expected:
             path = os.path.join(directory, info.name)
@@ -96,11 +96,6 @@ def check_checkpoint(chains: Chains, checkpoint: Checkpoint) -> Iterator[Finding
             unusable = problem.code == "unproven" and chains.base_of(checkpoint).unusable
             advice = _PUT_RIGHT if unusable else None
             yield Finding(_PROBLEMS[problem.code], problem.message, index, advice=advice)
-
-
-def _data_names(checkpoint: Checkpoint) -> set[str]:
-    count = checkpoint.facts.num_shards
-    return {f"{checkpoint.name}.data-{n:05}-of-{count:05}" for n in range(count)}
 
 
 def check_bundle(prefix: str, increment: bool, storage: Storage) -> Iterator[Finding]:

@@ -12,14 +12,13 @@ import os
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ckptctl.chain import REMOVED_LOG
+from ckptctl.chain.scan import MAX_LOG_BYTES, REMOVED_LOG
 from ckptctl.errors import DamageError
 from ckptctl.storage import FileInfo, Storage
 from ckptctl.storage.own import check_no_link
 
 __all__ = ["Logged", "check_own_room", "log_removed", "read_identities"]
 
-_MAX_BYTES = 64 << 20
 #: Increments that are remembered; of fulls every one, since check 3 needs to know them.
 _MOST_INCREMENTS = 20_000
 
@@ -99,7 +98,7 @@ def _read(directory: str, storage: Storage) -> list[Logged]:
     if storage.stat(path) is None:
         return []
     try:
-        raw = storage.read_small(path, _MAX_BYTES)
+        raw = storage.read_small(path, MAX_LOG_BYTES)
     except DamageError as error:
         error.remedy = "remove it: it only remembers what ckptctl removed"
         raise
