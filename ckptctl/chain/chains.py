@@ -116,6 +116,11 @@ class Chains:
         self._idle: dict[tuple[str, str], Idleness] = {}
         self._earlier: dict[str, Earlier] = {}
 
+    @property
+    def assume_order(self) -> str | None:
+        """What they were found by: "step" (`--assume-order step`), or None."""
+        return "step" if self.timelines.order.by_step else None
+
     @cached_property
     def chains(self) -> tuple[Chain, ...]:
         """One chain for each full, abandoned and damaged ones included, by step."""

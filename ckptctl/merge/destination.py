@@ -287,7 +287,7 @@ def _chains_at(directory: str, known: Chains, storage: Storage) -> Chains | None
     scan = scan_directory(directory, storage)
     if not (scan.full_state.present or scan.increments):
         return None
-    return find_chains(scan, "step" if known.timelines.order.by_step else None)
+    return find_chains(scan, known.assume_order)
 
 
 def _check_step(destination: str, there: Chains | None, chosen: Selection) -> None:

@@ -14,10 +14,9 @@ __all__ = ["Later"]
 class Later:
     """What would be known of the rest of a directory, had some checkpoints been removed."""
 
-    def __init__(self, chains: Chains, assume_order: str | None) -> None:
+    def __init__(self, chains: Chains) -> None:
         self.chains = chains
         self.scan = chains.scan
-        self.assume_order = assume_order
         self.all = {item.prefix: item for item in (*self.scan.increments, *self.scan.fulls)}
         self._now: dict[str, tuple[bool, ...]] = {}
 
@@ -27,7 +26,7 @@ class Later:
             return []
         later = find_chains(
             self._without(removed),
-            self.assume_order,
+            self.chains.assume_order,
             self.chains.failed_nested,
             self.chains.proven_nested,
         )

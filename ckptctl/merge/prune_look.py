@@ -67,8 +67,8 @@ class Pairs(ProvenPairs):
                         damage.append(str(error))
                 except (RefusedError, NotFoundError):  # not proven, and so not superseded
                     continue
-        order = "step" if chains.timelines.order.by_step else None
-        return find_chains(chains.scan, order, frozenset(failed), self), tuple(damage)
+        judged = find_chains(chains.scan, chains.assume_order, frozenset(failed), self)
+        return judged, tuple(damage)
 
 
 def newest_sound(chains: Chains, storage: Storage) -> str | None:
@@ -86,7 +86,7 @@ def newest_sound(chains: Chains, storage: Storage) -> str | None:
 
 
 def _passes(chains: Chains, increment: Checkpoint, storage: Storage) -> bool:
-    options = RestoreOptions(assume_order="step" if chains.timelines.order.by_step else None)
+    options = RestoreOptions(assume_order=chains.assume_order)
     try:
         chosen = select(chains, increment.step, options)
         series = [item.prefix for item in chosen.to_prove]

@@ -111,7 +111,7 @@ class _Judge:
         self.options = look.options
         self.all = {item.prefix: item for item in (*self.scan.increments, *self.scan.fulls)}
         self._needs: dict[str, tuple[tuple[Checkpoint, str], ...]] = {}
-        self._later = Later(chains, self.options.assume_order)
+        self._later = Later(chains)
         self._codes: dict[str, str] = {}
         self._containers: dict[str, str | None] = {}
         self._vouched: tuple[Checkpoint | None, Checkpoint | None] | None = None

@@ -95,9 +95,7 @@ def _gone(chains: Chains, kind: Literal["full", "increment"]) -> set[str]:
     if kind == "increment" and scan.increment_link:
         return set()  # their state file is another directory's
     found = scan.full_state if kind == "full" else scan.increment_state
-    here = {
-        each.name for each in (*scan.fulls, *scan.increments, *scan.others) if each.kind == kind
-    }
+    here = {each.name for each in (*scan.fulls, *scan.increments) if each.kind == kind}
     removed = {each.name for each in scan.removed if each.kind == kind and not each.merged}
     names = (removed & {*found.listed}) - here - {found.latest}
     if not names or found.state is None:

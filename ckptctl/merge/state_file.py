@@ -109,8 +109,7 @@ def is_judged_alike(
     changed = scan._replace(full_state=state)
     if kind == "increment":
         changed = scan._replace(increment_state=state)
-    order = "step" if chains.timelines.order.by_step else None
-    now, later = find_timelines(scan, order), find_timelines(changed, order)
+    now, later = (find_timelines(each, chains.assume_order) for each in (scan, changed))
     others = [*scan.increments]
     others += [f for f in fulls if f.name not in new and (f.complete or not now.is_live(f))]
     return all(later.is_live(item) == now.is_live(item) for item in others)
