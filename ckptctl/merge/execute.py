@@ -216,7 +216,7 @@ def _write(
             runner,
             outcome,
             verify=plan.verify,
-            side=_side_files(plan, runner),
+            side=_checked_side_files(plan, runner),
             before_commit=look,
             # Stopped for hours since then, we would bring a dead timeline back. But what is
             # replaced is in the trash by now, and missing where it lay.
@@ -373,17 +373,9 @@ def _remove_leftovers(plan: MergePlan) -> None:
         storage.rmdir(path)
 
 
-def _side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
-    """Return `.meta` and SSDHASH side files of the base: (path, bytes, suffix).
-
-    Those that are bundles themselves are checked against their own checksums.
-    """
-    prefix = plan.base.prefix
-    found = [
-        (path, info.size, path[len(prefix) :])
-        for path, info in plan.base.files
-        if not path[len(prefix) :].startswith((".index", ".data-", MARK_SUFFIX))
-    ]
+def _checked_side_files(plan: MergePlan, runner: Runner) -> list[tuple[str, int, str]]:
+    """Return the side files of the base; bundles among them match their own checksums."""
+    found = plan.base.side_files
     for path, _, suffix in found:
         if suffix.endswith("-ssd_record.index"):
             with BundleReader(path.removesuffix(".index"), plan.storage) as reader:

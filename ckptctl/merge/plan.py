@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ckptctl.bundle.names import MARK_SUFFIX
 from ckptctl.chain import (
     Chains,
     Checkpoint,
@@ -65,6 +66,12 @@ class Source(NamedTuple):
             checkpoint.bytes,
             checkpoint.files,
         )
+
+    @property
+    def side_files(self) -> list[tuple[str, int, str]]:
+        """Its `.meta` and SSDHASH side files: path, bytes, and what follows the prefix."""
+        found = [(path, info.size, path[len(self.prefix) :]) for path, info in self.files]
+        return [each for each in found if not each[2].startswith((".index", ".data-", MARK_SUFFIX))]
 
     def to_json(self) -> dict[str, Any]:
         """Return what a user wants to know of it."""
@@ -393,7 +400,7 @@ def _plan(
     try:
         lineage = chosen.increments[-1].lineage if chosen.increments else None
         layout = lay_out(state, most_rows(state))
-        size = layout.nbytes + sum(info.size for _, info in _side_files(chosen.base))
+        size = layout.nbytes + sum(size for _, size, _ in common["base"].side_files)
         allowed, need = fit_memory(state, jobs or os.cpu_count() or 1, memory)
         check_space(destination, size, storage)
         return MergePlan(
@@ -416,13 +423,6 @@ def _plan(
         )
     finally:
         state.close()
-
-
-def _side_files(base: Checkpoint) -> Iterable[tuple[str, FileInfo]]:
-    meta = base.meta
-    if meta is not None:
-        yield os.path.join(os.path.dirname(base.prefix), meta.name), meta
-    yield from base.side
 
 
 def _unfinished(
@@ -463,8 +463,7 @@ def _base_step(chosen: Selection, options: RestoreOptions) -> int:
 
 def _saved(chosen: Selection) -> float:
     last = (chosen.base, *chosen.increments)[-1]
-    saved = last.saved_s
-    return last.mtime_ns / 1e9 if saved is None else saved
+    return last.saved_s or last.mtime_ns / 1e9
 
 
 def _rows(chosen: Selection) -> Mapping[str, int] | None:

@@ -39,8 +39,6 @@ __all__ = [
 ]
 
 _HOUR, _DAY = 3600, 86400
-#: 1970-01-01 was a Thursday.
-_MONDAY = 3
 
 
 class Point(NamedTuple):
@@ -82,10 +80,19 @@ class Rule(Protocol):
         """Return what it was given."""
 
 
-class _Whole:
-    """A rule that is given a whole number."""
+class _Given:
+    """A rule that is given one number, its only field."""
 
     name: ClassVar[str]
+
+    def value(self) -> float:
+        """Return what it was given."""
+        given: float = next(iter(vars(self).values()))
+        return given
+
+
+class _Whole(_Given):
+    """A rule that is given a whole number."""
 
     def __post_init__(self) -> None:
         for field, value in vars(self).items():
@@ -104,10 +111,6 @@ class KeepLast(_Whole):
         counted = [point for point in points if point.counted]
         reason = f"one of the {self.number} newest fulls" if self.number > 1 else "the newest full"
         return {point.prefix: reason for point in counted[-self.number :]}
-
-    def value(self) -> float:
-        """Return the number."""
-        return self.number
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,6 @@ class KeepEvery(_Whole):
             for number, point in first.items()
         }
 
-    def value(self) -> float:
-        """Return the steps."""
-        return self.steps
-
 
 @dataclass(frozen=True)
 class KeepStep(_Whole):
@@ -148,13 +147,9 @@ class KeepStep(_Whole):
             if point.step == self.step
         }
 
-    def value(self) -> float:
-        """Return the step."""
-        return self.step
-
 
 @dataclass(frozen=True)
-class KeepWithin:
+class KeepWithin(_Given):
     """Keep what was saved within so many seconds before the newest, increments too."""
 
     seconds: float
@@ -173,10 +168,6 @@ class KeepWithin:
                 found[point.prefix] = f"saved within {_period(self.seconds)} of the newest"
         return found
 
-    def value(self) -> float:
-        """Return the seconds."""
-        return self.seconds
-
 
 @dataclass(frozen=True)
 class _KeepPeriods(_Whole):
@@ -185,11 +176,9 @@ class _KeepPeriods(_Whole):
     number: int
     name: ClassVar[str]
     noun: ClassVar[str]
-
-    @staticmethod
-    def period(time_s: float) -> int:
-        """Return the number of the period that a time lies in."""
-        raise NotImplementedError
+    #: Seconds of a period, and by how many the one of 1970-01-01 had begun before.
+    seconds: ClassVar[int]
+    begun: ClassVar[int] = 0
 
     def kept(self, points: Sequence[Point], now_s: float) -> Mapping[str, str]:
         """Return prefix to reason of what it keeps."""
@@ -201,17 +190,13 @@ class _KeepPeriods(_Whole):
             if point.time_s is None:
                 found[point.prefix] = "nothing tells when it was saved"
                 continue
-            number = self.period(point.time_s)
+            number = (math.floor(point.time_s) + self.begun) // self.seconds
             # By ascending step: of two saved at one time the higher step counts.
             if number not in newest or point.time_s >= newest[number][0]:
                 newest[number] = (point.time_s, point)
         for number in sorted(newest)[-self.number :]:
             found[newest[number][1].prefix] = f"the newest full of its {self.noun}"
         return found
-
-    def value(self) -> float:
-        """Return the number of periods."""
-        return self.number
 
 
 @dataclass(frozen=True)
@@ -220,11 +205,7 @@ class KeepHourly(_KeepPeriods):
 
     name: ClassVar[str] = "keep-hourly"
     noun: ClassVar[str] = "hour"
-
-    @staticmethod
-    def period(time_s: float) -> int:
-        """Return the hour."""
-        return int(time_s // _HOUR)
+    seconds: ClassVar[int] = _HOUR
 
 
 @dataclass(frozen=True)
@@ -233,11 +214,7 @@ class KeepDaily(_KeepPeriods):
 
     name: ClassVar[str] = "keep-daily"
     noun: ClassVar[str] = "day"
-
-    @staticmethod
-    def period(time_s: float) -> int:
-        """Return the day."""
-        return int(time_s // _DAY)
+    seconds: ClassVar[int] = _DAY
 
 
 @dataclass(frozen=True)
@@ -246,11 +223,8 @@ class KeepWeekly(_KeepPeriods):
 
     name: ClassVar[str] = "keep-weekly"
     noun: ClassVar[str] = "week"
-
-    @staticmethod
-    def period(time_s: float) -> int:
-        """Return the week, from Monday on."""
-        return int((time_s // _DAY + _MONDAY) // 7)
+    seconds: ClassVar[int] = 7 * _DAY
+    begun: ClassVar[int] = 3 * _DAY  # it was a Thursday, and a week begins on Monday
 
 
 _RULES: tuple[type[Any], ...] = (
