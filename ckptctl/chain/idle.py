@@ -25,6 +25,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ckptctl.chain.model import Checkpoint, Contents
+from ckptctl.chain.nested import is_cumulative
 from ckptctl.tables.names import part_components
 
 __all__ = ["Earlier", "Idleness", "judge_idle"]
@@ -139,7 +140,7 @@ def judge_idle(base: Checkpoint, increment: Checkpoint, earlier: Earlier) -> Idl
             f"none of the {len(found)} sparse tensors of {base.name} has rows in "
             f"{increment.name}: the recorder was not yet activated",
         )
-    delta = increment.lineage is not None and increment.lineage.mode == "delta"
+    delta = not is_cumulative(increment)
     warnings = []
     for tensors in silent:
         names = _some([tensor.name for tensor in tensors])

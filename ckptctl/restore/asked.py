@@ -11,7 +11,7 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.restore.find import Wanted
 from ckptctl.restore.incoming import IncomingKeys, key_twice
-from ckptctl.restore.keys import bucket_of, is_in, read_keys, read_offsets
+from ckptctl.restore.keys import bucket_of, bucket_offsets, is_in, read_keys
 from ckptctl.restore.part import PartJob
 from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet
@@ -159,9 +159,7 @@ def find_rows(
     TableError
         One of the keys stands twice.
     """
-    offsets = None
-    if "-partition_offset" in ev.entries:
-        offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
+    offsets = bucket_offsets(data, ev)
     found = np.full(len(keys), -1, np.int64)
     search = _Search(keys, part, num_parts, offsets)
     for at, own in _key_pieces(data, ev.name, ev.keys, offsets, keys):

@@ -12,7 +12,7 @@ from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 from ckptctl.bundle.checksum import crc32c
 from ckptctl.restore.rowmap import RowMap
-from ckptctl.restore.rows_brought import RowSource, RowTaker, records, view_bytes
+from ckptctl.restore.rows_brought import FileRows, RowTaker, records, view_bytes
 
 __all__ = [
     "Column",
@@ -73,7 +73,7 @@ class Column:
         name: str,
         entry: Entry,
         rowmap: RowMap,
-        source: RowSource | None,
+        source: FileRows | None,
         *,
         width: int | None = None,
     ) -> None:

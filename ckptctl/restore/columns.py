@@ -13,7 +13,7 @@ from ckptctl.errors import TableError
 from ckptctl.restore.plans import TablePlan
 from ckptctl.tables import EvSet
 
-__all__ = ["OPTIONAL_COLUMNS", "column_present", "with_columns"]
+__all__ = ["OPTIONAL_COLUMNS", "column_present", "present_columns", "with_columns"]
 
 #: Suffix in a full -> suffix in an increment.
 OPTIONAL_COLUMNS = {
@@ -59,13 +59,18 @@ def column_present(
     return any(_any_nonzero(data, ev, OPTIONAL_COLUMNS[suffix]) for data, ev in incoming)
 
 
+def present_columns(table: TablePlan, increments: Sequence[BundleData]) -> frozenset[str]:
+    """Return the optional columns that a table keeps; errors as of `column_present`."""
+    sets, incoming = _sets_of(table, increments)
+    return frozenset(s for s in OPTIONAL_COLUMNS if column_present(s, sets, incoming))
+
+
 def with_columns(table: TablePlan, increments: Sequence[BundleData]) -> TablePlan:
     """Return a table whose parts without rows have a tensor for each column that it keeps.
 
     Such a part may lack it in the full, and rows come to it all the same.
     """
-    sets = [ev for member in table.members for ev in member.parts]
-    incoming = [(increments[item[0]], item[1]) for m in table.members for item in m.incoming]
+    sets, incoming = _sets_of(table, increments)
     lacking = [
         suffix
         for suffix in OPTIONAL_COLUMNS
@@ -85,6 +90,15 @@ def with_columns(table: TablePlan, increments: Sequence[BundleData]) -> TablePla
             for member in table.members
         )
     )
+
+
+def _sets_of(
+    table: TablePlan, increments: Sequence[BundleData]
+) -> tuple[list[EvSet], list[tuple[BundleData, EvSet]]]:
+    """Return every part of every member in the full, and the sets of the increments."""
+    sets = [ev for member in table.members for ev in member.parts]
+    incoming = [(increments[item[0]], item[1]) for m in table.members for item in m.incoming]
+    return sets, incoming
 
 
 def _any_nonzero(data: BundleData, ev: EvSet, suffix: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,14 +15,15 @@ from ckptctl.restore.keys import (
     KeyReader,
     Narrow,
     again,
+    bucket_offsets,
     check_keys,
     illegal,
     in_order,
     most_together,
-    read_offsets,
 )
 from ckptctl.restore.rowmap import Runs
 from ckptctl.restore.unique import Unique
+from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["FullKeys", "Twin"]
@@ -99,11 +100,9 @@ class FullKeys:
         *,
         validate: bool = True,
         digest: bool = False,
-        report: Callable[[int], None] | None = None,
+        report: Report = ignore,
     ) -> None:
-        self.offsets: np.ndarray | None = None
-        if "-partition_offset" in ev.entries:
-            self.offsets = read_offsets(data, ev, "-partition_offset", ev.rows)
+        self.offsets = bucket_offsets(data, ev)
         self.rows = ev.rows
         self._data, self._ev = data, ev
         self._place = part, num_parts, self.offsets
@@ -154,8 +153,7 @@ class FullKeys:
             at = self._reader.row
             keys = self._reader.read(stop - at)
             followed = sum(twin.follow(keys) for twin in twins)
-            if self._report is not None:
-                self._report(keys.nbytes + followed)
+            self._report(keys.nbytes + followed)
             wrong = illegal(self._narrow, keys, at, *self._place)
             if wrong.any():
                 deleted.append(Runs.where(wrong, at))

@@ -16,6 +16,7 @@ __all__ = [
     "Narrow",
     "again",
     "bucket_of",
+    "bucket_offsets",
     "buckets_at",
     "check_keys",
     "digest_of",
@@ -133,6 +134,13 @@ def read_offsets(data: BundleData, ev: EvSet, suffix: str, rows: int) -> np.ndar
             + ("" if (np.diff(offsets) >= 0).all() else ", not ascending"),
         )
     return offsets
+
+
+def bucket_offsets(data: BundleData, ev: EvSet) -> np.ndarray | None:
+    """Return where the buckets of an EV of a full begin, int64[1001]; None for the old form."""
+    if "-partition_offset" not in ev.entries:
+        return None
+    return read_offsets(data, ev, "-partition_offset", ev.rows)
 
 
 def read_keys(data: BundleData, name: str, entry: Entry, first: int, last: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ckptctl.bundle import BundleReader, Entry, TensorSlice
 from ckptctl.errors import AmbiguousError, TableError, UnprovenError
-from ckptctl.restore.opening import misfit
+from ckptctl.restore.opening import check_fits
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import Increment, RowsPlan
 from ckptctl.tables import Catalogue, RowSet, part_components
@@ -40,17 +40,15 @@ class RowsMatcher:
         self._options = options
         self.incoming = self._incoming_rows()
 
-    def _incoming_rows(self) -> dict[str, list[tuple[int, int, RowSet]]]:
+    def _incoming_rows(self) -> dict[str, list[Incoming]]:
         """Return (increment, part, rows) by tensor of the full."""
-        found: dict[str, list[tuple[int, int, RowSet]]] = defaultdict(list)
+        found: dict[str, list[Incoming]] = defaultdict(list)
         if not self._increments:
             return found
         plain = {name: self._catalogue.entries[name] for name in self._catalogue.plain}
         for number, (reader, catalogue) in enumerate(self._increments):
             for rows in catalogue.rows.values():
-                error = misfit(reader, rows)
-                if error is not None:
-                    raise error
+                check_fits(reader, rows)
                 target = _rows_target(rows.name, plain, reader)
                 if target is not None:
                     found[target[0]].append((number, target[1], rows))

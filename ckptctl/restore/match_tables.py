@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl.bundle import BundleReader, Entry, dtype_by_name
 from ckptctl.bundle.checksum import EMPTY_MASKED
 from ckptctl.errors import AmbiguousError, TableError, UnprovenError
-from ckptctl.restore.opening import bucket_rows, misfit
+from ckptctl.restore.opening import bucket_rows, check_fits
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import IncomingSet, Increment, MemberPlan, TablePlan
 from ckptctl.tables import BUCKETS, Catalogue, EvSet, Table, TableMember, part_components
@@ -49,7 +49,7 @@ class TableMatcher:
         #: Member that the full lacks -> (name of its table, slot).
         self._table_of: dict[str, tuple[str, str]] = {}
         for ev in catalogue.ev_sets.values():
-            _check_problem(full, ev)
+            check_fits(full, ev)
         self.incoming, self.foreign = self._incoming_sets()
 
     def plan(self, table: Table, options: RestoreOptions) -> TablePlan:
@@ -185,7 +185,7 @@ class TableMatcher:
                     for part, ev in enumerate(member.parts):
                         if ev is None:
                             continue
-                        _check_problem(reader, ev)
+                        check_fits(reader, ev)
                         target, own_part, named = self._target(ev, member, part, reader)
                         whole = target or member.name
                         if target is not None and not member.slot:
@@ -258,12 +258,6 @@ class TableMatcher:
                         found=theirs,
                         remedy="the increment belongs to another model: use another step",
                     )
-
-
-def _check_problem(reader: BundleReader, ev: EvSet) -> None:
-    error = misfit(reader, ev)
-    if error is not None:
-        raise error
 
 
 def _count_parts(

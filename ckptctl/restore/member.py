@@ -13,7 +13,7 @@ from ckptctl.restore.incoming import sources_of
 from ckptctl.restore.keys import read_offsets
 from ckptctl.restore.part import OFFSETS, Kept, PartJob
 from ckptctl.restore.rowmap import RowMap
-from ckptctl.restore.rows_brought import FileRows, RowSource
+from ckptctl.restore.rows_brought import FileRows
 
 __all__ = ["MemberState"]
 
@@ -82,7 +82,7 @@ class MemberState:
         source = self._source(suffix, entry) if len(rowmap.changed) else None
         return Column(self.job.full, self.ev.name + suffix, entry, rowmap, source)
 
-    def _source(self, suffix: str, entry: Entry) -> RowSource:
+    def _source(self, suffix: str, entry: Entry) -> FileRows:
         arrivals = self.kept.arrivals
         theirs = _BROUGHT[suffix]
         tensors = [

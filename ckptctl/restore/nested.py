@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from ckptctl.restore.opening import open_bundle
 from ckptctl.restore.options import RestoreOptions
 from ckptctl.restore.plans import Increment
 from ckptctl.restore.select import LAST_OR_ALL, step_below
+from ckptctl.running import Report
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.tables import BUCKETS, EvSet
 
@@ -43,7 +44,6 @@ _KEYS, _BUCKET_KEYS = 1 << 17, 1 << 20
 _BYTES = 8
 
 _NONE = np.empty(0, np.int64)
-Report = Callable[[int], None]
 
 
 def check_nested(

@@ -22,7 +22,7 @@ from ckptctl.tables import (
     part_components,
 )
 
-__all__ = ["bucket_rows", "misfit", "open_bundle"]
+__all__ = ["bucket_rows", "check_fits", "misfit", "open_bundle"]
 
 #: Keys of a part that are compared one by one, to tell a slot from a table: more of them that
 #: agree in each bucket are no accident.
@@ -81,6 +81,13 @@ def misfit(reader: BundleReader, own: EvSet | RowSet) -> TableError | None:
         offset=own.keys.offset,
         remedy="use another step",
     )
+
+
+def check_fits(reader: BundleReader, own: EvSet | RowSet) -> None:
+    """Raise `TableError` where the tensors of a set cannot be read as rows."""
+    error = misfit(reader, own)
+    if error is not None:
+        raise error
 
 
 def _strays(

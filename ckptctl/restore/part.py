@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,9 @@ from ckptctl.restore.incoming import (
     same_keys,
 )
 from ckptctl.restore.join import FullKeys, Twin
-from ckptctl.restore.keys import KeyReader, is_in, most_together, read_offsets
+from ckptctl.restore.keys import KeyReader, bucket_offsets, is_in, most_together
 from ckptctl.restore.plans import TablePlan
+from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet
 
 __all__ = ["OFFSETS", "Kept", "PartJob", "Survey", "survey_part"]
@@ -33,9 +34,6 @@ OFFSETS = ("-partition_offset", "-partition_filter_offset")
 #: They are int32.
 MAX_ROWS = (1 << 31) - 1
 _NONE = np.empty(0, np.int64)
-
-#: Told of bytes that were read; may raise to stop.
-Report = Callable[[int], None]
 
 
 class PartJob(NamedTuple):
@@ -109,10 +107,7 @@ class PartJob(NamedTuple):
 
     def offsets(self, member: int) -> np.ndarray | None:
         """Read where the buckets of a member of the full begin; None for the old form."""
-        ev = self.ev(member)
-        return (
-            read_offsets(self.full, ev, OFFSETS[0], ev.rows) if OFFSETS[0] in ev.entries else None
-        )
+        return bucket_offsets(self.full, self.ev(member))
 
     def most_together(self) -> int:
         """Return the most incoming keys, of all members, that a survey looks at together.
@@ -203,11 +198,7 @@ class Survey(NamedTuple):
         """
         if self.misplaced:
             return None
-        kept = []
-        for ev in sets:
-            bounded = OFFSETS[0] in ev.entries
-            offsets = read_offsets(full, ev, OFFSETS[0], ev.rows) if bounded else None
-            kept.append(Kept(Arrivals.none(ev.rows, offsets)))
+        kept = [Kept(Arrivals.none(ev.rows, bucket_offsets(full, ev))) for ev in sets]
         return Survey(
             rows=tuple(ev.rows for ev in sets),
             filtered=tuple(ev.filtered for ev in sets),
@@ -221,7 +212,7 @@ class Survey(NamedTuple):
         )
 
 
-def survey_part(job: PartJob, report: Report | None = None, *, validate: bool = True) -> Survey:
+def survey_part(job: PartJob, report: Report = ignore, *, validate: bool = True) -> Survey:
     """Look at the keys of one part: how many rows will there be, and do they fit together.
 
     `report` is told of the bytes of the full as they are read, and may raise to stop. Without
@@ -240,16 +231,14 @@ def survey_part(job: PartJob, report: Report | None = None, *, validate: bool = 
     def first(size: int) -> None:
         nonlocal told
         told += size
-        if report is not None:
-            report(size)
+        report(size)
 
     def rest(size: int) -> None:
         """Tell of bytes that were not read before: a part is not more than all of it."""
         nonlocal told
         again = min(told, size)
         told -= again
-        if report is not None:
-            report(size - again)
+        report(size - again)
 
     try:
         return _Look(job, first, validate, together=True).survey()
@@ -268,9 +257,7 @@ class _Look:
     Members with the same keys are led by the first of them: they are read along and compared.
     """
 
-    def __init__(
-        self, job: PartJob, report: Report | None, validate: bool, *, together: bool
-    ) -> None:
+    def __init__(self, job: PartJob, report: Report, validate: bool, *, together: bool) -> None:
         self._job = job
         self._report = report
         members = range(len(job.table.members))
@@ -399,8 +386,7 @@ class _Look:
         found = [_NONE]
         for at in range(0, entry.rows, knobs.JOIN_KEYS):
             keys = reader.read(min(knobs.JOIN_KEYS, entry.rows - at))
-            if self._report is not None:
-                self._report(0)  # a sign of life: these bytes were not announced
+            self._report(0)  # a sign of life: these bytes were not announced
             found.append(np.flatnonzero(is_in(keys, admitted)) + at)
         reader.finish()
         return np.concatenate(found)

@@ -10,7 +10,7 @@ import numpy as np
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
 
-__all__ = ["FileRows", "RowSource", "RowTaker", "records", "view_bytes"]
+__all__ = ["FileRows", "RowTaker", "records", "view_bytes"]
 
 #: Pieces of rows that are gathered at a time where many increments bring them.
 _AHEAD = 3
@@ -35,16 +35,6 @@ class RowTaker(Protocol):
 
     def take(self, first: int, last: int, out: np.ndarray, at: np.ndarray) -> None:
         """Put the rows [first, last) into rows `at` of `out`, uint8[rows, row bytes]."""
-
-
-class RowSource(RowTaker, Protocol):
-    """The same, to be taken in any order."""
-
-    def cut(self, chosen: slice | np.ndarray) -> RowSource:
-        """Return some rows alone, in the order given."""
-
-    def ahead(self, first: int, last: int) -> RowTaker:
-        """Return the rows [first, last) for who takes them front to back."""
 
 
 class FileRows:

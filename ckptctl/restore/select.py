@@ -165,7 +165,7 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
                 else "--base STEP, if you know the full that it was recorded on"
             ),
         )
-    delta = increment.lineage is not None and increment.lineage.mode == "delta"
+    delta = not is_cumulative(increment)
     idle = chains.idle_of(increment, base)
     if idle and options.increments != "last":
         raise UnprovenError(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ckptctl.bundle import BundleData, BundleReader, Entry, TensorSlice
 from ckptctl.bundle.names import key_of
 from ckptctl.bundle.slices import encode_slice_key
-from ckptctl.restore.columns import OPTIONAL_COLUMNS, column_present
+from ckptctl.restore.columns import present_columns
 from ckptctl.restore.match import match
 from ckptctl.restore.match_rows import data_entry
 from ckptctl.restore.opening import open_bundle
@@ -113,7 +113,7 @@ class State:
         """Return what is needed to work on one part of a table."""
         plan = self.tables[table]
         if plan.name not in self.present:
-            self.present[plan.name] = self._present(plan)
+            self.present[plan.name] = present_columns(plan, self.increments)
         parts = plan.num_parts
         members = tuple(
             MemberPlan(
@@ -142,15 +142,6 @@ class State:
                 for item in member.incoming:
                     own.setdefault(item[3], {}).setdefault(item[2], []).append(item)
         return found
-
-    def _present(self, plan: TablePlan) -> frozenset[str]:
-        sets = [ev for member in plan.members for ev in member.parts]
-        incoming = [
-            (self.increments[number], ev)
-            for member in plan.members
-            for number, ev, _, _ in member.incoming
-        ]
-        return frozenset(s for s in OPTIONAL_COLUMNS if column_present(s, sets, incoming))
 
     def tensors(self) -> list[StateTensor]:
         """Return everything that owns bytes, in the full's shards and order.

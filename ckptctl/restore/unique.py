@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ckptctl.bundle import BundleData
 from ckptctl.restore.find import KeyTable, Wanted
 from ckptctl.restore.incoming import key_twice
 from ckptctl.restore.keys import FACTOR, Narrow, again, illegal, most_together, read_keys
+from ckptctl.running import Report
 from ckptctl.tables import EvSet
 
 __all__ = ["Unique", "most_memory"]
@@ -64,7 +65,7 @@ class Unique:
         part: int,
         num_parts: int,
         offsets: np.ndarray | None,
-        report: Callable[[int], None] | None,
+        report: Report,
     ) -> None:
         self._data = data
         self._ev = ev
@@ -191,8 +192,7 @@ class Unique:
             keys = read_keys(self._data, self._ev.name, self._ev.keys, at, stop)
             wrong = illegal(self._narrow, keys, at, *self._place)
             yield keys[~wrong] if wrong.any() else keys
-            if self._report is not None:
-                self._report(0)
+            self._report(0)
 
     def _legal(self, first: int, last: int) -> np.ndarray:
         """Return the same together, ascending: for a range of few."""
