@@ -20,12 +20,11 @@ def write_page(
 ) -> None:
     """End the answer, then draw its document and the growth of its directory, and write that."""
     from ckptctl.inspect.growth import growth_around
-    from ckptctl.running import Runner
 
     out.close()
     progress = out.progress()
     try:
-        growth = growth_around(prefix, Runner(progress=progress))
+        growth = growth_around(prefix, progress)
         page = draw(document, growth.document() if growth else None)
         LOCAL.write_atomic(path, page.encode())
     finally:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ckptctl.inspect.stats import finite
 from ckptctl.inspect.walk import Rows
 
-__all__ = ["finite", "lines_of_filtered", "lines_of_rows"]
+__all__ = ["lines_of_filtered", "lines_of_rows"]
 
 
 def lines_of_rows(
@@ -87,8 +88,3 @@ def _line(
 def _number(rows: Rows, at: int, name: str) -> int | None:
     column = rows.columns.get(name)  # type: ignore[call-overload]
     return None if column is None else int(column[at])
-
-
-def finite(number: float) -> float | None:
-    """Return a number as JSON has it: null for NaN and infinities."""
-    return number if np.isfinite(number) else None

@@ -8,17 +8,17 @@ from itertools import pairwise
 import numpy as np
 
 from ckptctl.bundle import DType
-from ckptctl.inspect.diff_lines import finite, lines_of_filtered, lines_of_rows
+from ckptctl.inspect.diff_lines import lines_of_filtered, lines_of_rows
 from ckptctl.inspect.sketch import Sketch
-from ckptctl.inspect.stats import decode, gaps
+from ckptctl.inspect.stats import decode, finite, gaps
 from ckptctl.inspect.walk import Rows
-from ckptctl.restore.keys import is_in
+from ckptctl.restore.keys import bucket_of, is_in
+from ckptctl.tables import BUCKETS
 
-__all__ = ["BUCKET_RANGES", "Lines", "RowsDiff", "rows_differ"]
+__all__ = ["Lines", "RowsDiff", "rows_differ"]
 
-#: Ranges of buckets in which changes are counted, and powers of two of freqs.
-BUCKET_RANGES = 20
-_FREQS = 64
+#: Buckets of a range in which changes are counted, and powers of two of freqs.
+_RANGE, _FREQS = 50, 64
 _BARS = 40
 _QUANTILES = (0.5, 0.9, 0.99)
 _COUNTS = (
@@ -85,7 +85,7 @@ class RowsDiff:
         self.after = Sketch()
         self.squares = 0.0
         self._both = Sketch()
-        self._buckets = np.zeros((3, BUCKET_RANGES), np.int64)
+        self._buckets = np.zeros((3, BUCKETS // _RANGE), np.int64)
         self._freqs = np.zeros(_FREQS, np.int64)
         #: L2, key, norm before, norm after of the keys that changed most.
         self._top = np.empty((0, 3))
@@ -238,8 +238,8 @@ class RowsDiff:
 
     def _count(self, what: int, keys: np.ndarray) -> None:
         if len(keys):
-            place = np.abs(np.fmod(keys, 1000)) // (1000 // BUCKET_RANGES)
-            self._buckets[what] += np.bincount(place, minlength=BUCKET_RANGES)
+            place = np.abs(bucket_of(keys)) // _RANGE
+            self._buckets[what] += np.bincount(place, minlength=BUCKETS // _RANGE)
 
     def merge(self, other: RowsDiff) -> None:
         """Take over what was counted of another part."""
@@ -295,7 +295,7 @@ class RowsDiff:
             ],
             "by_bucket": [
                 {
-                    "buckets": [at * 50, at * 50 + 49],
+                    "buckets": [at * _RANGE, at * _RANGE + _RANGE - 1],
                     "new": int(n),
                     "gone": int(g),
                     "changed": int(c),

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ckptctl.bundle import DType
-from ckptctl.inspect.diff_lines import finite
-from ckptctl.inspect.stats import decode, gaps
+from ckptctl.inspect.stats import decode, finite, gaps
 from ckptctl.inspect.tensors import TensorView
 from ckptctl.restore import CopyJob
 

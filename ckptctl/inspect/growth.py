@@ -19,8 +19,8 @@ from typing import Any
 
 from ckptctl.chain import INCREMENT_DIRECTORY, Checkpoint, scan_directory
 from ckptctl.errors import CkptctlError
+from ckptctl.progress import NO_PROGRESS, Progress
 from ckptctl.restore.opening import open_bundle
-from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 
 __all__ = ["Growth", "grow", "growth_around"]
@@ -40,7 +40,7 @@ class Growth:
         return dict(self.__dict__)
 
 
-def grow(directory: str, runner: Runner | None = None, storage: Storage = LOCAL) -> Growth:
+def grow(directory: str, progress: Progress = NO_PROGRESS, storage: Storage = LOCAL) -> Growth:
     """Return what each checkpoint of a directory holds; reads indexes and offset tensors.
 
     Raises
@@ -48,7 +48,6 @@ def grow(directory: str, runner: Runner | None = None, storage: Storage = LOCAL)
     NotFoundError
         There is no such directory.
     """
-    progress = (runner or Runner()).progress
     scan = scan_directory(directory, storage)
     found = Growth(directory, scan.taken_ns / 1e9)
     every = sorted((*scan.fulls, *scan.increments), key=lambda each: (each.step, each.kind))
@@ -63,7 +62,7 @@ def grow(directory: str, runner: Runner | None = None, storage: Storage = LOCAL)
 
 
 def growth_around(
-    prefix: str, runner: Runner | None = None, storage: Storage = LOCAL
+    prefix: str, progress: Progress = NO_PROGRESS, storage: Storage = LOCAL
 ) -> Growth | None:
     """Return the growth of the chain directory a bundle lies in; None if it is in none."""
     directory = os.path.dirname(prefix) or "."
@@ -73,7 +72,7 @@ def growth_around(
     name = os.path.basename(prefix)
     if not any(each.name == name for each in (*scan.fulls, *scan.increments)):
         return None
-    return grow(directory, runner, storage)
+    return grow(directory, progress, storage)
 
 
 def _checkpoint(each: Checkpoint, storage: Storage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ckptctl.chain import NO_STEP, Chains, ProvenPairs, find_chains, scan_direct
 from ckptctl.errors import CkptctlError, DamageError, NotFoundError
 from ckptctl.inspect.lookup import Found, Lookup, int64_keys, look_up
 from ckptctl.inspect.lookup_names import not_there, tables_of
-from ckptctl.inspect.stats import gaps
+from ckptctl.inspect.stats import finite, gaps
 from ckptctl.inspect.target import Target, state_at
 from ckptctl.inspect.view import open_view
 from ckptctl.restore.options import RestoreOptions
@@ -240,7 +240,7 @@ def _moment(step: int, target: Target, row: Found, old: Found | None) -> Moment:
             (old.version if old else None, row.version),
         )
     ]
-    return Moment(step, target.kind, target.prefix, row, change, _finite(l2), _finite(most), *moved)
+    return Moment(step, target.kind, target.prefix, row, change, finite(l2), finite(most), *moved)
 
 
 def _same(old: Found, row: Found) -> bool:
@@ -248,7 +248,3 @@ def _same(old: Found, row: Found) -> bool:
     return old.cells.keys() == row.cells.keys() and all(
         old.cells[slot].value.tobytes() == cell.value.tobytes() for slot, cell in row.cells.items()
     )
-
-
-def _finite(number: float | None) -> float | None:
-    return number if number is not None and np.isfinite(number) else None

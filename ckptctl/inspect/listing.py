@@ -268,9 +268,9 @@ class Listing:
     def _line(self, checkpoint: Checkpoint) -> ListedCheckpoint:
         contents = checkpoint.contents if checkpoint.damage is None else None
         scan = self._chains.scan
-        nested_dir = checkpoint.prefix.startswith(f"{scan.increment_directory}/")
+        inside = checkpoint.prefix.startswith(f"{scan.increment_directory}/")
         return ListedCheckpoint(
-            kind="increment" if nested_dir or checkpoint.kind == "increment" else "full",
+            kind="increment" if inside else "full",
             step=checkpoint.step if checkpoint.step >= 0 else None,
             prefix=checkpoint.prefix,
             bytes=checkpoint.bytes,

@@ -30,7 +30,7 @@ from ckptctl.restore.column import row_bytes
 from ckptctl.restore.find import Wanted
 from ckptctl.restore.keys import bucket_of
 from ckptctl.restore.state import State
-from ckptctl.tables import EvSet
+from ckptctl.tables import EvSet, RowSet
 
 __all__ = ["STATES", "Cell", "Found", "Lookup", "int64_keys", "look_up"]
 
@@ -261,10 +261,10 @@ def int64_keys(keys: Iterable[int] | np.ndarray) -> np.ndarray:
 
 
 class _Source(NamedTuple):
-    """An EV in some bundle: `head` and a column's name are the suffix of a tensor."""
+    """A set in some bundle: `head` and a column's name are the suffix of a tensor."""
 
     data: BundleData
-    ev: EvSet
+    ev: EvSet | RowSet
     head: str
 
 
@@ -415,7 +415,7 @@ class _Asking:
             stream.finish()
             if not sum(map(len, at)):
                 continue
-            source = _Source(part.reader, EvSet(part.name, dict(part.entries), True), part.head)
+            source = _Source(part.reader, part.own, part.head)
             here, places = np.concatenate(at), np.concatenate(rows)
             self._rows(member.slot, here, source, places)
             if not member.slot:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from ckptctl.bundle import BundleReader, Entry
+from ckptctl.bundle import BundleReader
 from ckptctl.restore import MemberState
 from ckptctl.restore.column import Column
 from ckptctl.restore.columns import OPTIONAL_COLUMNS
 from ckptctl.restore.keys import read_offsets
 from ckptctl.restore.rowmap import RowMap
-from ckptctl.tables import EvSet
+from ckptctl.tables import EvSet, RowSet
 
 __all__ = ["ColumnName", "PartView", "RawPart", "StatePart"]
 
@@ -121,22 +120,23 @@ class RawPart(PartView):
 
     Attributes
     ----------
-    reader, entries
-        The bundle, and the tensors of the EV by suffix.
+    reader, own
+        The bundle, and the tensors of the part.
     head
         What suffixes begin with: `-` in a full, `-sparse_incr_` in an increment.
     """
 
-    def __init__(self, reader: BundleReader, name: str, entries: Mapping[str, Entry]) -> None:
-        self.name = name
+    def __init__(self, reader: BundleReader, own: EvSet | RowSet) -> None:
+        self.name = own.name
         self.reader = reader
-        self.entries = entries
-        self.head = "-sparse_incr_" if "-sparse_incr_keys" in entries else "-"
+        self.own = own
+        self.entries = own.entries
+        self.head = "-sparse_incr_" if "-sparse_incr_keys" in self.entries else "-"
 
     @property
     def rows(self) -> int:
         """Admitted keys."""
-        return self.entries[f"{self.head}keys"].rows
+        return self.own.rows
 
     @property
     def filtered(self) -> int:
@@ -156,10 +156,9 @@ class RawPart(PartView):
         return self._offsets("-partition_filter_offset", self.filtered)
 
     def _offsets(self, suffix: str, rows: int) -> np.ndarray | None:
-        if suffix not in self.entries:
+        if not isinstance(self.own, EvSet) or suffix not in self.entries:
             return None
-        ev = EvSet(self.name, dict(self.entries), self.head != "-")
-        return read_offsets(self.reader, ev, suffix, rows)
+        return read_offsets(self.reader, self.own, suffix, rows)
 
     def shape(self, suffix: str) -> tuple[int, ...]:
         """Return the shape of one of its tensors."""

@@ -11,7 +11,7 @@ from ckptctl.bundle import DType
 from ckptctl.inspect.sketch import Sketch
 from ckptctl.inspect.small_types import values_of_bytes
 
-__all__ = ["Stats", "decode", "gaps", "measure"]
+__all__ = ["Stats", "decode", "finite", "gaps", "measure"]
 
 #: Bars of the histogram of a tensor; it is coarse where the sketch can draw fewer.
 BARS = 20
@@ -85,7 +85,7 @@ class Stats:
         }
         edges, counts = sketch.histogram(BARS)
         return {
-            **{name: _or_none(value) for name, value in found.items()},
+            **{name: finite(value) for name, value in found.items()},
             "count": self.count,
             "zeros": self.zeros,
             "nan": sketch.nans,
@@ -136,5 +136,6 @@ def gaps(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(new.astype(wide) - old.astype(wide)))
 
 
-def _or_none(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def finite(number: float | None) -> float | None:
+    """Return a number as JSON has it: null for NaN and infinities."""
+    return number if number is not None and math.isfinite(number) else None

@@ -89,7 +89,7 @@ class PartTask:
         return told
 
     def _view(self, ev: EvSet) -> MemberView:
-        part = RawPart(self.reader, ev.name, ev.entries)
+        part = RawPart(self.reader, ev)
         return MemberView(ev.name, "", ev.dim, ev.values.dtype, (part,))
 
     def _member(self, seen: _Seen, view: MemberView, told: Told, report: Report) -> _Seen | None:

@@ -236,8 +236,7 @@ class TableView:
                     yield found
             return
         for own in self.shapes[member][2]:
-            entries = own.entries
-            found = RawPart(self._view.reader, own.name, entries).column(name)
+            found = RawPart(self._view.reader, own).column(name)
             if found is not None and found.rows:
                 yield found
 
@@ -247,8 +246,7 @@ class TableView:
             survey = surveyed.parts[self._number, part]
             job = state.part_job(self._number, part)
             return StatePart(MemberState(job, member, survey.kept[member]))
-        own = self.shapes[member][2][part]
-        return RawPart(self._view.reader, own.name, own.entries)
+        return RawPart(self._view.reader, self.shapes[member][2][part])
 
 
 class View:
