@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ckptctl.chain.bases import BaseChoice
-    from ckptctl.chain.chains import Chain, Chains, Pair, find_chains
+    from ckptctl.chain.chains import Chain, Chains, find_chains
     from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
-    from ckptctl.chain.idle import Idleness
     from ckptctl.chain.listed import IndexMemory
     from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
     from ckptctl.chain.model import (
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from ckptctl.chain.scan import INCREMENT_DIRECTORY, REMOVED_LOG, scan_again, scan_directory
     from ckptctl.chain.unread import check_read
     from ckptctl.chain.vanished import find_changed, telling_what_vanished
-    from ckptctl.chain.write_order import WriteOrder
-    from ckptctl.chain.writer import WRITER_WAIT_S, Writer, wait_for_writer
+    from ckptctl.chain.writer import WRITER_WAIT_S, wait_for_writer
 else:
     from ckptctl.lazy import lazy_names
 
@@ -33,9 +31,8 @@ else:
         __name__,
         {
             "bases": "BaseChoice",
-            "chains": "Chain Chains Pair find_chains",
+            "chains": "Chain Chains find_chains",
             "facts": "LINEAGE_TENSOR MERGED_TENSOR Facts Lineage Merged",
-            "idle": "Idleness",
             "listed": "IndexMemory",
             "memory": "ProvenPairs VerifiedFulls",
             "model": "NO_STEP Checkpoint Contents Leftover Problem Removed Scan SparseRows "
@@ -44,8 +41,7 @@ else:
             "scan": "INCREMENT_DIRECTORY REMOVED_LOG scan_again scan_directory",
             "unread": "check_read",
             "vanished": "find_changed telling_what_vanished",
-            "write_order": "WriteOrder",
-            "writer": "WRITER_WAIT_S Writer wait_for_writer",
+            "writer": "WRITER_WAIT_S wait_for_writer",
         },
     )
 
@@ -63,12 +59,10 @@ __all__ = [
     "Checkpoint",
     "Contents",
     "Facts",
-    "Idleness",
     "IndexMemory",
     "Leftover",
     "Lineage",
     "Merged",
-    "Pair",
     "Problem",
     "ProvenPairs",
     "Removed",
@@ -76,8 +70,6 @@ __all__ = [
     "SparseRows",
     "StateFile",
     "VerifiedFulls",
-    "WriteOrder",
-    "Writer",
     "check_read",
     "find_chains",
     "find_changed",

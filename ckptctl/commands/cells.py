@@ -8,7 +8,7 @@ from typing import Any
 from ckptctl.output import Column
 from ckptctl.output import format as fmt
 
-__all__ = ["STATS", "equal", "range_", "some", "stats"]
+__all__ = ["STATS", "equal", "numbers", "range_", "stats"]
 
 #: Columns of what `inspect.stats` measures.
 STATS = (
@@ -36,11 +36,11 @@ def range_(found: dict[str, Any] | None) -> str | None:
     return f"{found['min']}..{found['max']}, ~{found['quantiles']['0.5']}"
 
 
-def some(numbers: list[int]) -> str:
-    """Return the first of some numbers."""
-    if len(numbers) == 1:
-        return str(numbers[0])
-    return ",".join(map(str, numbers[:8])) + (",..." if len(numbers) > 8 else "")
+def numbers(found: list[int]) -> str:
+    """Return some numbers, of many the first."""
+    if len(found) == 1:
+        return str(found[0])
+    return ",".join(map(str, found[:8])) + (",..." if len(found) > 8 else "")
 
 
 def stats(found: dict[str, Any] | None) -> list[Any]:

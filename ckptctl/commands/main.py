@@ -45,8 +45,6 @@ COMMANDS: Mapping[str, str] = {
     "completion": "Print the completion script of a shell.",
 }
 
-COMPLETE_VARIABLE = "_CKPTCTL_COMPLETE"
-
 #: Signals that end a command after its clean-up.
 _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -160,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> None:
-    instruction = os.environ.get(COMPLETE_VARIABLE)
+    instruction = os.environ.get("_CKPTCTL_COMPLETE")
     if instruction:
         from ckptctl.commands.shells import complete
 

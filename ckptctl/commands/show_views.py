@@ -146,7 +146,7 @@ class ShownView(NamedTuple):
                     str(each["shape"]),
                     each["bytes"],
                     each["share"],
-                    cells.some(each["shards"]),
+                    cells.numbers(each["shards"]),
                     each["slices"],
                     *(cells.stats(each.get("stats")) if self.stats else ()),
                 )
@@ -164,5 +164,5 @@ class ShownView(NamedTuple):
         )
         with page.table(columns) as rows:
             for each in raw:
-                place = (each["bytes"], cells.some(each["shards"]), each["offset"])
+                place = (each["bytes"], cells.numbers(each["shards"]), each["offset"])
                 rows.add("tensor", each["name"], each["dtype"], str(each["shape"]), *place)
