@@ -80,8 +80,7 @@ def _files(target: Target, storage: Storage) -> list[tuple[str, FileInfo]]:
     """Return every file that an answer about a target is read from, as it is now."""
     chosen = target.selection
     if chosen is not None:
-        members = (chosen.base, *chosen.to_prove, *chosen.increments)
-        return [file for member in members for file in member.files]
+        return [file for member in chosen.members for file in member.files]
     home, name = os.path.split(target.prefix)
     entries = storage.listdir(home or ".")
     own = [info.name for info in entries if info.name.startswith(f"{name}.")]

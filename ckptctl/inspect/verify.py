@@ -191,7 +191,7 @@ def _needed(chains: Chains, step: int) -> set[str]:
         base = chains.base_of(increment).base or (below[-1] if below else None)
         series = chains.nested_series(base, increment) if base is not None else ()
         return {each.prefix for each in (base, *series, increment) if each is not None}
-    return {each.prefix for each in (chosen.base, *chosen.increments, *chosen.to_prove)}
+    return {each.prefix for each in chosen.members}
 
 
 def execute_verify(

@@ -448,8 +448,7 @@ def _meant(target: Target, storage: Storage) -> tuple[Meant, ...]:
     """Return what is read, as it was when it was chosen."""
     chosen = target.selection
     if chosen is not None:
-        members = (chosen.base, *chosen.to_prove, *chosen.increments)
-        return tuple({member.prefix: member for member in members}.values())
+        return chosen.members
     with suppress(NotFoundError), BundleReader(target.prefix, storage) as reader:
         paths = [reader.index_path, *map(reader.shard_path, range(reader.num_shards))]
         found = [(path, info) for path in paths if (info := storage.stat(path)) is not None]

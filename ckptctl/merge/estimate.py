@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ckptctl import knobs
 from ckptctl.errors import RefusedError
 from ckptctl.restore import PartJob, State, Survey
@@ -47,6 +49,11 @@ def most_rows(state: State) -> dict[tuple[int, int], Survey]:
     return found
 
 
+def _jobs(state: State) -> Iterator[PartJob]:
+    for number, table in enumerate(state.tables):
+        yield from (state.part_job(number, part) for part in range(table.num_parts))
+
+
 def _all_keys(state: State) -> int:
     """Return the most incoming keys that are held until the end.
 
@@ -66,11 +73,7 @@ def _most_looked(state: State) -> int:
     Of some buckets of a part, or of all of it where rows lie without one; and of all of one
     slice of a normal variable.
     """
-    most = [
-        _part_memory(state.part_job(number, part))
-        for number, table in enumerate(state.tables)
-        for part in range(table.num_parts)
-    ]
+    most = [_part_memory(job) for job in _jobs(state)]
     most += [_KEY_MEMORY * sum(rows.rows for _, rows in plan.incoming) for plan in state.rows]
     return max(most, default=0)
 
@@ -91,12 +94,7 @@ def _part_memory(job: PartJob) -> int:
 
 def _most_sources(state: State) -> int:
     """Return the most sets that bring rows to what one task works on."""
-    parts = [
-        state.part_job(number, part).table.members
-        for number, table in enumerate(state.tables)
-        for part in range(table.num_parts)
-    ]
-    found = [len(member.incoming) for members in parts for member in members]
+    found = [len(member.incoming) for job in _jobs(state) for member in job.table.members]
     return max([0, *found, *(len(plan.incoming) for plan in state.rows)])
 
 

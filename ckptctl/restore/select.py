@@ -53,6 +53,12 @@ class Selection(NamedTuple):
     base_reason: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def members(self) -> tuple[Checkpoint, ...]:
+        """All that is read for it, each once."""
+        found = (self.base, *self.to_prove, *self.increments)
+        return tuple({each.prefix: each for each in found}.values())
+
 
 def select(chains: Chains, step: int | None, options: RestoreOptions) -> Selection:
     """Choose the full and the increments of the state at `step`.
