@@ -116,8 +116,7 @@ def command(
         _print_line({"kind": "summary", **found.document()})
     else:
         out.show(_DiffView(found))
-    for note in found.notes:
-        out.warn(note)
+    out.warn(*found.notes)
     if html is not None:
         from ckptctl.report.diff import draw
 

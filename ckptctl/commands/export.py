@@ -103,8 +103,7 @@ def command(
         finally:
             reading.finish()
         out.show(_PlanView(plan, dry_run))
-        for note in plan.notes:
-            out.warn(note)
+        out.warn(*plan.notes)
         if not dry_run:
             progress = out.progress()
             try:

@@ -139,8 +139,7 @@ def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: s
             _write(found, path, form)  # type: ignore[arg-type]
     else:
         out.show(RowsView(found))
-    for note in found.notes:
-        out.warn(note)
+    out.warn(*found.notes)
     out.close()
     if found.unknown:
         raise NotFoundError(
@@ -152,8 +151,7 @@ def _show_scalar(out: Output, found: Scalar, form: str) -> None:
     if form not in ("text", "json"):
         raise UsageError(f"a scalar has no form {form}", remedy="use --format json")
     out.show(ScalarView(found))
-    for note in found.notes:
-        out.warn(note)
+    out.warn(*found.notes)
 
 
 def _look(
@@ -205,8 +203,7 @@ def _history(
 
 def _show_history(out: Output, table: str, found: History) -> None:
     out.show(HistoryView(found))
-    for note in found.notes:
-        out.warn(note)
+    out.warn(*found.notes)
     out.close()
     if found.failed:
         damaged = [missed for missed in found.failed if missed.damage]

@@ -127,8 +127,7 @@ def command(
     finally:
         planning.finish()
     out.show(MergePlanView(plan, dry_run))
-    for warning in plan.warnings:
-        out.warn(warning)
+    out.warn(*plan.warnings)
     if dry_run or (plan.nothing_to_do is not None and not plan.unfinished):
         return
     progress = out.progress()
@@ -136,7 +135,6 @@ def command(
         result = execute_merge(plan, jobs=jobs, progress=progress, bwlimit=bwlimit, **waits)
     finally:
         progress.finish()
-    for warning in result.warnings[len(plan.warnings) :]:
-        out.warn(warning)
+    out.warn(*result.warnings[len(plan.warnings) :])
     if plan.nothing_to_do is None:
         out.show(MergeResultView(plan, result))

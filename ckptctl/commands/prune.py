@@ -115,8 +115,7 @@ def command(
     stop = dry_run or save_plan is not None
     asks = bool(todo.removed) and not todo.options.trash and not yes
     out.show(PrunePlanView(todo, stop, agreed=not asks))
-    for warning in (*todo.warnings, *todo.damage):
-        out.warn(warning)
+    out.warn(*todo.warnings, *todo.damage)
     if save_plan is not None:
         save_plan_to(todo, save_plan)
     if stop:
@@ -134,8 +133,7 @@ def command(
 
     def tell(result: PruneResult) -> None:
         progress.finish()
-        for warning in result.warnings:
-            out.warn(warning)
+        out.warn(*result.warnings)
         out.show(PruneResultView(todo, result))
         out.close()  # the answer stands, also where an error ended it or some of it failed
 

@@ -93,8 +93,7 @@ def command(
         known = answers.recall()
         if known is not None:
             out.print(known.text)
-            for note in known.notes:
-                out.warn(note)
+            out.warn(*known.notes)
             return
     from ckptctl.inspect.show import show
     from ckptctl.inspect.view import open_view
@@ -120,8 +119,7 @@ def command(
         text = out.draw(ShownView(shown, stats))
         out.print(text)
         answers.remember(text, shown.notes)
-    for note in shown.notes:
-        out.warn(note)
+    out.warn(*shown.notes)
     if html is not None:
         from ckptctl.report.show import draw
 

@@ -161,7 +161,7 @@ class Output(ABC):
         """Show a view: at once as text, or as fields of the one document."""
 
     @abstractmethod
-    def warn(self, message: str) -> None:
+    def warn(self, *messages: str) -> None:
         """Say on stderr what the user should know although all went well."""
 
     def draw(self, view: View) -> str:
@@ -218,5 +218,5 @@ class QuietOutput(Output):
     def show(self, view: View) -> None:
         """Drop the view."""
 
-    def warn(self, message: str) -> None:
-        """Drop the warning."""
+    def warn(self, *messages: str) -> None:
+        """Drop the warnings."""

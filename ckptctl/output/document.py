@@ -62,8 +62,8 @@ class JsonOutput(Output):
         if self._document is not None:
             self._document.update(view.document())
 
-    def warn(self, message: str) -> None:
-        """Drop the warning: the document carries it."""
+    def warn(self, *messages: str) -> None:
+        """Drop the warnings: the document carries them."""
 
     def progress(self) -> Progress:
         """Return progress for a person at a terminal; warnings also go into the document."""

@@ -44,11 +44,12 @@ class TextOutput(Output):
             view.text(page)
             page.flush()
 
-    def warn(self, message: str) -> None:
-        """Write the warning to stderr; that nobody reads it there is no failure."""
-        with suppress(OSError):
-            self._stderr.write(f"ckptctl: warning: {fmt.safe_text(message)}\n")
-            self._stderr.flush()
+    def warn(self, *messages: str) -> None:
+        """Write the warnings to stderr; that nobody reads them there is no failure."""
+        for message in messages:
+            with suppress(OSError):
+                self._stderr.write(f"ckptctl: warning: {fmt.safe_text(message)}\n")
+                self._stderr.flush()
 
     def progress(self) -> Progress:
         """Return a progress bar on a terminal, and lines elsewhere."""
