@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from ckptctl.chain.chains import Chain, Chains, find_chains
     from ckptctl.chain.facts import LINEAGE_TENSOR, MERGED_TENSOR, Facts, Lineage, Merged
     from ckptctl.chain.listed import IndexMemory
-    from ckptctl.chain.memory import ProvenPairs, VerifiedFulls
+    from ckptctl.chain.memory import ProvenPairs, VerifiedCheckpoints
     from ckptctl.chain.model import (
         NO_STEP,
         Checkpoint,
@@ -34,7 +34,7 @@ else:
             "chains": "Chain Chains find_chains",
             "facts": "LINEAGE_TENSOR MERGED_TENSOR Facts Lineage Merged",
             "listed": "IndexMemory",
-            "memory": "ProvenPairs VerifiedFulls",
+            "memory": "ProvenPairs VerifiedCheckpoints",
             "model": "NO_STEP Checkpoint Contents Leftover Problem Removed Scan SparseRows "
             "StateFile",
             "names": "MAX_STEP split_step",
@@ -69,7 +69,7 @@ __all__ = [
     "Scan",
     "SparseRows",
     "StateFile",
-    "VerifiedFulls",
+    "VerifiedCheckpoints",
     "check_read",
     "find_chains",
     "find_changed",

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from ckptctl.chain.model import Checkpoint, Scan
 
-__all__ = ["ProvenPairs", "VerifiedFulls", "cache_path", "note", "recall", "remember"]
+__all__ = ["ProvenPairs", "VerifiedCheckpoints", "cache_path", "note", "recall", "remember"]
 
 
 class ProvenPairs:
@@ -43,7 +43,7 @@ class ProvenPairs:
         return note("nested", (self._by_prefix[prefix] for prefix in pair))
 
 
-class VerifiedFulls:
+class VerifiedCheckpoints:
     """Checkpoints of which every tensor was once read and matched its checksum."""
 
     def __contains__(self, checkpoint: object) -> bool:

@@ -21,7 +21,7 @@ from ckptctl.chain import (
     Chains,
     Checkpoint,
     ProvenPairs,
-    VerifiedFulls,
+    VerifiedCheckpoints,
     find_chains,
     find_changed,
     scan_directory,
@@ -220,7 +220,7 @@ def execute_verify(
     if plan.whole:
         found.findings += check_directory(plan.chains)
     fresh = {checkpoint.prefix for checkpoint in plan.fresh}
-    memory, fulls = VerifiedData(plan.subset), VerifiedFulls()
+    memory, verified = VerifiedData(plan.subset), VerifiedCheckpoints()
     for checkpoint in plan.checkpoints:
         name = checkpoint.name
         if out_of_time():
@@ -242,7 +242,7 @@ def execute_verify(
                 if not told:
                     found.remembered &= memory.add(checkpoint)
                 if plan.subset[1] == 1 and checkpoint.kind == "full":
-                    fulls.add(checkpoint)
+                    verified.add(checkpoint)
         found.findings += own
     if plan.data:
         found.findings += _nested(plan, found, out_of_time, progress)

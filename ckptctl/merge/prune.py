@@ -16,7 +16,7 @@ from ckptctl.chain import (
     WRITER_WAIT_S,
     Checkpoint,
     Scan,
-    VerifiedFulls,
+    VerifiedCheckpoints,
     find_chains,
     find_changed,
     scan_again,
@@ -160,7 +160,9 @@ def plan_prune(
         A state file does not parse: what it lists cannot be unlisted.
     """
     options = options or PruneOptions()
-    return _plan(directory, options, VerifiedFulls(), None, remember, progress, storage, before)
+    return _plan(
+        directory, options, VerifiedCheckpoints(), None, remember, progress, storage, before
+    )
 
 
 def _plan(
@@ -346,19 +348,19 @@ class _Verified:
     """What is verified, also where the user's cache cannot be written."""
 
     def __init__(self) -> None:
-        self._cache = VerifiedFulls()
+        self._cache = VerifiedCheckpoints()
         self._here: set[tuple[object, ...]] = set()
 
-    def __contains__(self, full: object) -> bool:
-        return isinstance(full, Checkpoint) and (_facts(full) in self._here or full in self._cache)
+    def __contains__(self, item: object) -> bool:
+        return isinstance(item, Checkpoint) and (_facts(item) in self._here or item in self._cache)
 
-    def add(self, full: Checkpoint) -> None:
-        self._here.add(_facts(full))
-        self._cache.add(full)
+    def add(self, item: Checkpoint) -> None:
+        self._here.add(_facts(item))
+        self._cache.add(item)
 
 
-def _facts(full: Checkpoint) -> tuple[object, ...]:
-    return full.prefix, *(info.identity for info in (full.index, *full.shards))
+def _facts(item: Checkpoint) -> tuple[object, ...]:
+    return item.prefix, *(info.identity for info in (item.index, *item.shards))
 
 
 def _verify(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ckptctl.bundle import BundleReader
-from ckptctl.chain import Checkpoint, VerifiedFulls, scan_directory
+from ckptctl.chain import Checkpoint, VerifiedCheckpoints, scan_directory
 from ckptctl.restore.survey import CheckTask
 from ckptctl.running import Runner, batches
 from ckptctl.storage import Storage
@@ -37,4 +37,4 @@ def remember_verified(prefix: str, storage: Storage) -> None:
     scan = scan_directory(os.path.dirname(prefix) or ".", storage)
     for found in (*scan.fulls, *scan.others):
         if os.path.basename(found.prefix) == os.path.basename(prefix):
-            VerifiedFulls().add(found)
+            VerifiedCheckpoints().add(found)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ckptctl.chain import ProvenPairs, VerifiedFulls, find_chains, scan_directory
+from ckptctl.chain import ProvenPairs, VerifiedCheckpoints, find_chains, scan_directory
 from tests.chain.real import write_full, write_increment
 
 
@@ -61,20 +61,20 @@ def test_a_verified_full_is_remembered_until_it_is_touched(directory, suffix):
     def full():
         return scan_directory(str(directory)).fulls[0]
 
-    assert full() not in VerifiedFulls()
-    VerifiedFulls().add(full())
-    assert full() in VerifiedFulls()
-    assert "model.ckpt-100" not in VerifiedFulls()
+    assert full() not in VerifiedCheckpoints()
+    VerifiedCheckpoints().add(full())
+    assert full() in VerifiedCheckpoints()
+    assert "model.ckpt-100" not in VerifiedCheckpoints()
     if suffix is not None:
         os.utime(directory / f"model.ckpt-100{suffix}", (1, 1))
-    assert (full() in VerifiedFulls()) == (suffix is None)
+    assert (full() in VerifiedCheckpoints()) == (suffix is None)
 
 
 def test_without_a_place_to_remember_nothing_fails(directory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     full = scan_directory(str(directory)).fulls[0]
-    VerifiedFulls().add(full)
-    assert full not in VerifiedFulls()
+    VerifiedCheckpoints().add(full)
+    assert full not in VerifiedCheckpoints()
 
 
 @pytest.mark.parametrize("cache", ["", "cache"])
