@@ -41,6 +41,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ckptctl.chain.between import Between
+from ckptctl.chain.facts import Merged
 from ckptctl.chain.model import Checkpoint, Scan
 from ckptctl.chain.nested import goes_on_from
 from ckptctl.chain.problems import unsoundness
@@ -104,8 +105,7 @@ class Bases:
     @cached_property
     def twins(self) -> frozenset[int]:
         """Steps at which there are two fulls."""
-        counts = Counter(full.step for full in self.scan.fulls)
-        return frozenset(step for step, count in counts.items() if count > 1)
+        return frozenset(step for step, count in Counter(self._steps).items() if count > 1)
 
     @cached_property
     def _steps(self) -> list[int]:
@@ -149,7 +149,7 @@ class Bases:
         """Base step to the merged fulls that stand in for it, the newest first."""
         found: dict[int, list[Checkpoint]] = {}
         for full in reversed(self.live):
-            if is_merge(full) and self._usable(full):
+            if full.merged is not None and self._usable(full):
                 for step in self.roots(full):
                     found.setdefault(step, []).append(full)
         return found
@@ -270,17 +270,19 @@ class Bases:
         return choice
 
     def _by_lineage(self, increment: Checkpoint, base_step: int) -> BaseChoice:
-        for full, proven in self._standing_in(base_step, increment):
-            back = self.timelines.order.set_back_behind(full)
-            if back or not proven:  # the base itself is always right
+        lineage, refused = increment.lineage, None
+        for full, follows in self._standing_in(base_step, increment):
+            went = follows and lineage is not None and lineage.id is not None
+            back = not went and self.timelines.order.set_back_behind(full)
+            if back or not follows:  # the base itself is always right
                 choice = self._at(base_step, (increment,))
                 if choice.base is not None:
                     return choice
-            if back:
-                return self._set_back(full, increment)
-            reason = f"{full.name} was merged from full {base_step}, which its lineage names"
-            return BaseChoice(full, True, reason, "lineage", series=(increment,))
-        return self._at(base_step, (increment,))
+            if not back:
+                reason = f"{full.name} was merged from full {base_step}, which its lineage names"
+                return BaseChoice(full, True, reason, "lineage", series=(increment,))
+            refused = refused or self._set_back(full, increment)
+        return refused or self._at(base_step, (increment,))
 
     def _telling_what_was_passed_over(
         self, choice: BaseChoice, increment: Checkpoint
@@ -295,39 +297,47 @@ class Bases:
         return choice
 
     def _standing_in(
-        self, base_step: int, increment: Checkpoint
-    ) -> Iterator[tuple[Checkpoint, bool]]:
+        self, base_step: int, increment: Checkpoint, least: int = 0
+    ) -> Iterator[tuple[Checkpoint, bool | None]]:
         """Return the merged fulls that may stand in for the base of an increment, newest first.
 
-        With each: whether nothing is left open.
+        Those from a step on; with each what `may_follow` says.
         """
         for full in self._stand_ins.get(base_step, ()):
+            if full.step < least:
+                return
             if full.step < increment.step:
                 follows = self.may_follow(increment, full)
                 if follows is not False:
-                    yield full, follows is not None
+                    yield full, follows
 
     def may_follow(self, increment: Checkpoint, full: Checkpoint) -> bool | None:
         """Return whether an increment goes on from all that is in a merged full.
 
         The ids of its line tell: the last increment that is in the full has to be among them. Of a
-        line that does not say so each id leads to the next; None where that leads to what is gone.
-        Without ids nothing speaks against it.
+        line that does not say so each id leads to the next; None where that leads to what is gone,
+        or the full does not say its last. Of an increment without an id nothing speaks against it.
         """
-        held, verdict = full.merged, None
+        held, lineage = full.merged, increment.lineage
+        if held is None or lineage is None or lineage.id is None:
+            return True
+        if held.last_id is None:
+            return None
+        verdict = lineage.follows(held.last_id)
+        return self._leads_to(increment, full, held) if verdict is None else verdict
+
+    def _leads_to(self, increment: Checkpoint, full: Checkpoint, held: Merged) -> bool | None:
         at: Checkpoint | None = increment
         line: list[tuple[str, str]] = []
-        while at is not None:
+        verdict = None
+        while at is not None and at.lineage is not None:
             lineage, key = at.lineage, (at.prefix, full.prefix)
-            if held is None or held.last_id is None or lineage is None or lineage.id is None:
-                verdict = True
-                break
             if key in self._follows:
                 verdict = self._follows[key]
                 break
             self._follows[key] = None
             line.append(key)
-            verdict = lineage.follows(held.last_id)
+            verdict = lineage.follows(held.last_id or "")
             if verdict is not None:
                 break
             meant, previous = lineage.previous_id, lineage.previous_step
@@ -385,9 +395,8 @@ class Bases:
         previous = at.lineage.previous_step if at.lineage is not None else None
         if previous is not None and previous >= at.step:
             return _refuse("delta-hole", f"{at.name} names a predecessor above it", None)
-        stand_ins = [full for full, _ in self._standing_in(base_step, at)]
-        exact = [full for full in stand_ins if full.step == previous]
-        reaching = [full for full in stand_ins if full.step >= (previous or 0)]
+        reaching = [full for full, _ in self._standing_in(base_step, at, previous or 0)]
+        exact = [full for full in reaching if full.step == previous]
         before = self._predecessor(at, base_step)
         if previous is None or previous == base_step:
             choice = self._at(base_step, ())
@@ -422,8 +431,12 @@ class Bases:
             return _refuse("no-base", "there is no live full below it", 4)
         if base.step in self.twins:
             return self._ambiguous(base.step)
-        if is_merge(base) and self.timelines.order.set_back_behind(base):
-            return self._set_back(base, increment)
+        if base.merged is not None and self.timelines.order.set_back_behind(base):
+            # Set back to the one that is named or not, the run went through that.
+            lead = next((f for f in below if f.name == self.scan.full_state.latest), None)
+            if lead is None or lead.step in self.twins or not self._usable(lead):
+                return self._set_back(base, increment)
+            base = lead
         rival = self._between.rival_of(increment)
         if rival is not None:
             reason = f"by its name it was recorded against {rival.name}, not {base.name}"
@@ -467,11 +480,6 @@ class Bases:
         names = [full.name for full in self.scan.fulls if full.step == step]
         reason = f"two fulls at step {step}: {' and '.join(names)}"
         return _refuse("ambiguous", reason, None)
-
-
-def is_merge(full: Checkpoint) -> bool:
-    """Return whether ckptctl merged a full from others."""
-    return full.merged is not None
 
 
 def misnamed(full: Checkpoint) -> bool:

@@ -65,8 +65,11 @@ class Lineage(NamedTuple):
         """Return whether the increment of an id came before it in its run; None if unknown."""
         if self.line is None:
             return None
-        starts = range(0, len(self.line), _SHORT)
-        if _shortened(other) in {self.line[at : at + _SHORT] for at in starts}:
+        short = _shortened(other)
+        at = self.line.find(short)
+        while at % _SHORT and at > 0:  # across two of them
+            at = self.line.find(short, at + 1)
+        if at >= 0:
             return True
         return False if len(self.line) < _LONGEST_LINE else None
 

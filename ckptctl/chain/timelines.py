@@ -28,6 +28,7 @@ Where the rules leave a choice, it is made here so that nothing is lost:
 * Increments of our own recorder have ids, and each names the one before. Those of a full that
   the newest, which the state file names, does not go on from are abandoned: a run that restored
   the full alone began anew at its step. Where the line leads to what is gone nothing is said.
+  Those that its line names are live, whatever was written after them.
 * A merge whose sources were dated after it, by a clock that is ahead, has their date, and says
   which state file was there (`set_back_since`).
 * A state file that was written after a merged full and names a lower step is no Saver's: that
@@ -143,7 +144,7 @@ def find_timelines(scan: Scan, assume_order: str | None = None) -> Timelines:
         return Timelines(order, ("steps decide the write order, as asked for",), {}, {})
     evidence = _copy_evidence(scan)
     order = _named_still(WriteOrder(scan, evidence is None))
-    left = _overtaken(order, scan.increments, scan.increment_state)
+    left = _left_increments(order)
     dead = _dead_fulls(order, scan.full_state, left)
     return Timelines(order, tuple(_notes(order, evidence)), dead, left)
 
@@ -341,6 +342,19 @@ class _Saves:
         return next((f for f in reversed(found) if self._order.before(increment, f)), None)
 
 
+def _left_increments(order: WriteOrder) -> dict[str, str]:
+    """Return the increments that were overtaken, but those that the one named goes on from."""
+    scan = order.scan
+    left = _overtaken(order, scan.increments, scan.increment_state)
+    found = (i for i in scan.increments if left and _named(i, scan.increment_state))
+    lineage = next((each.lineage for each in found), None)
+    if lineage is None:
+        return left
+    own = {i.prefix: i.lineage.id for i in scan.increments if i.prefix in left and i.lineage}
+    went = {prefix for prefix, own_id in own.items() if own_id and lineage.follows(own_id)}
+    return {prefix: why for prefix, why in left.items() if prefix not in went}
+
+
 def _other_lines(scan: Scan) -> dict[str, str]:
     """Return the increments that the newest one does not go on from, though of its base.
 
@@ -355,7 +369,8 @@ def _other_lines(scan: Scan) -> dict[str, str]:
     return {
         increment.prefix: f"{newest.name}, recorded on the same full, does not go on from it"
         for own_id, increment in own.items()
-        if (increment.prefix not in line if line else newest.lineage.follows(own_id) is False)
+        if (told := newest.lineage.follows(own_id)) is not True
+        and (increment.prefix not in line if line else told is False)
         and increment.step < newest.step
         and increment.lineage is not None
         and increment.lineage.base_step == newest.lineage.base_step

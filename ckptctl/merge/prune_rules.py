@@ -348,10 +348,13 @@ class _Judge:
         if lineage is not None and lineage.mode == "delta":
             why = f"{item.name} goes on from it: a delta series stays whole until a full covers it"
             series = self._series[lineage.base_step]
-            end = bisect_left(series, item.step, key=_step)
-            begin = bisect_left(series, series[end - 1].step, key=_step) if end else 0
-            # Which needs those before it.
-            yield from ((other, why) for other in series[begin:end])
+            last = None
+            for other in reversed(series[: bisect_left(series, item.step, key=_step)]):
+                if last is not None and other.step < last.step:
+                    break  # that one needs those before it
+                yield other, why
+                if self.chains.is_live(other):
+                    last = other
 
     @cached_property
     def _series(self) -> Mapping[int, list[Checkpoint]]:

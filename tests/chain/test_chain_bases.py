@@ -183,8 +183,8 @@ CASES = [
             full(100), merged(140, 100, at=500), incr(160, at=700), fulls=[100], full_state_at=600
         ),
         160,
-        ("M140", False, "set-back"),
-        id="a merged full that a newer state file goes back behind",
+        ("F100", True, "listed"),
+        id="a merged full that a newer state file goes back behind, to one that is here",
     ),
     pytest.param(
         chains_of(
@@ -723,6 +723,42 @@ CASES = [
         180,
         ("M140", True, "lineage"),
         id="merged: its line is too long to say all",
+    ),
+    pytest.param(
+        chains_of(full(100), merged(140, 100), incr(180, base=100, ids=("d", None), line="")),
+        180,
+        ("F100", True, "lineage"),
+        id="merged: without its last id the base itself, where that is here",
+    ),
+    pytest.param(
+        chains_of(merged(140, 100), incr(180, base=100, ids=("d", None), line="")),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: without its last id nothing speaks against it",
+    ),
+    pytest.param(
+        chains_of(
+            merged(120, 100, last="a", at=300),
+            merged(140, 100, last="b", at=500),
+            incr(180, base=100, ids=("d", "b"), line="ab", at=700),
+            fulls=[120],
+            full_state_at=600,
+        ),
+        180,
+        ("M140", True, "lineage"),
+        id="merged: its line says that it goes through one that a newer state file goes back behind",
+    ),
+    pytest.param(
+        chains_of(
+            merged(120, 100, at=300),
+            merged(140, 100, at=500),
+            incr(180, base=100, at=700),
+            fulls=[120],
+            full_state_at=600,
+        ),
+        180,
+        ("M120", True, "lineage"),
+        id="merged: below one that a newer state file goes back behind another may stand in",
     ),
     pytest.param(
         chains_of(merged(160, 100, onto=140, last="c"), incr(180, base=140, ids=("d", "c"))),

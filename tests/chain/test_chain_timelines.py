@@ -71,6 +71,28 @@ CASES = [
         set(),
         id="nor where the newest has no id",
     ),
+    pytest.param(
+        chains_of(
+            full(100),
+            incr(130, base=100, ids=("c", None), line="", at=400),
+            incr(150, base=100, ids=("a", None), line="", at=200),
+            incr(200, base=100, previous=130, ids=("d", "c"), line="c", at=500),
+            incr(220, base=100, previous=150, ids=("e", "a"), line="a", at=600),
+            increments=[150, 130, 200, 220],
+        ),
+        {"I130", "I200"},
+        id="what the newest goes on from is live, whatever was written after it",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            incr(110, base=100, ids=("a", None), line="", delta=True),
+            incr(120, base=100, previous=110, ids=("b", "a"), line="a", delta=True),
+            incr(130, base=100, previous=110, ids=("c", "a"), line="ab", delta=True),
+        ),
+        set(),
+        id="as is one whose save failed late: the line of the newest names it",
+    ),
     # A checkpoint followed in write order by one of its kind with a lower step.
     pytest.param(
         chains_of(full(100), full(200), full(300), full(150, at=400), fulls=[100, 200, 300, 150]),

@@ -165,6 +165,18 @@ def test_a_delta_series_stays_whole_until_a_full_covers_it(tmp_path: Path) -> No
     assert goes(plan(chain, KeepLast(1))).keys() == {"F10", "F35", "I20", "I30", "I40"}
 
 
+def test_a_delta_series_stays_whole_across_one_that_was_left(tmp_path: Path) -> None:
+    told = {10: delta(0, None), 20: delta(0, 10), 25: delta(0, 20), 30: delta(0, 20)}
+    for step, own_id, line in ((10, "a", ""), (20, "b", "a"), (25, "c", "ab"), (30, "d", "ab")):
+        told[step] |= {"id": own_id, "previous_id": line[-1:] or None}
+        told[step]["line"] = "".join(each.ljust(8) for each in line)
+    chain = chain_of(tmp_path, "F0", "I10", "I20", "I25", "I30", lineage=told)
+    chain.merge(20)
+    found = plan(age(chain))
+    assert stays(found)["I25"] == "abandoned"
+    assert stays(found)["I10"] == stays(found)["I20"] == "needed"
+
+
 @pytest.fixture
 def rotten(tmp_path: Path, request: pytest.FixtureRequest) -> Chain:
     """F10 to I50, merged at 30, which rots, and a newer full of the trainer at 60."""

@@ -66,7 +66,7 @@ def test_a_damaged_full_is_not_taken_for_the_merge_that_it_replaced(
     chains = chains_of(merged)
     assert chains.restore_points == (10, 20)  # the increment at 20 is there yet
     assert chains.base_of(chains.scan.increments[-1]).code == "base-incomplete"
-    with pytest.raises(UnprovenError, match=r"model\.ckpt-20, is damaged"):
+    with pytest.raises(UnprovenError, match=r"base model\.ckpt-20 is damaged"):
         plan_merge(str(merged.directory), 30)
 
 

@@ -122,7 +122,7 @@ def test_the_base_may_be_behind_links(tmp_path: Path, listed: bool) -> None:
     if not listed:
         (chain.directory / "checkpoint").unlink()
     mount = unmounted(tmp_path / "archive", *chain.directory.glob("model.ckpt-10.*"))
-    with pytest.raises(UnprovenError, match=r"model\.ckpt-10, cannot be read"):
+    with pytest.raises(UnprovenError, match=r"base model\.ckpt-10 cannot be read"):
         plan_merge(str(chain.directory), 30)
     with pytest.raises(UnreadableError):
         plan_compact(str(chain.directory))
