@@ -327,6 +327,7 @@ class _Saves:
         self._order = order
         self._fulls = [f for f in _unmerged(order.scan) if f.prefix not in dead_fulls]
         self._steps = [full.step for full in self._fulls]
+        self._newer: dict[tuple[str, int], Checkpoint | None] = {}
 
     def below(self, increment: Checkpoint) -> Checkpoint | None:
         """Return the nearest below an increment."""
@@ -335,11 +336,12 @@ class _Saves:
 
     def newer(self, increment: Checkpoint, base_step: int) -> Checkpoint | None:
         """Return the newest that `Timelines.newer_full` may return."""
-        between = slice(
-            bisect_left(self._steps, base_step), bisect_left(self._steps, increment.step)
-        )
-        found = self._fulls[between]
-        return next((f for f in reversed(found) if self._order.before(increment, f)), None)
+        key = (increment.prefix, base_step)  # each of a delta series is asked for all before it
+        if key not in self._newer:
+            first, last = (bisect_left(self._steps, step) for step in (base_step, increment.step))
+            later = (f for f in self._fulls[first:last][::-1] if self._order.before(increment, f))
+            self._newer[key] = next(later, None)
+        return self._newer[key]
 
 
 def _left_increments(order: WriteOrder) -> dict[str, str]:
