@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ckptctl.chain.facts import Lineage
 from ckptctl.training.slices import NO_OTHERS, OtherSlices
 
 __all__ = ["Base", "Bases", "Previous", "directory_of", "place_of"]
@@ -68,6 +69,12 @@ class Base:
     last_id: str | None = None
     line: str | None = ""
     others: OtherSlices = NO_OTHERS
+
+    def go_on_from(self, last: Lineage | None) -> None:
+        """Take over the line of an increment that was applied to it, as far as that is known."""
+        self.last_id = self.line = None
+        if last is not None and last.id is not None:
+            self.last_id, self.line = last.id, Lineage.lengthen(last.line, last.id)
 
     @property
     def last_step(self) -> int:

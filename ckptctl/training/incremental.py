@@ -24,7 +24,10 @@ from tensorflow.python.util import compat
 
 from ckptctl.chain import INCREMENT_DIRECTORY
 from ckptctl.chain.facts import Lineage, Mode
+from ckptctl.chain.names import split_step
+from ckptctl.chain.source import IndexSource
 from ckptctl.errors import DamageError, NotFoundError, RefusedError, UsageError
+from ckptctl.storage import LOCAL
 from ckptctl.training.bases import Base, Previous, directory_of, place_of
 from ckptctl.training.builders import IncrementBuilder, items_of
 from ckptctl.training.durable import make_durable
@@ -193,8 +196,11 @@ class IncrementalSaver(tf1.train.Saver):
             The full, or this graph, has slices that are cut by columns too.
         """
         base = self._recorder.bases.of(sess).get(directory_of(os.path.dirname(save_path)))
+        last = _lineage_of(save_path)
         others = base.others if base is not None else NO_OTHERS
         self.run(sess, self._adder.restores.application(save_path, others))
+        if base is not None:
+            base.go_on_from(last)
 
     def other_slices(self, full: str) -> OtherSlices:
         """Return the variables that a full has in other slices than the graph."""
@@ -238,10 +244,7 @@ class IncrementalSaver(tf1.train.Saver):
             # By the clocks of the full: what others changed meanwhile looks like what was restored.
             last = point.lineage
             delta = last is not None and (last.mode, last.base_step) == ("delta", base.step)
-            if last is not None and last.id is not None:
-                base.last_id, base.line = last.id, Lineage.lengthen(last.line, last.id)
-            else:
-                base.line = None
+            base.go_on_from(last)
             base.previous = Previous(point.step, base.clocks, self if delta else None, base.last_id)
         sess.run(open_gate)
 
@@ -299,6 +302,14 @@ def _naming(prefix: str) -> Iterator[None]:
             file=prefix,
             remedy="ckptctl verify --data says what is wrong with it, if it is still there",
         ) from error
+
+
+def _lineage_of(prefix: str) -> Lineage | None:
+    """Return what an increment on a local disk says of its origin."""
+    parts = split_step(os.path.basename(prefix))
+    if parts is None or not os.path.exists(f"{prefix}.index"):
+        return None
+    return IndexSource(prefix, "increment", parts[1], True, LOCAL).facts().lineage
 
 
 def lineage(base: Base, follows: bool, mode: Mode, own_id: str) -> str:

@@ -477,6 +477,24 @@ def test_rows_that_a_smaller_table_lacks_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(smaller.values(session)["emb"], before)
 
 
+def test_what_is_saved_after_a_restore_by_hand_goes_on_from_it(tmp_path: Path) -> None:
+    model = Model(parts=1)
+    saves = Saves(model, tmp_path)
+    with model.session() as session:
+        full = saves.full(session)
+        model.train(session, [5])
+        prefix = saves.increment(session)
+    with model.session() as session:
+        saves.saver.restore(session, full)
+        assert saves.saver.incremental is not None
+        saves.saver.incremental.restore(session, prefix)
+        model.train(session, [6])
+        saves.increment(session)
+    first, after = (found.lineage for found in scan_directory(str(tmp_path)).increments)
+    assert first is not None and first.id is not None and after is not None
+    assert (after.previous_id, after.line) == (first.id, first.id[:8])
+
+
 def test_a_full_in_other_slices_is_no_base(tmp_path: Path) -> None:
     """Of a dense variable neither: a merge wants the slices of the full."""
     for optimizer in ("adagrad", "adam"):
