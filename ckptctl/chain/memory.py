@@ -44,7 +44,7 @@ class ProvenPairs:
 
 
 class VerifiedCheckpoints:
-    """Checkpoints of which every tensor was once read and matched its checksum."""
+    """Checkpoints that were once read as a whole, and found without damage."""
 
     def __contains__(self, checkpoint: object) -> bool:
         return isinstance(checkpoint, Checkpoint) and os.path.exists(note("verified", [checkpoint]))

@@ -425,7 +425,7 @@ class _Reading:
             sets = [ev for member in table.members for ev in member.sets if not ev.problem]
             try:
                 for suffix in ("-versions", "-freqs"):
-                    column_present(suffix, sets, ())
+                    column_present(suffix, sets, (), reader.index_path)
             except CkptctlError as error:
                 yield of_error(error, reader.index_path, "CK057")
 

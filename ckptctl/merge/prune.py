@@ -23,7 +23,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
+from ckptctl.errors import ChangedError, DamageError, RefusedError, UnreadableError
 from ckptctl.merge.owned import fingerprint, owned
 from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import Pairs, newest_sound, own_leftovers, save_times
@@ -39,7 +39,6 @@ from ckptctl.merge.removed_log import check_own_room
 from ckptctl.merge.sweep import give_back_states
 from ckptctl.merge.verification import verify_all
 from ckptctl.progress import NO_PROGRESS, Progress
-from ckptctl.running import Runner
 from ckptctl.storage import LOCAL, Storage
 from ckptctl.storage.lock import DirectoryLock, lock_directories
 
@@ -175,7 +174,7 @@ def _plan(
     storage: Storage,
     before: Scan | None,
 ) -> PrunePlan:
-    scan = scan_directory(directory, storage) if before is None else scan_again(before, storage)
+    scan = _look(directory, before, storage)
     for state in (scan.full_state, scan.increment_state):
         if state.error is not None:
             raise state.error
@@ -313,13 +312,16 @@ def execute_prune(
             check_unchanged(plan)
         told = give_back_states(directory, storage)
         verified = _Verified()
-        read, damage = _verify(plan, verified, Runner(jobs, None, progress, bwlimit))
+        # What they are is taken before they are read: one that changes meanwhile is not vouched
+        # for by what was read of it.
+        scan = _look(directory, plan.scan, storage)
+        read, damage = _verify(plan, scan, verified, jobs, bwlimit, progress)
         wait_for_writer(directory, writer_wait_s, progress=progress, storage=storage)
         locks.check()
         if options.relocate:
             relocate_state_files(directory, storage)
         agreed = {item.path: item.files for item in plan.removed}
-        fresh = _plan(directory, options, verified, agreed, True, progress, storage, plan.scan)
+        fresh = _plan(directory, options, verified, agreed, True, progress, storage, scan)
         skipped, ready = _sort_out(plan, fresh)
         remover = Remover(fresh, ready, locks.check)
 
@@ -344,6 +346,10 @@ def execute_prune(
         return result()
 
 
+def _look(directory: str, before: Scan | None, storage: Storage) -> Scan:
+    return scan_directory(directory, storage) if before is None else scan_again(before, storage)
+
+
 class _Verified:
     """What is verified, also where the user's cache cannot be written."""
 
@@ -364,12 +370,15 @@ def _facts(item: Checkpoint) -> tuple[object, ...]:
 
 
 def _verify(
-    plan: PrunePlan, verified: _Verified, runner: Runner
+    plan: PrunePlan,
+    scan: Scan,
+    verified: _Verified,
+    jobs: int | None,
+    bwlimit: int | None,
+    progress: Progress,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Read what something goes under; return which, and what was damaged."""
-    # What they are is taken before they are read: one that changes meanwhile is not vouched
-    # for by what was read of it.
-    scan = scan_directory(plan.directory, plan.storage)
+    chains = find_chains(scan, plan.options.assume_order)
     here = {each.prefix: each for each in (*scan.fulls, *scan.increments)}
     read, damage = [], []
     try:
@@ -378,16 +387,17 @@ def _verify(
             if found is None or found in verified:
                 continue
             try:
-                verify_all(found, runner, plan.storage)
-            except (DamageError, NotFoundError) as error:
-                changed = find_changed([found], plan.storage, since="the prune was planned")
-                if changed is None and isinstance(error, DamageError):
+                verify_all(
+                    found, chains, plan.storage, jobs=jobs, bwlimit=bwlimit, progress=progress
+                )
+            except DamageError as error:
+                if find_changed([found], plan.storage, since="the prune was planned") is None:
                     damage.append(str(error))
             else:
                 verified.add(found)
                 read.append(prefix)
     finally:
-        runner.progress.finish()
+        progress.finish()
     return tuple(read), tuple(damage)
 
 

@@ -1,39 +1,60 @@
-"""Reading all tensors of a checkpoint, and remembering that each matched its checksum."""
+"""Whether a checkpoint is sound as a whole, and remembering that it was."""
 
 from __future__ import annotations
 
 import os
 
-from ckptctl.bundle import BundleReader
-from ckptctl.chain import Checkpoint, VerifiedCheckpoints, scan_directory
-from ckptctl.restore.survey import CheckTask
-from ckptctl.running import Runner, batches
+from ckptctl.chain import Chains, Checkpoint, VerifiedCheckpoints, scan_directory
+from ckptctl.errors import DamageError, UnreadableError
+from ckptctl.progress import Progress
 from ckptctl.storage import Storage
 
 __all__ = ["remember_verified", "verify_all"]
 
 
-def verify_all(checkpoint: Checkpoint, runner: Runner, storage: Storage) -> None:
-    """Read every tensor of a checkpoint and compare it with its crc32c.
+def verify_all(
+    checkpoint: Checkpoint,
+    chains: Chains,
+    storage: Storage,
+    *,
+    jobs: int | None,
+    bwlimit: int | None,
+    progress: Progress,
+) -> None:
+    """Look at a checkpoint as `verify --data` does: every byte, and what it means.
 
     Raises
     ------
     DamageError
-        One of them does not match, or a shard is missing or short.
-    NotFoundError
-        It is gone.
+        It found damage.
+    UnreadableError
+        Something could not be read, or is gone.
     """
-    with BundleReader(checkpoint.prefix, storage) as reader:
-        reader.check_shards()
-        entries = [(name, entry) for _, name, entry in reader.data_entries()]
-        tasks = [CheckTask(reader, batch) for batch in batches(entries, lambda item: item[1].size)]
-        runner.progress.start(f"verifying {checkpoint.name}", sum(task.nbytes for task in tasks))
-        for _ in runner.map((None, task) for task in tasks):
-            pass
+    from ckptctl.inspect.verify import VerifyPlan, execute_verify  # a dry run reads no data
+
+    directory = chains.scan.directory
+    plan = VerifyPlan(directory, chains, (checkpoint,), (), True, (1, 1), False, storage)
+    found = execute_verify(plan, jobs=jobs, bwlimit=bwlimit, progress=progress)
+    for finding in found.findings:
+        if finding.severity in ("damage", "unread"):
+            kind = DamageError if finding.severity == "damage" else UnreadableError
+            raise kind(
+                f"{finding.code}: {finding.message}",
+                file=finding.file,
+                tensor=finding.tensor,
+                offset=finding.offset,
+                expected=finding.expected,
+                found=finding.found,
+                remedy=finding.remedy,
+            )
 
 
 def remember_verified(prefix: str, storage: Storage) -> None:
-    """Remember that the full at a prefix was read back as a whole, where it was just written."""
+    """Remember a full that was just written and read back, unless names and shapes contradict."""
+    from ckptctl.inspect.verify_quick import check_bundle
+
+    if any(finding.severity == "damage" for finding in check_bundle(prefix, False, storage)):
+        return
     scan = scan_directory(os.path.dirname(prefix) or ".", storage)
     for found in (*scan.fulls, *scan.others):
         if os.path.basename(found.prefix) == os.path.basename(prefix):

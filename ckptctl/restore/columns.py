@@ -26,6 +26,7 @@ def column_present(
     suffix: str,
     full: Sequence[EvSet],
     incoming: Iterable[tuple[BundleData, EvSet]],
+    file: str,
 ) -> bool:
     """Return whether a table has a column (`restore.md`, Columns).
 
@@ -37,6 +38,8 @@ def column_present(
         Every part of every member in the full.
     incoming
         The sets of the increments; read only if the full has no key at all.
+    file
+        Index of the full.
 
     Raises
     ------
@@ -49,6 +52,7 @@ def column_present(
         lacking = next(ev for ev in filled if ev not in with_column)
         raise TableError(
             f"some parts or members have {suffix[1:]} and others have not",
+            file=file,
             tensor=lacking.name + suffix,
             expected=f"{lacking.rows} rows, as {with_column[0].name} has them",
             found="0 rows",
@@ -59,13 +63,15 @@ def column_present(
     return any(_any_nonzero(data, ev, OPTIONAL_COLUMNS[suffix]) for data, ev in incoming)
 
 
-def present_columns(table: TablePlan, increments: Sequence[BundleData]) -> frozenset[str]:
+def present_columns(
+    table: TablePlan, increments: Sequence[BundleData], file: str
+) -> frozenset[str]:
     """Return the optional columns that a table keeps; errors as of `column_present`."""
     sets, incoming = _sets_of(table, increments)
-    return frozenset(s for s in OPTIONAL_COLUMNS if column_present(s, sets, incoming))
+    return frozenset(s for s in OPTIONAL_COLUMNS if column_present(s, sets, incoming, file))
 
 
-def with_columns(table: TablePlan, increments: Sequence[BundleData]) -> TablePlan:
+def with_columns(table: TablePlan, increments: Sequence[BundleData], file: str) -> TablePlan:
     """Return a table whose parts without rows have a tensor for each column that it keeps.
 
     Such a part may lack it in the full, and rows come to it all the same.
@@ -76,7 +82,7 @@ def with_columns(table: TablePlan, increments: Sequence[BundleData]) -> TablePla
         for suffix in OPTIONAL_COLUMNS
         if any(suffix not in ev.entries and not ev.rows for ev in sets)
         and incoming
-        and column_present(suffix, sets, incoming)
+        and column_present(suffix, sets, incoming, file)
     ]
     if not lacking:
         return table

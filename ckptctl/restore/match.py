@@ -66,7 +66,8 @@ class _Matcher:
             self._plain(name, self.variables.incoming.get(name, []))
         self._add_unknown()
         readers = [reader for reader, _ in self.increments]
-        self.result.tables = [with_columns(table, readers) for table in self.result.tables]
+        index = self.full.index_path
+        self.result.tables = [with_columns(each, readers, index) for each in self.result.tables]
         return self.result
 
     def _plain(self, name: str, rows: Sequence[Incoming]) -> None:

@@ -113,7 +113,7 @@ class State:
         """Return what is needed to work on one part of a table."""
         plan = self.tables[table]
         if plan.name not in self.present:
-            self.present[plan.name] = present_columns(plan, self.increments)
+            self.present[plan.name] = present_columns(plan, self.increments, self.full.index_path)
         parts = plan.num_parts
         members = tuple(
             MemberPlan(

@@ -746,7 +746,7 @@ CASES = [
         ),
         180,
         ("M140", True, "lineage"),
-        id="merged: its line says that it goes through one that a newer state file goes back behind",
+        id="merged: its line goes through one that a newer state file goes back behind",
     ),
     pytest.param(
         chains_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,26 @@ def test_nothing_goes_under_a_damaged_full(tmp_path: Path, policy: tuple) -> Non
     assert "model.ckpt-40" in result.damage[0]
     assert result.bytes_freed == 0
     assert listing(chain.directory) == before
+
+
+GOOD = table("emb", [1, 2, 3, 4, 5, 1001], parts=3, freqs=3)
+NONSENSE = {
+    "CK013": [ev for ev in GOOD if ev.part != 1],
+    "CK053": [replace(ev, rows=[*ev.rows[:1], *ev.rows]) for ev in GOOD],
+    "CK055": [replace(ev, rows=[row._replace(key=-7) for row in ev.rows[:1]]) for ev in GOOD],
+    "CK057": [replace(ev, freqs=ev.part != 1) for ev in GOOD],
+}
+
+
+@pytest.mark.parametrize("code", NONSENSE)
+def test_nothing_goes_under_a_full_that_makes_no_sense(tmp_path: Path, code: str) -> None:
+    """Each of its bytes matches its checksum."""
+    more = changes("emb", [1, 2], parts=3, freqs=4)
+    images = [full(10, GOOD), increment(20, more), full(40, NONSENSE[code])]
+    chain = age(build_chain(tmp_path, *images))
+    result = prune(chain, KeepLast(1))
+    assert outcomes(result) == {"F10": "unverified", "I20": "unverified"}
+    assert code in result.damage[0]
 
 
 def test_damage_in_one_does_not_stop_the_others_from_being_verified(tmp_path: Path) -> None:

@@ -491,7 +491,9 @@ def test_what_is_saved_after_a_restore_by_hand_goes_on_from_it(tmp_path: Path) -
         model.train(session, [6])
         saves.increment(session)
     first, after = (found.lineage for found in scan_directory(str(tmp_path)).increments)
-    assert first is not None and first.id is not None and after is not None
+    assert first is not None
+    assert first.id is not None
+    assert after is not None
     assert (after.previous_id, after.line) == (first.id, first.id[:8])
 
 
