@@ -78,6 +78,10 @@ CATALOGUE: dict[str, Kind] = {
              "A PS can restore the slices that are there, and no other: one was lost while it was "
              "saved, or the Saver was given some of the partitions.",
              "nothing, if the Saver was; else use another step"),
+        Kind("CK015", "warning", "filtered keys of 32 bits",
+             "DeepRec takes what belongs to filtered keys for as wide as the keys: nothing of the "
+             "table is restored, it only logs `Data loss: Invalid size`.",
+             "let the model have keys of 64 bits, or no filter on this table"),
         Kind("CK020", "warning", "no state file",
              "TensorFlow's latest_checkpoint finds nothing here, and a trainer that is started "
              "begins at step 0.",

@@ -110,6 +110,9 @@ def check_bundle(prefix: str, increment: bool, storage: Storage) -> Iterator[Fin
     for ev in catalogue.ev_sets.values():
         if ev.problem:
             yield Finding("CK012", ev.problem, reader.index_path, ev.name, ev.keys.offset)
+        elif ev.filtered and ev.keys.dtype.name == "int32":
+            message = f"{ev.filtered} filtered keys of 32 bits"
+            yield Finding("CK015", message, reader.index_path, ev.name, None, "int64", "int32")
     for name, rows in catalogue.rows.items():
         if rows.problem:
             yield Finding("CK012", rows.problem, reader.index_path, name, rows.keys.offset)

@@ -215,6 +215,9 @@ SPOILS: dict[str, Callable[[Chain], None]] = {
     "CK014": of_full(
         emb(), PLAIN | {"cut": Sliced("float32", (3, 2), [Piece(((0, 2), (0, 2)), bytes(16))])}
     ),
+    "CK015": of_full(
+        emb(), PLAIN, table("narrow", [1, 2], filtered=[7], freqs=3, key_type="int32")
+    ),
     "CK020": lambda chain: (chain.directory / "checkpoint").unlink(),
     "CK021": lambda chain: write_state(chain.directory, ["model.ckpt-50", FULL]) and None,
     "CK022": copied,
