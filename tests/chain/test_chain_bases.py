@@ -1241,6 +1241,13 @@ PLACES = [
         id="abandoned, with a lineage",
     ),
     pytest.param(
+        chains_of(
+            full(100, at=300), full(150, at=200), incr(180, base=120, at=400), fulls=[150, 100]
+        ),
+        {"F100": ["I180"], "F150": []},
+        id="its base is gone: below the nearest live full",
+    ),
+    pytest.param(
         chains_of(full(200), incr(120), incr(220)),
         {"F200": ["I220"], "": ["I120"]},
         id="orphans",
