@@ -75,14 +75,12 @@ class Done:
         return tuple(dict.fromkeys(found))
 
     def raise_for_code(self) -> None:
-        """Raise what the exit code says of a compaction that was finished."""
-        result = self.result
-        if result is None:
-            return
+        """Raise what the exit code says of a compaction that was finished, or only planned."""
+        judged = self.result.prune_plan if self.result is not None else None
         # What was met while increments were compared is damage, also where nothing was to do.
-        plan = result.prune_plan or (self.plan.prune if self.plan is not None else None)
+        plan = judged or (self.plan.prune if self.plan is not None else None)
         if plan is not None:
-            raise_for(plan, result.prune)
+            raise_for(plan, self.result.prune if self.result is not None else None)
 
     def to_json(self) -> dict[str, object]:
         """Return all of it."""

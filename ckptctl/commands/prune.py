@@ -119,6 +119,8 @@ def command(
     if save_plan is not None:
         save_plan_to(todo, save_plan)
     if stop:
+        out.close()
+        raise_for(todo, None)
         return
     if asks:
         what = f"{fmt.some(len(todo.removed), 'item')}, {fmt.bytes_(todo.bytes_to_free)}"

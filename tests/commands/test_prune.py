@@ -15,8 +15,11 @@ from typing import IO
 
 import pytest
 
+from ckptctl.bundle import BundleReader
 from ckptctl.chain import find_chains, scan_directory
 from ckptctl.storage.lock import directory_lock
+from tests.merge.prunes import chain_of
+from tests.oracle.chain import flip
 
 INCREMENTS = ".incremental_checkpoint"
 PLAN = {
@@ -376,6 +379,27 @@ def test_damage_is_four_and_keeps_what_the_full_would_stand_in_for(run, old: Pat
         assert f"\n  file: {data}\n  tensor: " in done.stderr
         assert "\n  offset: 4\n  expected: " in done.stderr
         assert done.stdout.count("unverified\t") == 2
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize("how", ["-n", "--save-plan", "--yes"])
+def test_damaged_keys_are_four_whether_anything_is_done_or_not(
+    run, tmp_path: Path, how: str, form
+) -> None:
+    chain = chain_of(tmp_path, "F10", "I20", "I30")
+    prefix = chain.increment_prefix(20)
+    with BundleReader(str(prefix)) as reader:
+        keys = reader.tensors["emb-sparse_incr_keys"]
+    flip(Path(f"{prefix}.data-00000-of-00001"), keys.offset)
+    plan = tmp_path / "plan.json"
+    done = run("prune", chain.directory, how, *([plan] if how == "--save-plan" else []), *form)
+    assert done.returncode == 4
+    assert "next" in done.stderr or "remedy" in done.stderr
+    assert prefix.name in done.stdout  # the plan is shown all the same
+    assert plan.exists() is (how == "--save-plan")
+    if form:
+        (found,) = json.loads(done.stdout)["damage"]
+        assert json.loads(done.stderr)["message"] in found
 
 
 # --- saved plans ----------------------------------------------------------------------
