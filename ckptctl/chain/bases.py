@@ -80,11 +80,6 @@ class BaseChoice(NamedTuple):
     check: int | None = None
     series: tuple[Checkpoint, ...] = ()
 
-    @property
-    def unusable(self) -> bool:
-        """Whether it is known and here, and cannot be used as it is: no other one would do."""
-        return self.code == "base-incomplete"
-
 
 class Bases:
     """Finds the bases of the increments of one directory."""

@@ -37,6 +37,13 @@ from ckptctl.errors import AmbiguousError
 
 __all__ = ["Chain", "Chains", "Pair", "find_chains"]
 
+#: What to do where no base could be given that would do, by the code of the choice.
+_PUT_RIGHT = {
+    "base-incomplete": "put that full right: its finding of ckptctl verify says how",
+    "delta-hole": "restore the increments that it goes on from: nothing stands in for them",
+    "ambiguous": "move one of the two out of the directory",
+}
+
 #: Prefixes of two increments that follow each other in the nested check of a chain.
 Pair = tuple[str, str]
 
@@ -213,6 +220,17 @@ class Chains:
         if checkpoint.prefix not in self._choices:
             self._choices[checkpoint.prefix] = self.bases.choose(checkpoint)
         return self._choices[checkpoint.prefix]
+
+    def to_prove(self, increment: Checkpoint) -> str:
+        """Return what to do where the base of an increment is not proven; `--base` if it helps."""
+        choice, lineage = self.base_of(increment), increment.lineage
+        if choice.code in _PUT_RIGHT:
+            return _PUT_RIGHT[choice.code]
+        # A series of deltas begins at one full; what lies below all fulls can be based on none.
+        fixed = lineage is not None and lineage.mode == "delta"
+        if choice.base is None and (fixed or self.bases.is_orphan(increment)):
+            return "restore the full that it was recorded on: nothing stands in for it"
+        return "--base STEP, if you know the full that it was recorded on"
 
     def idle_of(self, increment: Checkpoint, base: Checkpoint | None = None) -> Idleness:
         """Return whether an increment is idle.

@@ -28,7 +28,6 @@ _PROBLEMS = {
     "zero-rows": "CK033",
     "not-nested": "CK024",
 }
-_PUT_RIGHT = "put that full right: its own finding says how"
 #: Ends of names that only tables have.
 _OFFSETS = ("partition_offset", "incr_partition_offset", "partition_filter_offset")
 #: More parts than any table has: `part_999999999` is a scope.
@@ -93,8 +92,7 @@ def check_checkpoint(chains: Chains, checkpoint: Checkpoint) -> Iterator[Finding
     # One of another name stands in no chain.
     for problem in chains.problems_of(checkpoint) if checkpoint.kind != "other" else ():
         if problem.code in _PROBLEMS:
-            unusable = problem.code == "unproven" and chains.base_of(checkpoint).unusable
-            advice = _PUT_RIGHT if unusable else None
+            advice = chains.to_prove(checkpoint) if problem.code == "unproven" else None
             yield Finding(_PROBLEMS[problem.code], problem.message, index, advice=advice)
 
 

@@ -164,12 +164,7 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
             found=f"check {choice.check} of the restore rules: {choice.code}"
             if choice.check
             else choice.code,
-            remedy=f"{_another(chains, step)}; or "
-            + (
-                "put that full right: ckptctl verify says how"
-                if choice.unusable
-                else "--base STEP, if you know the full that it was recorded on"
-            ),
+            remedy=f"{_another(chains, step)}; or {chains.to_prove(increment)}",
         )
     delta = not is_cumulative(increment)
     idle = chains.idle_of(increment, base)

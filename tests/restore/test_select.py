@@ -19,11 +19,14 @@ from ckptctl.errors import (
     UnprovenError,
 )
 from ckptctl.inspect.listing import list_directory
+from ckptctl.inspect.verify import execute_verify, plan_verify
 from ckptctl.progress import Progress
 from ckptctl.restore import nested
 from tests.oracle.chain import (
     INCREMENTS,
     Chain,
+    Full,
+    Increment,
     build_chain,
     changes,
     flip,
@@ -35,7 +38,7 @@ from tests.oracle.chain import (
     value,
     write_state,
 )
-from tests.oracle.images import Piece, Rows, Sliced, Tensor, floats, ints, write_image
+from tests.oracle.images import Image, Piece, Rows, Sliced, Tensor, floats, ints, write_image
 
 W = {"w": floats(1, 2)}
 
@@ -701,6 +704,48 @@ def test_a_hole_in_a_delta_series_is_refused(tmp_path: Path) -> None:
         assert refused(chain, UnprovenError, 40, **options).exit_code == 12
     chain.merge(20)
     chain.check(10, 20)
+
+
+F10, F15 = (full(step, table("emb", [1]), W) for step in (10, 15))
+
+
+def delta(step: int, previous: int | None, mode: str = "delta"):
+    return increment(step, changes("emb", [1]), W, lineage=lineage(10, previous, mode))
+
+
+@pytest.mark.parametrize(
+    ("images", "twin", "what", "helps"),
+    [
+        ([F10, delta(20, None), delta(40, 30)], False, "restore the increments", False),
+        ([F15, delta(20, None)], False, "restore the full", False),
+        ([F10, delta(20, None)], True, "move one of the two", False),
+        ([F10, increment(20, changes("emb", [1]), W)], True, "move one of the two", False),
+        ([increment(20, changes("emb", [1]), W), full(50, W)], False, "restore the full", False),
+        ([F15, delta(20, None, "cumulative")], False, "--base STEP", True),
+    ],
+    ids=["hole", "delta", "twin of a delta", "twin", "orphan", "cumulative"],
+)
+def test_a_base_is_advised_where_one_would_do(
+    tmp_path: Path, images: list[Image], twin: bool, what: str, helps: bool
+) -> None:
+    """`verify` says the same."""
+    chain = build_chain(tmp_path, *images)
+    if twin:
+        write_image(F10, chain.directory / "model.ckpt-0010")
+    step = max(each.step for each in images if isinstance(each, Increment))
+    advice = refused(chain, UnprovenError, step).remedy
+    assert what in advice
+    assert ("--base" in advice) is helps
+    found = execute_verify(plan_verify(str(chain.directory))).findings
+    told = [each.remedy for each in found if each.code == "CK027"]
+    assert all(each in advice for each in told)
+    assert told or isinstance(images[0], Increment)  # which is an orphan
+    for base in (each.step for each in images if isinstance(each, Full)):
+        if helps:
+            assert chain.plan(step, base=base).base.step == base
+        else:
+            with pytest.raises(RefusedError):
+                chain.plan(step, base=base)
 
 
 def test_the_last_of_a_delta_series_alone_is_refused(tmp_path: Path) -> None:
