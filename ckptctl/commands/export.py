@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptctl.commands import options
-from ckptctl.commands.params import TABLE, TARGET
+from ckptctl.commands.params import FILE, TABLE, TARGET
 from ckptctl.errors import PartialFailure
 from ckptctl.output import Column, Output, Page
 from ckptctl.output import format as fmt
@@ -28,6 +28,7 @@ __all__ = ["command"]
     "-o",
     "--output",
     metavar="PATH",
+    type=FILE,
     required=True,
     help="A directory for parquet, a file for npz and safetensors; it does not exist yet.",
 )

@@ -46,6 +46,8 @@ class Failure(NamedTuple):
 #: unchanged fails again. `restore.md`: what was asked for is not there 10, else 12.
 _GONE = {errno.ENOENT, errno.ENOTDIR}
 _REMEDIES = {
+    errno.ENOENT: "look whether the path is right; if it was removed meanwhile, run it again",
+    errno.ENOTDIR: "look whether the path is right: a part of it is no directory",
     errno.ENOSPC: "free some space, or write elsewhere with -o",
     errno.EDQUOT: "free some space or raise the quota, or write elsewhere with -o",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
@@ -128,7 +130,7 @@ def describe(error: BaseException) -> Failure:
             "a worker process died, killed or out of memory",
             remedy="look for the out-of-memory killer in the kernel's log; use a smaller -j",
         )
-    if isinstance(error, OSError) and (error.errno in _GONE or error.errno in _REMEDIES):
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
         return _system(error)
     return _bug(error)
 

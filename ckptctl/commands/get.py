@@ -107,7 +107,7 @@ def command(
     if path is not None:
         check_replaceable("-o", path)
     if form not in ("csv", "npz", "parquet") and path is not None:
-        raise UsageError("-o goes with --format csv, npz or parquet")
+        raise UsageError("-o goes with --format csv, npz or parquet", remedy="give one of them")
     if history and form not in ("text", "json"):
         raise UsageError(f"--history has no form {form}", remedy="use --format json")
     progress = out.progress()

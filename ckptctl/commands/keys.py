@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["no_key", "read_keys"]
 
+_NUMBERS = "keys are whole numbers of 64 bits; the step to look at is given by --upto"
+_FILES = "give a text file with one whole number a line, or a .npy file of integers"
+
 
 def read_keys(words: Iterable[str], path: str | None) -> list[int]:
     """Return the keys given as arguments, then those of a file; see `ckptctl get --help`.
@@ -24,7 +27,12 @@ def read_keys(words: Iterable[str], path: str | None) -> list[int]:
     UsageError
         There is none, or something is no integer.
     """
-    asked = [*_numbers(words, "argument"), *(_from_file(path) if path else [])]
+    asked = _numbers(words, "argument")
+    try:
+        asked += _from_file(path) if path else []
+    except UsageError as error:
+        error.file, error.remedy = "standard input" if path == "-" else path, _FILES
+        raise
     if not asked:
         raise no_key()
     return asked
@@ -40,14 +48,16 @@ def _numbers(words: Iterable[str], where: str) -> list[int]:
     for word in words:
         text = word.strip().removeprefix("-")
         if not (text.isascii() and text.isdigit()) or len(text) > 40:
-            raise UsageError(f"{word!r} ({where}) is no key", expected="an integer, such as 17")
+            expected = "an integer, such as 17"
+            raise UsageError(f"{word!r} ({where}) is no key", expected=expected, remedy=_NUMBERS)
         found.append(_in_range(int(word), word, where))
     return found
 
 
 def _in_range(key: int, word: str, where: str) -> int:
     if not -(1 << 63) <= key < 1 << 63:
-        raise UsageError(f"{word} ({where}) is no key", expected="-2^63 to 2^63 - 1")
+        expected = "-2^63 to 2^63 - 1"
+        raise UsageError(f"{word} ({where}) is no key", expected=expected, remedy=_NUMBERS)
     return key
 
 
@@ -62,7 +72,7 @@ def _from_file(path: str) -> list[int]:
                 text = file.read()
     except UnicodeDecodeError:
         raise UsageError(
-            "a file of keys is text, or a .npy file of integers", file=path, found="other bytes"
+            "a file of keys is text, or a .npy file of integers", found="other bytes"
         ) from None
     words = (
         (number, line.partition("#")[0].strip()) for number, line in enumerate(text.split("\n"), 1)
@@ -74,20 +84,20 @@ def _from_array(path: str) -> list[int]:
     import numpy as np
 
     with open(path, "rb") as file:
-        dtype, size = _header(file, path)
+        dtype, size = _header(file)
         if dtype.kind not in "iu":
-            raise UsageError("a file of keys holds integers", file=path, found=str(dtype))
+            raise UsageError("a file of keys holds integers", found=str(dtype))
         # NumPy asks for the memory first, and only then looks what there is.
         there = os.fstat(file.fileno()).st_size - file.tell()
         if there < size:
             expected = f"{size} bytes behind its header"
-            raise UsageError("an array cut short", file=path, expected=expected, found=str(there))
+            raise UsageError("an array cut short", expected=expected, found=str(there))
         file.seek(0)
         keys = np.lib.format.read_array(file).reshape(-1).tolist() if size else []
     return [_in_range(key, str(key), "array") for key in keys]
 
 
-def _header(file: BinaryIO, path: str) -> tuple[np.dtype[Any], int]:
+def _header(file: BinaryIO) -> tuple[np.dtype[Any], int]:
     """Return the type of an array, and the bytes that it claims to have."""
     import numpy as np
 
@@ -102,5 +112,5 @@ def _header(file: BinaryIO, path: str) -> tuple[np.dtype[Any], int]:
     except OSError:
         raise
     except Exception:  # noqa: BLE001 (the header is parsed as Python: whatever that may raise)
-        raise UsageError("no array of integers", file=path, found="no .npy file") from None
+        raise UsageError("no array of integers", found="no .npy file") from None
     return dtype, math.prod(shape) * dtype.itemsize

@@ -87,6 +87,7 @@ def command(
       ckptctl verify /models/ctr --data --subset 3/7 --json
       ckptctl verify saved_model/variables/variables.index --data
     """  # noqa: D301 (click leaves lines after this mark as they are)
+    from ckptctl.inspect.findings import error_of
     from ckptctl.inspect.verify import execute_verify, plan_verify
 
     if not data:
@@ -110,18 +111,12 @@ def command(
     out.close()
     bad, unread = found.count("damage"), found.count("unread")
     if bad:
-        first = next(each for each in found.findings if each.severity == "damage")
-        raise DamageError(
-            f"{fmt.some(bad, 'finding')} of damage, the first {first.code}: {first.message}",
-            file=first.file,
-            tensor=first.tensor,
-            offset=first.offset,
-            expected=first.expected,
-            found=first.found,
-            remedy=first.remedy,
+        raise error_of(
+            DamageError, f"{fmt.some(bad, 'finding')} of damage", found.findings, "damage"
         )
     if unread:
-        raise PartialFailure(f"{fmt.some(unread, 'file')} could not be read")
+        what = f"{fmt.some(unread, 'file')} could not be read"
+        raise error_of(PartialFailure, what, found.findings, "unread")
     if found.left:
         raise TimeUpError(
             f"no time for {fmt.some(len(found.left), 'checkpoint')}, first {found.left[0]}",
@@ -133,7 +128,8 @@ def command(
     if not plan.checkpoints:  # a disk that is not mounted must not pass for one that is sound
         raise NotFoundError("no checkpoint, nothing to verify", file=directory, remedy=_see(plan))
     if strict and found.count("warning"):
-        raise PartialFailure(f"{fmt.some(found.count('warning'), 'warning')} with --strict")
+        what = f"{fmt.some(found.count('warning'), 'warning')} with --strict"
+        raise error_of(PartialFailure, what, found.findings, "warning")
 
 
 def _see(plan: VerifyPlan) -> str:

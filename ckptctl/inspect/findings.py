@@ -7,12 +7,13 @@ this catalogue (`python -m ckptctl.inspect.findings`); a test keeps it current.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from ckptctl import errors
 from ckptctl.bundle.state_file import WRITE_ANEW
 
-__all__ = ["CATALOGUE", "Finding", "Kind", "Severity", "of_error", "render"]
+__all__ = ["CATALOGUE", "Finding", "Kind", "Severity", "error_of", "of_error", "render"]
 
 Severity = Literal["damage", "warning", "note", "unread"]
 
@@ -255,6 +256,22 @@ def of_error(error: errors.CkptctlError | OSError, file: str, code: str | None =
         error.offset,
         None if error.expected is None else str(error.expected),
         None if error.found is None else str(error.found),
+    )
+
+
+def error_of(
+    kind: type[errors.CkptctlError], what: str, findings: Iterable[Finding], severity: Severity
+) -> errors.CkptctlError:
+    """Return an error that names the first finding of a severity, of which there is one."""
+    first = next(each for each in findings if each.severity == severity)
+    return kind(
+        f"{what}, the first {first.code}: {first.message}",
+        file=first.file,
+        tensor=first.tensor,
+        offset=first.offset,
+        expected=first.expected,
+        found=first.found,
+        remedy=first.remedy,
     )
 
 

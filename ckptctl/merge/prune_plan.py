@@ -317,11 +317,16 @@ def load_plan(path: str, directory: str, storage: Storage = LOCAL) -> PrunePlan:
     UsageError
         It is no plan of ours, or of another directory.
     """
+    again = "make another: ckptctl prune --save-plan FILE"
     try:
         plan = PrunePlan.from_saved(json.loads(storage.read_small(path, _MAX_PLAN_BYTES)), storage)
         there = os.path.realpath(plan.directory)  # a ValueError where no path can be called so
+    except UsageError as error:
+        error.file, error.remedy = path, again
+        raise
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the saved plan does not parse: {error}", file=path) from None
+        message = f"the saved plan does not parse: {error}"
+        raise UsageError(message, file=path, remedy=again) from None
     if there != os.path.realpath(directory):
         raise UsageError(
             "the plan is of another directory",

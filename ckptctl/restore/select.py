@@ -151,7 +151,7 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         )
     if not chains.is_live(increment) or not increment.complete:
         raise _unusable(chains, increment)
-    choice = chains.base_of(increment)
+    choice, keys = chains.base_of(increment), f"keys in it: {increment.contents.keys}"
     if options.base is not None:
         base = _given_base(chains, options.base, increment)
         reason = f"--base {options.base}"
@@ -161,9 +161,9 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         raise UnprovenError(
             f"the base of {increment.name} is not proven: {choice.reason}",
             file=increment.prefix,
-            found=f"check {choice.check} of the restore rules: {choice.code}"
+            found=f"check {choice.check} of the restore rules: {choice.code}; {keys}"
             if choice.check
-            else choice.code,
+            else f"{choice.code}; {keys}",
             remedy=f"{_another(chains, step)}; or {chains.to_prove(increment)}",
         )
     delta = not is_cumulative(increment)
@@ -172,7 +172,7 @@ def _select(chains: Chains, step: int, options: RestoreOptions) -> Selection:
         raise UnprovenError(
             f"{increment.name} is idle: {idle.reason}",
             file=increment.prefix,
-            found="tables would be the full's while dense tensors are the increment's",
+            found=f"{keys}; tables would be the full's while dense tensors are the increment's",
             remedy=_another(chains, step) + ("" if delta else f"; or, {_KNOWING}, {_LAST}"),
         )
     if delta:

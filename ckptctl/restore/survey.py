@@ -114,9 +114,10 @@ def survey_state(
     results: Iterator[tuple[tuple[int, int] | None, Survey | int]] = runner.map(tasks)
     surveys = {label: result for label, result in results if label and isinstance(result, Survey)}
     surveyed = Surveyed(surveys)
+    last = state.increments[-1].prefix if state.increments else None
     for number, table in chosen.items():
         own = [surveys[number, part] for part in range(table.num_parts)]
-        judge(table.name, own, options, surveyed)
+        judge(table.name, own, options, surveyed, last)
     return surveyed
 
 
@@ -137,8 +138,17 @@ def _check_tasks(state: State, tables: Sequence[TablePlan], variables: bool) -> 
             yield CheckTask(state.increments[number], batch)
 
 
-def judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: Surveyed) -> None:
-    """Count what the parts of a table have; refuse or warn as the restore rules say."""
+def judge(
+    table: str,
+    surveys: list[Survey],
+    options: RestoreOptions,
+    outcome: Surveyed,
+    last: str | None = None,
+) -> None:
+    """Count what the parts of a table have; refuse or warn as the restore rules say.
+
+    `last` is the prefix of the last increment, if there is one.
+    """
     outcome.keys += sum(survey.rows[0] for survey in surveys)
     outcome.keys_new += sum(survey.new[0] for survey in surveys)
     outcome.keys_replaced += sum(survey.replaced[0] for survey in surveys)
@@ -151,6 +161,7 @@ def judge(table: str, surveys: list[Survey], options: RestoreOptions, outcome: S
         first = next(survey.dropped for survey in surveys if len(survey.dropped))
         raise UnprovenError(
             "new keys without a row in every member: a PS would restore garbage into the slots",
+            file=last,
             tensor=table,
             expected=f"at most {_TOLERATED:.0%} of {new} new keys",
             found=f"{dropped}, the first {first[0]}",

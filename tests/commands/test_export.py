@@ -99,11 +99,13 @@ def test_some_tables(document, sharded: Path, tmp_path: Path) -> None:
         (("170",), 10, "170"),
         (("latest", "--format", "csv"), 2, "csv"),
         ((), 2, "TARGET"),
+        (("latest", "-o", ""), 2, "is empty"),
     ],
 )
 def test_what_cannot_be(run, sharded: Path, tmp_path: Path, args, code: int, words: str) -> None:
-    done = run("export", *args, "-C", sharded, "-o", tmp_path / "out")
+    done = run("export", "-C", sharded, "-o", tmp_path / "out", *args)
     assert done.returncode == code
+    assert "\n  next: " in done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

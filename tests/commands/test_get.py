@@ -78,6 +78,8 @@ def test_unknown_keys_come_last(run, sharded: Path) -> None:
         (["flt", "--keys-from", "{home}/bytes.npy"], 2),
         (["flt", "--keys-from", "{home}/empty.npy"], 2),
         (["flt", "--keys-from", "{home}/huge.npy"], 2),
+        (["flt", "--keys-from", "{home}/word"], 2),
+        (["flt", "--keys-from", "{home}/large"], 2),
         (["flt", "--keys-from", "{home}/bom"], 0),
         (["flt", "--", "-1000"], 10),
     ],
@@ -87,11 +89,16 @@ def test_exit_codes(run, sharded: Path, tmp_path: Path, args: list[str], code: i
     (tmp_path / "bytes.npy").write_bytes(b"hello")
     (tmp_path / "empty.npy").write_bytes(b"")
     np.save(tmp_path / "huge.npy", np.array([2**64 - 1], np.uint64))
+    (tmp_path / "word").write_text("1\n\nuser\n")
+    (tmp_path / "large").write_text(f"{2**63}\n")
     (tmp_path / "bom").write_bytes(b"\xef\xbb\xbf30317\r\n")
     args = [arg.format(home=tmp_path) for arg in args]
     at = args.index("--") if "--" in args else len(args)
     done = run("get", *args[:at], "-C", sharded, *args[at:])
     assert done.returncode == code, done.stderr
+    assert ("\n  next: " in done.stderr or '"remedy": ' in done.stderr) is (code != 0)
+    if "--keys-from" in args and code:
+        assert f"\n  file: {args[-1]}" in done.stderr
 
 
 def _npy(path: Path, header: str, data: bytes = b"") -> None:

@@ -454,10 +454,13 @@ def test_a_saved_plan_takes_no_other_options_and_no_other_directory(
         assert option[0] in done.stderr
     assert run("prune", tmp_path, "--plan", plan, "--yes").returncode == 2
     assert run("prune", old, "--plan", tmp_path / "none", "--yes").returncode == 10
-    plan.write_text("{}")
-    assert run("prune", old, "--plan", plan, "--yes").returncode == 2
-    plan.write_text("no json")
-    assert run("prune", old, "--plan", plan, "--yes").returncode == 2
+    facts = json.loads(plan.read_text())
+    for broken in ("{}", "no json", json.dumps({**facts, "items": None})):
+        plan.write_text(broken)
+        done = run("prune", old, "--plan", plan, "--yes")
+        assert done.returncode == 2
+        assert f"\n  file: {plan}\n" in done.stderr
+        assert "\n  next: " in done.stderr
     assert here(old) == {100, 120, 140, 160, 180}
 
 

@@ -70,7 +70,20 @@ def test_one_document(run, sharded: Path) -> None:
     ],
 )
 def test_exit_codes(run, sharded: Path, args: list[str], code: int) -> None:
-    assert run("verify", sharded, *args).returncode == code
+    done = run("verify", sharded, *args)
+    assert done.returncode == code
+    assert ("\n  next: " in done.stderr) is (code != 0)
+
+
+def test_what_could_not_be_read_is_named_with_what_to_do(run, sharded: Path) -> None:
+    (sharded / "checkpoint").unlink()
+    (sharded / "checkpoint").symlink_to("unmounted")
+    for option in ([], ["--data"], ["--strict"]):
+        done = run("verify", sharded, *option)
+        assert done.returncode == 3
+        assert "1 file could not be read" in done.stderr
+        assert f"\n  file: {sharded}/checkpoint\n" in done.stderr
+        assert "\n  next: " in done.stderr
 
 
 def test_the_environment_may_say_what_counts_with_data(run, sharded: Path) -> None:
@@ -84,6 +97,9 @@ def test_warnings_count_with_strict(run, sharded: Path) -> None:
     done = run("verify", sharded, "--strict")
     assert done.returncode == 3
     assert "CK020" in done.stdout
+    assert "1 warning with --strict, the first CK020" in done.stderr
+    assert f"\n  file: {sharded}/checkpoint\n" in done.stderr
+    assert "\n  next: " in done.stderr
 
 
 @pytest.mark.parametrize("option", [[], ["--data"], ["--strict"]])

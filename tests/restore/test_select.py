@@ -592,6 +592,7 @@ def test_a_full_that_is_listed_and_gone_is_refused(tmp_path: Path) -> None:
     write_state(chain.directory, ["model.ckpt-10", "model.ckpt-15"])
     error = refused(chain, UnprovenError, 20)
     assert "check 3" in str(error.found)
+    assert "keys in it: 1" in str(error.found)
     assert "model.ckpt-15" in error.message
     chain.merge(20, base=10)
     chain.check(10, 20)
