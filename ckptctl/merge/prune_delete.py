@@ -151,7 +151,7 @@ class Remover:
                 found = [
                     item
                     for item in self.items
-                    if item.kind == kind and (item.status == "abandoned") == abandoned
+                    if item.kind == kind and (item.code == "abandoned") == abandoned
                 ]
                 # Increments from the newest down: a delta series must not lose its beginning.
                 found.sort(key=lambda item: item.step or 0, reverse=kind == "increment")

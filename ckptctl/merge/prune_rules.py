@@ -9,7 +9,8 @@ live or dead, restorable or not, when it was not before, stays too.
 Decisions where the rules leave a choice, all on the side of keeping:
 
 * The status decides, the first word that applies: an increment that is incomplete, an orphan
-  or unproven does not go as stale. An idle one does, since a full covers it.
+  or unproven does not go as stale. An idle one, or one that is refused as damage, does go, since
+  a full covers it.
 * What the state files lead a trainer to stays: the full that is named, and the increment that
   is named if it lies above that full.
 * A full goes by policy under the same condition as a stale increment: a verified full of at
@@ -47,15 +48,15 @@ _MOST_LOOKS = 200
 
 
 class Verdict(NamedTuple):
-    """Whether something goes, the word of `ls` for it, and why.
+    """Whether something goes, why, and the word of `ls` for it.
 
     `under` has the prefixes of all that has to be verified before it goes.
     """
 
     remove: bool
-    status: str
     code: str
     reason: str
+    status: str = "leftover"
     under: tuple[str, ...] = ()
 
     def fields(self) -> tuple[str, bool, str, str, str | None]:
@@ -117,7 +118,10 @@ class _Judge:
         self._vouched: tuple[Checkpoint | None, Checkpoint | None] | None = None
 
     def verdicts(self) -> dict[str, Verdict]:
-        found = {prefix: self._wish(item) for prefix, item in self.all.items()}
+        found = {
+            prefix: self._wish(item)._replace(status=self.chains.status(item))
+            for prefix, item in self.all.items()
+        }
         self._codes = {prefix: verdict.code for prefix, verdict in found.items()}
         for prefix, item in self.all.items():
             if found[prefix].remove:
@@ -147,7 +151,7 @@ class _Judge:
                 found[prefix] = found[prefix]._replace(remove=False, code=code, reason=reason)
         for other in self.scan.others:
             reason = "no checkpoint of this model: never touched"
-            found[other.prefix] = Verdict(False, "other", "other", reason)
+            found[other.prefix] = Verdict(False, "other", reason, self.chains.status(other))
         found.update(self._leftovers())
         return found
 
@@ -156,13 +160,13 @@ class _Judge:
     def _wish(self, item: Checkpoint) -> Verdict:
         dead = self.chains.timelines.why_abandoned(item)
         if not item.complete:
-            status = "damaged" if item.damage is not None else "incomplete"
             why = incompleteness(item)[0].message
             if item.prefix in self.look.own:
-                return Verdict(True, status, "unfinished", "ckptctl was removing it")
+                return Verdict(True, "unfinished", "ckptctl was removing it")
             if isinstance(item.damage, UnreadableError):  # it may be as sound as any
-                return Verdict(False, status, "unreadable", f"{why}; no option removes it")
-            return self._by_option(status, why, "leftovers", dead)
+                return Verdict(False, "unreadable", f"{why}; no option removes it")
+            code = "damaged" if item.damage is not None else "incomplete"
+            return self._by_option(code, why, "leftovers", dead)
         if dead is not None:
             return self._by_option("abandoned", dead, "abandoned")
         if item.kind == "full":
@@ -171,39 +175,38 @@ class _Judge:
             return self._by_option("orphan", "no full lies below it", "orphans")
         if not self.chains.base_of(item).proven:
             why = f"{self.chains.base_of(item).reason}; no option removes it"
-            return Verdict(False, "unproven", "unproven", why)
+            return Verdict(False, "unproven", why)
         if self.chains.is_stale(item):
-            # Not asked whether it is idle too: that takes a look at all before it.
-            return Verdict(True, "stale", "stale", "a full of its step or above is here")
+            return Verdict(True, "stale", "a full of its step or above is here")
         if self.chains.idle_of(item):
             why = "idle, until a full covers it; no option removes it"
-            return Verdict(False, "idle", "idle", why)
+            return Verdict(False, "idle", why)
         if self.chains.is_superseded(item):
             why = "a later increment holds all of its keys"
-            return Verdict(True, "superseded", "superseded", why)
+            return Verdict(True, "superseded", why)
         if item.unfit:
             return _unfit(item)
         point = self.chains.is_restore_point(item)
         why = "a restore point" if point else self.chains.why_not(item) or "no restore point"
-        return Verdict(False, "ok", "ok", why)
+        return Verdict(False, "ok", why)
 
-    def _by_option(self, status: str, why: str, option: str, dead: str | None = None) -> Verdict:
+    def _by_option(self, code: str, why: str, option: str, dead: str | None = None) -> Verdict:
         if getattr(self.options, option):
-            return Verdict(True, status, status, why)
+            return Verdict(True, code, why)
         if dead is not None and self.options.abandoned:
-            return Verdict(True, status, "abandoned", dead)
-        return Verdict(False, status, status, f"{why}; --{option} removes it")
+            return Verdict(True, "abandoned", dead)
+        return Verdict(False, code, f"{why}; --{option} removes it")
 
     def _wish_of_full(self, item: Checkpoint) -> Verdict:
         if misnamed(item):
             why = f"{self.chains.why_not(item)}; no option removes it"
-            return Verdict(False, "unproven", "unproven", why)
+            return Verdict(False, "unproven", why)
         if item.step in self.chains.bases.twins:
-            return Verdict(False, "ok", "ambiguous", "two fulls lie at its step")
+            return Verdict(False, "ambiguous", "two fulls lie at its step")
         if item.unfit:
             return _unfit(item)
         decision = self._decisions[item.prefix]
-        return Verdict(not decision.keep, "ok", "policy", decision.reason)
+        return Verdict(not decision.keep, "policy", decision.reason)
 
     @cached_property
     def _decisions(self) -> Mapping[str, Decision]:
@@ -251,7 +254,7 @@ class _Judge:
             place = (os.path.dirname(item.path), item.name)
             if item.path.endswith(MARK_SUFFIX) and place in staying:
                 reason = "it says whose the other files of its name are"
-                found[item.path] = Verdict(False, "leftover", "mark", reason)
+                found[item.path] = Verdict(False, "mark", reason)
         return found
 
     def _leftover(self, item: Leftover) -> Verdict:
@@ -263,15 +266,15 @@ class _Judge:
         if item.path in self.look.untouchable:
             held = ("untouchable", self.look.untouchable[item.path])
         if held is not None:
-            return Verdict(False, "leftover", *held)
+            return Verdict(False, *held)
         if item.path in self.look.own:
-            return Verdict(True, "leftover", "own", "a killed run of ckptctl left it behind")
+            return Verdict(True, "own", "a killed run of ckptctl left it behind")
         # A merge may be newer than a save that is under way: a full of the trainer's is not.
         saved = (f.mtime_ns for f in self.scan.fulls if self._counts(f) and f.merged is None)
         newest = max(saved, default=0)
         earlier = self.chains.timelines.order.earlier
         if item.reason in ("temporary", "tempstate") and earlier(item.mtime_ns, newest):
-            return Verdict(True, "leftover", "outdated", "a temporary older than the newest full")
+            return Verdict(True, "outdated", "a temporary older than the newest full")
         what = "data without an index" if item.reason == "unindexed" else "a temporary"
         return self._by_option("leftover", f"{what}, not known to be ours", "leftovers")
 
@@ -457,4 +460,4 @@ def _step(item: Checkpoint) -> int:
 
 def _unfit(item: Checkpoint) -> Verdict:
     why = f"{incompleteness(item)[0].message}; no option removes it"
-    return Verdict(False, "damaged", "unfit", why)
+    return Verdict(False, "unfit", why)

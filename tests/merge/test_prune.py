@@ -34,6 +34,7 @@ from tests.merge.prunes import (
 from tests.merge.storages import Counting
 from tests.oracle.chain import (
     INCREMENTS,
+    Increment,
     build_chain,
     changes,
     flip,
@@ -43,7 +44,7 @@ from tests.oracle.chain import (
     table,
     write_state,
 )
-from tests.oracle.images import string
+from tests.oracle.images import ints, string
 
 # --- by default -----------------------------------------------------------------------
 
@@ -180,6 +181,32 @@ def test_an_idle_increment_stays_until_a_full_covers_it(tmp_path: Path) -> None:
     chain.add(full(40, table("emb", [1])))
     chain.list_all()
     assert goes(plan(age(chain))) == {"I20": "stale"}
+
+
+def columns_that_do_not_fit(step: int) -> Increment:
+    """An increment that is complete, and refused as damage."""
+    broken = {"emb-sparse_incr_versions": ints("int64", [1, 2, 3])}
+    return increment(step, changes("emb", [1]), raw=broken)
+
+
+@pytest.mark.parametrize("option", [{}, {"orphans": True, "abandoned": True, "leftovers": True}])
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ([full(10, table("emb", [1])), increment(20, changes("emb", []))], "idle"),
+        ([full(10, table("emb", [1])), columns_that_do_not_fit(20)], "damaged"),
+        ([columns_that_do_not_fit(5), full(10, table("emb", [1]))], "damaged"),
+        ([full(10, table("emb", [1])), increment(20, changes("emb", [1]))], "stale"),
+    ],
+    ids=["idle", "damaged", "damaged orphan", "stale"],
+)
+def test_the_status_is_the_word_of_ls(tmp_path: Path, images, words: str, option: dict) -> None:
+    chain = age(build_chain(tmp_path, *images, full(40, table("emb", [1]))))
+    told = {each.path: each.status for each in plan(chain, **option).items}
+    chains = find_chains(scan_directory(str(chain.directory)))
+    scan = chains.scan
+    assert told == {each.prefix: chains.status(each) for each in (*scan.fulls, *scan.increments)}
+    assert words in told.values()
 
 
 def test_nothing_young_goes(tmp_path: Path) -> None:
