@@ -305,7 +305,8 @@ def _pair(
     try:
         check_nested(base.prefix, (before, after), proven, storage, progress=progress)
     except UnprovenError as error:
-        yield of_error(error, f"{after.prefix}.index", "CK024")
+        index = f"{after.prefix}.index"
+        yield of_error(error, index, "CK024")._replace(file=index)  # it names a prefix
     except (CkptctlError, OSError):
         return  # told where the increment was read
 
