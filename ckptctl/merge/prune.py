@@ -23,7 +23,7 @@ from ckptctl.chain import (
     scan_directory,
     wait_for_writer,
 )
-from ckptctl.errors import ChangedError, DamageError, RefusedError, UnreadableError
+from ckptctl.errors import ChangedError, DamageError, NotFoundError, RefusedError, UnreadableError
 from ckptctl.merge.owned import fingerprint, owned
 from ckptctl.merge.prune_delete import Remover, is_gone
 from ckptctl.merge.prune_look import Pairs, newest_sound, own_leftovers, save_times
@@ -151,7 +151,7 @@ def plan_prune(
     Raises
     ------
     NotFoundError
-        No such directory.
+        No such directory, or nothing of a trainer in it.
     RefusedError
         The policy keeps no restore point, or the directory is a copy whose state files lead
         elsewhere.
@@ -159,9 +159,16 @@ def plan_prune(
         A state file does not parse: what it lists cannot be unlisted.
     """
     options = options or PruneOptions()
-    return _plan(
+    plan = _plan(
         directory, options, VerifiedCheckpoints(), None, remember, progress, storage, before
     )
+    if not plan.items:  # a disk that is not mounted must not pass for one that is tidy
+        raise NotFoundError(
+            "no checkpoint, nothing to prune",
+            file=directory,
+            remedy="look whether it is the directory, and mounted",
+        )
+    return plan
 
 
 def _plan(

@@ -354,6 +354,24 @@ def test_a_missing_directory_is_ten(run, tmp_path: Path) -> None:
     assert run("prune", tmp_path / "none", "--yes").returncode == 10
 
 
+@pytest.mark.parametrize("how", ["-n", "--yes", "--save-plan", "-q", "--trash"])
+def test_a_directory_without_anything_of_a_trainer_is_ten(
+    run, tmp_path: Path, untouched, how: str
+) -> None:
+    """As a disk is that is not mounted."""
+    room = tmp_path / "room"
+    room.mkdir()
+    (room / "notes.txt").write_text("not ours")
+    plan = [tmp_path / "plan"] if how == "--save-plan" else []
+    with untouched(tmp_path):
+        done = run("prune", room, how, *plan)
+    assert (done.returncode, done.stdout) == (10, "")
+    assert f"\n  file: {room}\n" in done.stderr
+    assert "mounted" in done.stderr
+    (room / "model.ckpt-45_temp_0123456789abcdef").mkdir()
+    assert run("prune", room, how, *plan).returncode == 0
+
+
 @pytest.mark.parametrize("form", [(), ("--json",)])
 def test_damage_is_four_and_keeps_what_the_full_would_stand_in_for(run, old: Path, form) -> None:
     data = old / "model.ckpt-160.data-00000-of-00002"
