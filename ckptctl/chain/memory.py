@@ -18,10 +18,14 @@ __all__ = ["ProvenPairs", "VerifiedCheckpoints", "cache_path", "note", "recall",
 
 
 class ProvenPairs:
-    """The pairs of prefixes of a directory that are known to be nested."""
+    """The pairs of prefixes of a directory that are known to be nested.
 
-    def __init__(self, scan: Scan) -> None:
+    What is proven is known from then on; with `keep` to later runs too.
+    """
+
+    def __init__(self, scan: Scan, *, keep: bool = True) -> None:
         self._scan = scan
+        self._keep = keep
         self._known: dict[object, bool] = {}
 
     @cached_property
@@ -36,8 +40,9 @@ class ProvenPairs:
 
     def add(self, pair: tuple[str, str]) -> None:
         """Remember a pair; where the cache cannot be written, the next run proves it again."""
-        remember(self._path(pair))
-        self._known.pop(pair, None)
+        if self._keep:
+            remember(self._path(pair))
+        self._known[pair] = True
 
     def _path(self, pair: tuple[str, ...]) -> str:
         return note("nested", (self._by_prefix[prefix] for prefix in pair))

@@ -95,7 +95,9 @@ def command(
     from ckptctl.running import Runner
 
     reading = out.progress()
-    found, runner = find_target(target, directory, restore), Runner(jobs, progress=reading)
+    # A dry run writes nothing, not even into the user's cache.
+    found = find_target(target, directory, restore, remember=not dry_run)
+    runner = Runner(jobs, progress=reading)
     with open_view(found, restore, runner, damaged=salvage) as view:
         try:
             plan = plan_export(

@@ -52,6 +52,8 @@ class Target(NamedTuple):
         Those of the directory, where they are known.
     selection
         Of a state.
+    remember
+        Whether the user's cache takes down what is proven of it.
     """
 
     text: str
@@ -61,6 +63,7 @@ class Target(NamedTuple):
     step: int | None
     chains: Chains | None = None
     selection: Selection | None = None
+    remember: bool = True
 
     @property
     def words(self) -> str:
@@ -91,6 +94,8 @@ def find_target(
     directory: str | os.PathLike[str] = ".",
     options: RestoreOptions | None = None,
     storage: Storage = LOCAL,
+    *,
+    remember: bool = True,
 ) -> Target:
     """Return what a TARGET stands for.
 
@@ -104,6 +109,8 @@ def find_target(
         The checkpoint directory, for all but paths.
     options
         Overrides of the restore rules, for a step.
+    remember
+        Note what is read of indexes, and what is proven, in the user's cache directory.
 
     Raises
     ------
@@ -121,15 +128,21 @@ def find_target(
         text = os.fspath(text)
     if not isinstance(text, str):
         text = str(whole_number("step", text))
-    return _find(text, directory, options or RestoreOptions(), storage)
+    return _find(text, directory, options or RestoreOptions(), storage, remember)
 
 
 def _find(
-    text: str, directory: str, options: RestoreOptions, storage: Storage, *, inside: bool = False
+    text: str,
+    directory: str,
+    options: RestoreOptions,
+    storage: Storage,
+    remember: bool,
+    *,
+    inside: bool = False,
 ) -> Target:
     """Return what a target stands for; `inside`: in the directory, and nowhere else."""
     if _STEP.fullmatch(text) or _PLACE.fullmatch(text):
-        return _state(text, directory, options, storage)
+        return _state(text, directory, options, storage, remember)
     named = _FILE.fullmatch(text)
     found = _bundles(text if named is None else named[1], directory, storage, inside=inside)
     if len(found) > 1:
@@ -143,7 +156,8 @@ def _find(
         return _bundle(text, found[0])
     before, at, after = text.rpartition("@")
     if at and before and not inside and _is_directory(before, storage):
-        return _find(after, before, options, storage, inside=True)._replace(text=text)
+        within = _find(after, before, options, storage, remember, inside=True)
+        return within._replace(text=text)
     if named is not None:
         raise NotFoundError(
             "no index of that bundle",
@@ -194,7 +208,9 @@ def saved_model(directory: str, storage: Storage = LOCAL) -> str | None:
     return next((place for place in places if _is_bundle(place, storage)), None)
 
 
-def _state(text: str, directory: str, options: RestoreOptions, storage: Storage) -> Target:
+def _state(
+    text: str, directory: str, options: RestoreOptions, storage: Storage, remember: bool
+) -> Target:
     from ckptctl.chain.listed import IndexMemory  # verify must not have it at hand
 
     memory = IndexMemory(scan_directory(directory, storage))
@@ -207,8 +223,9 @@ def _state(text: str, directory: str, options: RestoreOptions, storage: Storage)
     chains = find_chains(scan, options.assume_order, proven_nested=ProvenPairs(scan))
     with telling_what_vanished(scan, storage):
         found = state_at(chains, _step(text, chains), options, text)
-    memory.remember(storage)
-    return found
+    if remember:
+        memory.remember(storage)
+    return found._replace(remember=remember)
 
 
 def state_at(chains: Chains, step: int | None, options: RestoreOptions, text: str = "") -> Target:

@@ -309,7 +309,8 @@ class View:
             full, increments = chosen.base.prefix, tuple(each.prefix for each in chosen.increments)
             chains = target.chains
             if chosen.to_prove and chains is not None:
-                proven, progress = ProvenPairs(chains.scan), self.runner.progress
+                progress = self.runner.progress
+                proven = ProvenPairs(chains.scan, keep=target.remember)
                 check_nested(
                     full, chosen.to_prove, proven, storage, progress=progress, chains=chains
                 )

@@ -328,7 +328,7 @@ def _plan(
     storage: Storage,
 ) -> MergePlan:
     directory = scan.directory
-    proven = ProvenPairs(scan)
+    proven = ProvenPairs(scan, keep=remember)
     chains = find_chains(scan, options.assume_order, proven_nested=proven)
     chosen = select(chains, upto, options)
     in_place = output is None
@@ -390,7 +390,6 @@ def _plan(
         chosen.to_prove,
         proven,
         storage,
-        remember=remember,
         progress=progress,
         chains=chains,
     )

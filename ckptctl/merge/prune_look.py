@@ -30,17 +30,7 @@ __all__ = ["Pairs", "newest_sound", "own_leftovers", "save_times"]
 
 
 class Pairs(ProvenPairs):
-    """Proven pairs of this run, and those of earlier ones; without `keep` only here."""
-
-    def __init__(self, scan: Scan, *, keep: bool) -> None:
-        super().__init__(scan)
-        self._keep = keep
-
-    def add(self, pair: tuple[str, str]) -> None:
-        """Remember a pair."""
-        if self._keep:
-            super().add(pair)
-        self._known[pair] = True
+    """Proven pairs, and the look that proves those of a whole directory."""
 
     def prove(
         self, chains: Chains, storage: Storage, progress: Progress

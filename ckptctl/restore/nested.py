@@ -52,7 +52,6 @@ def check_nested(
     proven: ProvenPairs,
     storage: Storage = LOCAL,
     *,
-    remember: bool = True,
     progress: Progress = NO_PROGRESS,
     chains: Chains | None = None,
 ) -> None:
@@ -61,7 +60,7 @@ def check_nested(
     Compares all keys of each member of a table, whatever part they stand in, some buckets
     at a time. Memory: `_KEYS` keys of each increment, of a larger bucket `_BUCKET_KEYS`, a
     table of their hashes, and the keys that stand outside their bucket. What is among the
-    `proven` pairs is not looked at again; with `remember`, what is proven now is added to them.
+    `proven` pairs is not looked at again; what is proven now is added to them.
     An error names the step below that the `chains` can restore.
 
     Raises
@@ -95,8 +94,7 @@ def check_nested(
                     found=f"{missing} keys missing",
                     remedy=step_below(chains, after.step, LAST_OR_ALL),
                 )
-            if remember:
-                proven.add(pair)
+            proven.add(pair)
 
 
 def _key_bytes(before: Checkpoint, after: Checkpoint) -> int:

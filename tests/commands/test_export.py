@@ -76,11 +76,13 @@ def test_text_says_the_same(run, document, sharded: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["out", "out.npz", "out.safetensors"])
-def test_a_dry_run_writes_nothing(
-    document, untouched, sharded: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_dry_run_writes_nothing(run, untouched, sharded: Path, tmp_path: Path, name: str) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    env = {"XDG_CACHE_HOME": str(cache), "HOME": str(cache)}
+    args = ("export", "140", "-C", sharded, "-o", tmp_path / name, "-n", "--json")
     with untouched(tmp_path):
-        found = document("latest", "-C", sharded, "-o", tmp_path / name, "-n")
+        found = json.loads(run(*args, env=env).stdout)
     assert found["dry_run"] is True
     assert "result" not in found
 
