@@ -19,7 +19,7 @@ from ckptctl.restore import RestoreOptions, open_state
 from ckptctl.restore.nested import check_nested
 from ckptctl.restore.select import select
 
-__all__ = ["RestorePoint", "restorable", "stands_in"]
+__all__ = ["RestorePoint", "newest_point", "restorable", "stands_in"]
 
 _LOG = logging.getLogger("ckptctl.training")
 
@@ -67,6 +67,14 @@ def restorable(directory: str) -> Iterator[RestorePoint]:
             continue
         lineage = chosen.increments[-1].lineage if chosen.increments else None
         yield RestorePoint(step, chosen.base.prefix, increments, lineage)
+
+
+def newest_point(directory: str) -> int | None:
+    """Return the newest restore point by names and indexes, or None where nothing tells."""
+    try:
+        return find_chains(scan_directory(directory or ".")).latest
+    except CkptctlError:
+        return None
 
 
 def stands_in(directory: str, step: int) -> bool:

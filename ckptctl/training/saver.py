@@ -19,7 +19,7 @@ from ckptctl.training.durable import make_durable
 from ckptctl.training.incremental import IncrementalSaver
 from ckptctl.training.places import refuse_keras
 from ckptctl.training.recorder import Recorder
-from ckptctl.training.recovery import RestorePoint, restorable
+from ckptctl.training.recovery import RestorePoint, newest_point, restorable
 from ckptctl.training.slices import refuse_gaps
 from ckptctl.training.updates import initialisers_of, uses_of
 
@@ -157,23 +157,27 @@ class Saver(tf1.train.Saver):
 
         In a training graph under a `Scaffold` with `incremental_save_restore=True`, the
         full that `checkpoint` names is where recovery begins: the newest full and its
-        increments are restored, see `recover`. Any other path is restored as it is.
+        increments are restored, see `recover`. Any other path is restored as it is, and so is
+        that full where the graph does not train; that increments are newer is logged then.
         """
         if not self.incremental_save_restore:
             super().restore(sess, save_path)
             return
         directory = os.path.dirname(save_path)
-        if self.recovers and self._trains():
+        if self.recovers:
             state = checkpoint_management.get_checkpoint_state(directory)
             if state is not None and state.model_checkpoint_path == save_path:
-                if self.recover(sess, directory) is None:
+                if not self._trains():
+                    _tell_newer(save_path)
+                elif self.recover(sess, directory) is None:
                     raise IncompleteError(
                         "neither this full nor any other restore point of its directory can be "
                         "restored",
                         file=save_path,
                         remedy="`ckptctl ls` and the log say why",
                     )
-                return
+                else:
+                    return
         self._begin(sess)
         super().restore(sess, save_path)
         self._restored(sess, save_path)
@@ -252,3 +256,16 @@ class Saver(tf1.train.Saver):
             others = self.incremental.other_slices(prefix)
             base = Base(prefix, parts[1], clocks, others=others)
             self._recorder.bases.of(sess)[directory_of(prefix)] = base
+
+
+def _tell_newer(prefix: str) -> None:
+    """Log that a graph that does not train goes without what is newer than a full."""
+    directory, name = os.path.split(prefix)
+    parts, newest = split_step(name), newest_point(directory)
+    if parts is not None and newest is not None and newest > parts[1]:
+        _LOG.warning(
+            "%s is restored alone, and step %d is newer: this graph does not train; "
+            "Saver.recover restores the increments too",
+            prefix,
+            newest,
+        )

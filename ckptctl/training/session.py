@@ -25,7 +25,8 @@ class Scaffold(tf1.train.Scaffold):
     ----------
     incremental_save_restore
         Restore the newest full and its increments; workers wait for all of it. Every
-        worker of a training needs it, since each records the rows it changes.
+        worker of a training needs it, since each records the rows it changes. A graph that
+        does not train restores the full alone; `Saver.recover` goes on to the increments.
     """
 
     _saver: Any

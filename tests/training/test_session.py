@@ -446,16 +446,24 @@ def test_a_saver_that_is_built_before_the_optimizer_restores_increments_too(tmp_
     assert [run(3), run(0)] == [0, 3]
 
 
-def test_an_evaluation_restores_the_full_alone(tmp_path: Path) -> None:
-    train(Model(), tmp_path, [1], [2])
+@pytest.mark.parametrize("newer", [True, False])
+def test_an_evaluation_restores_the_full_alone_and_says_so(
+    tmp_path: Path, newer: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = train(Model(), tmp_path, *([[1], [2]] if newer else []))
+    caplog.clear()
     with tf.Graph().as_default():
-        tf1.get_variable("emb", [ROWS, DIM], partitioner=tf1.fixed_size_partitioner(3))
-        step = tf1.train.get_or_create_global_step()
+        emb = tf1.get_variable("emb", [ROWS, DIM], partitioner=tf1.fixed_size_partitioner(3))
+        rows, step = tf.convert_to_tensor(emb), tf1.train.get_or_create_global_step()
         scaffold = ct.Scaffold(incremental_save_restore=True)
         with tf1.train.MonitoredSession(
             tf1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path))
         ) as run:
             assert run.run(step) == 0
+            assert scaffold.saver.recover(run, str(tmp_path)) == (2 if newer else 0)
+            assert_same({"emb": run.run(rows)}, {"emb": found["values"]["emb"]})
+    told = "model.ckpt-0 is restored alone, and step 2 is newer" in caplog.text
+    assert told is newer
 
 
 def test_nothing_that_can_be_restored_is_an_error(tmp_path: Path) -> None:
