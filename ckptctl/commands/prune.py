@@ -75,10 +75,10 @@ def command(
 
     By default: increments that a newer full covers, once every tensor of that full was read
     and matched its checksum; increments whose keys a later one is proven to contain; and
-    temporaries that ckptctl left, or that are older than the newest full. Old fulls go by
-    keep rules alone: a full that no rule keeps goes, with its increments. Rules are joined
-    by or, count fulls, and count time back from the newest; --keep-step and --keep-within
-    name increments too.
+    temporaries that ckptctl left, or that are older than the newest full of the trainer. Old
+    fulls go by keep rules alone: a full that no rule keeps goes, with its increments. Rules
+    are joined by or, count fulls, and count time back from the newest; --keep-step and
+    --keep-within name increments too.
 
     The newest restore point, the newest one whose checks have all passed, and all that they
     need stay, whatever the rules say. State files are rewritten first.

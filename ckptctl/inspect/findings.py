@@ -283,8 +283,9 @@ def render() -> str:
         "<!-- Generated: python -m ckptctl.inspect.findings > docs/findings.md -->",
         "",
         "A code keeps its meaning for ever. `damage` makes the command exit with 4, `unread` with",
-        "3, a `warning` with 0 (with `--strict` 3), a `note` with 0. Codes below CK050 are found",
-        "from names and indexes alone, the others with `--data`, which reads every byte.",
+        "3, a `warning` with 0 (with `--strict` 3), a `note` with 0. CK024 and the codes from",
+        "CK050 on take `--data`, which reads every byte; of CK059 and CK090 some are found without",
+        "it. The others are found from names and indexes alone.",
         "",
     ]
     for kind in CATALOGUE.values():

@@ -274,7 +274,7 @@ class _Judge:
         newest = max(saved, default=0)
         earlier = self.chains.timelines.order.earlier
         if item.reason in ("temporary", "tempstate") and earlier(item.mtime_ns, newest):
-            return Verdict(True, "outdated", "a temporary older than the newest full")
+            return Verdict(True, "outdated", "older than the newest full of the trainer")
         what = "data without an index" if item.reason == "unindexed" else "a temporary"
         return self._by_option("leftover", f"{what}, not known to be ours", "leftovers")
 
