@@ -53,7 +53,8 @@ __all__ = ["command"]
     "--json-lines",
     is_flag=True,
     help="Print a JSON object a line for each key and tensor that differs, as it is found; the "
-    "last line is the summary, and only with it are the lines checked.",
+    "last line is the summary, and only with it are the lines checked. As with --json, -q silences "
+    "stderr alone.",
 )
 @options.html
 @options.state

@@ -113,6 +113,12 @@ def test_quiet_leaves_it_to_the_exit_code(run, sharded: Path) -> None:
     done = run("diff", "160", "180", "-C", sharded, "--exit-code", "-q", "--json")
     assert (done.returncode, done.stderr) == (5, "")
     assert json.loads(done.stdout)["schema"] == "ckptctl.diff/1"
+    loud, quiet = (
+        run("diff", "160", "180", "-C", sharded, "--exit-code", "--json-lines", *q)
+        for q in ([], ["-q"])
+    )
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (5, loud.stdout, "")
+    assert loud.stderr
 
 
 def test_that_two_differ_is_said_beside_the_answer(run, sharded: Path) -> None:
