@@ -30,23 +30,17 @@ def verify_all(
     UnreadableError
         Something could not be read, or is gone.
     """
-    from ckptctl.inspect.verify import VerifyPlan, execute_verify  # a dry run reads no data
+    # A dry run reads no data.
+    from ckptctl.inspect.findings import error_of
+    from ckptctl.inspect.verify import VerifyPlan, execute_verify
 
     directory = chains.scan.directory
     plan = VerifyPlan(directory, chains, (checkpoint,), (), True, (1, 1), False, storage)
     found = execute_verify(plan, jobs=jobs, bwlimit=bwlimit, progress=progress)
-    for finding in found.findings:
-        if finding.severity in ("damage", "unread"):
-            kind = DamageError if finding.severity == "damage" else UnreadableError
-            raise kind(
-                f"{finding.code}: {finding.message}",
-                file=finding.file,
-                tensor=finding.tensor,
-                offset=finding.offset,
-                expected=finding.expected,
-                found=finding.found,
-                remedy=finding.remedy,
-            )
+    if found.count("damage"):
+        raise error_of(DamageError, "damage", found.findings, "damage")
+    if found.count("unread"):
+        raise error_of(UnreadableError, "not all could be read", found.findings, "unread")
 
 
 def remember_verified(prefix: str, storage: Storage) -> None:
