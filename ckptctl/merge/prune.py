@@ -397,8 +397,11 @@ def _verify(
                 verify_all(
                     found, chains, plan.storage, jobs=jobs, bwlimit=bwlimit, progress=progress
                 )
-            except DamageError as error:
-                if find_changed([found], plan.storage, since="the prune was planned") is None:
+            except (DamageError, RefusedError) as error:
+                changed = find_changed([found], plan.storage, since="the prune was planned")
+                if changed is None and isinstance(error, RefusedError):
+                    raise
+                if changed is None:
                     damage.append(str(error))
             else:
                 verified.add(found)

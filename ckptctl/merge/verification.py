@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ckptctl.chain import Chains, Checkpoint, VerifiedCheckpoints, scan_directory
-from ckptctl.errors import DamageError, UnreadableError
+from ckptctl.errors import DamageError, RefusedError
 from ckptctl.progress import Progress
 from ckptctl.storage import Storage
 
@@ -27,7 +27,7 @@ def verify_all(
     ------
     DamageError
         It found damage.
-    UnreadableError
+    RefusedError
         Something could not be read, or is gone.
     """
     # A dry run reads no data.
@@ -40,7 +40,7 @@ def verify_all(
     if found.count("damage"):
         raise error_of(DamageError, "damage", found.findings, "damage")
     if found.count("unread"):
-        raise error_of(UnreadableError, "not all could be read", found.findings, "unread")
+        raise error_of(RefusedError, "not all could be read", found.findings, "unread")
 
 
 def remember_verified(prefix: str, storage: Storage) -> None:
