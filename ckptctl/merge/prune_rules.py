@@ -349,15 +349,19 @@ class _Judge:
             yield placed, reason
         lineage = item.lineage
         if lineage is not None and lineage.mode == "delta":
-            why = f"{item.name} goes on from it: a delta series stays whole until a full covers it"
+            whole = "a delta series stays whole until a full covers it"
+            why, amid = (
+                f"{item.name} goes on from it: {whole}",
+                f"it lies before {item.name}: {whole}",
+            )
             series = self._series[lineage.base_step]
             last = None
             for other in reversed(series[: bisect_left(series, item.step, key=_step)]):
                 if last is not None and other.step < last.step:
                     break  # that one needs those before it
-                yield other, why
-                if self.chains.is_live(other):
-                    last = other
+                live = self.chains.is_live(other)
+                yield other, why if live else amid
+                last = other if live else last
 
     @cached_property
     def _series(self) -> Mapping[int, list[Checkpoint]]:

@@ -175,6 +175,9 @@ def test_a_delta_series_stays_whole_across_one_that_was_left(tmp_path: Path) -> 
     found = plan(age(chain))
     assert stays(found)["I25"] == "abandoned"
     assert stays(found)["I10"] == stays(found)["I20"] == "needed"
+    found = plan(chain, abandoned=True)
+    (reason,) = (item.reason for item in found.items if item.step == 25)
+    assert reason.startswith("it lies before incremental_model.ckpt-30: a delta series")
 
 
 @pytest.fixture
