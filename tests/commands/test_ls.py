@@ -271,6 +271,8 @@ def test_what_a_merge_has_compared_is_known_to_the_listing(
 @pytest.fixture
 def three(sharded: Path) -> Path:
     """Chains 100 (two increments), 160 (one) and 200 (none), 200 the oldest and smallest."""
+    for path in sharded.rglob("*"):
+        os.utime(path)  # of now, however old the files are that they are copies of
     for path in sharded.glob("model.ckpt-100.*"):
         copy = path.with_name(path.name.replace("100", "200"))
         copy.write_bytes(path.read_bytes())
