@@ -41,7 +41,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ckptctl.chain.between import Between
-from ckptctl.chain.facts import Merged
 from ckptctl.chain.model import Checkpoint, Scan
 from ckptctl.chain.nested import goes_on_from
 from ckptctl.chain.problems import unsoundness
@@ -319,20 +318,23 @@ class Bases:
         if held.last_id is None:
             return None
         verdict = lineage.follows(held.last_id)
-        return self._leads_to(increment, full, held) if verdict is None else verdict
+        if verdict is None:
+            verdict = self._leads_to(increment, full.prefix, held.last_id, held.up_to)
+        return verdict
 
-    def _leads_to(self, increment: Checkpoint, full: Checkpoint, held: Merged) -> bool | None:
+    def _leads_to(self, increment: Checkpoint, full: str, last_id: str, up_to: int) -> bool | None:
+        """Return the same by the ids of one increment after the other."""
         at: Checkpoint | None = increment
         line: list[tuple[str, str]] = []
         verdict = None
         while at is not None and at.lineage is not None:
-            lineage, key = at.lineage, (at.prefix, full.prefix)
+            lineage, key = at.lineage, (at.prefix, full)
             if key in self._follows:
                 verdict = self._follows[key]
                 break
             self._follows[key] = None
             line.append(key)
-            verdict = lineage.follows(held.last_id or "")
+            verdict = lineage.follows(last_id)
             if verdict is not None:
                 break
             meant, previous = lineage.previous_id, lineage.previous_step
@@ -342,8 +344,8 @@ class Bases:
             before = self._by_id.get(meant)
             if before is not None:
                 previous = before.step
-            if meant == held.last_id or (previous is not None and previous <= held.up_to):
-                verdict = meant == held.last_id
+            if meant == last_id or (previous is not None and previous <= up_to):
+                verdict = meant == last_id
                 break
             at = before
         self._follows.update(dict.fromkeys(line, verdict))

@@ -52,11 +52,11 @@ class VerifiedCheckpoints:
     """Checkpoints that were once read as a whole, and found without damage."""
 
     def __contains__(self, checkpoint: object) -> bool:
-        return isinstance(checkpoint, Checkpoint) and os.path.exists(note("verified", [checkpoint]))
+        return isinstance(checkpoint, Checkpoint) and os.path.exists(note("sound", [checkpoint]))
 
     def add(self, checkpoint: Checkpoint) -> None:
         """Remember one; where the cache cannot be written, the next run reads it again."""
-        remember(note("verified", [checkpoint]))
+        remember(note("sound", [checkpoint]))
 
 
 def note(room: str, checkpoints: Iterable[Checkpoint]) -> str:

@@ -73,8 +73,8 @@ def command(
 ) -> None:
     """Remove increments and temporaries that are no longer needed.
 
-    By default: increments that a newer full covers, once every tensor of that full was read
-    and matched its checksum; increments whose keys a later one is proven to contain; and
+    By default: increments that a newer full covers, once that full was read as verify --data
+    reads it, and no damage found; increments whose keys a later one is proven to contain; and
     temporaries that ckptctl left, or that are older than the newest full of the trainer. Old
     fulls go by keep rules alone: a full that no rule keeps goes, with its increments. Rules
     are joined by or, count fulls, and count time back from the newest; --keep-step and

@@ -222,7 +222,7 @@ class PrunePlan:
     items
         By kind, then by step: fulls, increments, others, leftovers.
     verify
-        Prefixes of what stands in for something and is read, every tensor, before that goes.
+        Prefixes of what stands in for something and is verified, all of it, before that goes.
     fingerprint
         Changes with every file that counts.
     warnings

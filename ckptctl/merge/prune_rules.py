@@ -72,7 +72,7 @@ class Look(NamedTuple):
     options
         What was asked for.
     verified
-        Checkpoints of which every tensor is known to match its checksum.
+        Checkpoints that are known to be without damage.
     untouchable
         Path of an item to why it is not ours to remove, whatever the rules say.
     own

@@ -45,8 +45,9 @@ def verify_all(
 
 def remember_verified(prefix: str, storage: Storage) -> None:
     """Remember a full that was just written and read back, unless names and shapes contradict."""
-    from ckptctl.inspect.verify_quick import check_bundle
+    from ckptctl.inspect.verify_quick import check_bundle  # nor does the plan of a merge
 
+    # What a full lacks, a part of a table say, what is merged onto it lacks too.
     if any(finding.severity == "damage" for finding in check_bundle(prefix, False, storage)):
         return
     scan = scan_directory(os.path.dirname(prefix) or ".", storage)
