@@ -55,6 +55,7 @@ def main() -> None:
             for source, target in zip(sources, targets, strict=True)
             for first in range(0, source.stat().st_size, PART)
         ]
+        parts.sort(key=lambda part: part[2])  # files take turns: one thread at a time writes to one
         list(executor.map(copy, *zip(*parts, strict=True)))
         list(executor.map(flush, targets))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ckptctl import knobs
@@ -167,7 +168,7 @@ def write_state(
     crcs: dict[bytes, int] = {}
     skipped: dict[str, int] = {}
     with _held_open(target):
-        for label, result in runner.map(_write_tasks(state, layout, surveys, target)):
+        for label, result in runner.map(_write_tasks(state, layout, surveys, target, runner.jobs)):
             written: list[Written] = []
             if isinstance(result, WrittenRange):
                 whole = label.add(result) if isinstance(label, Parts) else None
@@ -229,13 +230,43 @@ _Result: TypeAlias = "WrittenRange | list[Written] | tuple[list[Written], int, i
 
 
 def _write_tasks(
-    state: State, layout: Layout, surveys: dict[tuple[int, int], Survey], target: PendingData
+    state: State,
+    layout: Layout,
+    surveys: dict[tuple[int, int], Survey],
+    target: PendingData,
+    lanes: int,
+) -> Iterator[tuple[Parts | str, Task[_Result]]]:
+    """Return what writes each tensor, of as many shards in turn as there are `lanes`.
+
+    Two threads that write to one file wait for each other: the kernel lets one in at a time.
+    """
+    shards: list[list[tuple[StateTensor, Place]]] = [[] for _ in layout.sizes]
+    for tensor, place in zip(layout.tensors, layout.places, strict=True):
+        shards[place.shard].append((tensor, place))
+    largest = sorted(range(len(shards)), key=lambda shard: -layout.sizes[shard])
+    waiting = (_shard_tasks(state, shards[shard], surveys, target) for shard in largest)
+    running = list(islice(waiting, lanes))
+    while running:
+        for tasks in tuple(running):
+            for task in tasks:
+                yield task
+                break
+            else:
+                running.remove(tasks)
+                running.extend(islice(waiting, 1))
+
+
+def _shard_tasks(
+    state: State,
+    tensors: Sequence[tuple[StateTensor, Place]],
+    surveys: dict[tuple[int, int], Survey],
+    target: PendingData,
 ) -> Iterator[tuple[Parts | str, Task[_Result]]]:
     members: dict[tuple[int, int, int], list[tuple[str, Place]]] = {}
     small: list[tuple[CopyJob, Place]] = []
     large: list[tuple[CopyJob, Place]] = []
     rows: list[RowsTask] = []
-    for tensor, place in zip(layout.tensors, layout.places, strict=True):
+    for tensor, place in tensors:
         made = tensor.made
         if isinstance(made, MemberTensor):
             at = (made.table, made.part, made.member)
