@@ -16,9 +16,9 @@ __all__ = ["fit_memory", "most_rows"]
 _BASE_MEMORY = 48 << 20
 #: Bytes that an incoming key takes as long as the merge runs: two row numbers and a source.
 _KEPT_MEMORY = 10
-#: Pieces that a task holds: what it writes, what it read for that; and what was read ahead where
-#: rows come from several sets.
-_PIECES, _PIECES_AHEAD = 12, 14
+#: Pieces that a task holds: what it writes, what it read for that; and the most of what was read
+#: ahead, which is not more than so many times what increments bring.
+_PIECES, _PIECES_AHEAD, _AHEAD = 12, 14, 3
 #: Bytes that a task holds for each set of an increment: its offsets, counts and buckets.
 _SOURCE_MEMORY = 48 << 10
 #: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
@@ -92,6 +92,17 @@ def _part_memory(job: PartJob) -> int:
     return max(job.most_together() * _KEY_MEMORY + held, looking)
 
 
+def _most_brought(state: State) -> int:
+    """Return the bytes of the largest that increments bring to what one task works on."""
+    found = [
+        sum(entry.size for _, ev, *_ in member.incoming for entry in ev.entries.values())
+        for job in _jobs(state)
+        for member in job.table.members
+    ]
+    found += [sum(rows.values.size for _, rows in plan.incoming) for plan in state.rows]
+    return max(found, default=0)
+
+
 def _most_sources(state: State) -> int:
     """Return the most sets that bring rows to what one task works on."""
     found = [len(member.incoming) for job in _jobs(state) for member in job.table.members]
@@ -102,8 +113,8 @@ def fit_memory(state: State, jobs: int, limit: int | None) -> tuple[int | None, 
     """Return the tasks at a time that fit into `limit` bytes, and what they take."""
     base = _BASE_MEMORY + _all_keys(state) * _KEPT_MEMORY
     sources = _most_sources(state)
-    pieces = _PIECES + (_PIECES_AHEAD if sources > 1 else 0)
-    each = pieces * knobs.PIECE_BYTES
+    each = _PIECES * knobs.PIECE_BYTES
+    each += min(_PIECES_AHEAD * knobs.PIECE_BYTES, _AHEAD * _most_brought(state))
     each += _most_looked(state) + sources * _SOURCE_MEMORY
     if limit is None:
         return None, base + jobs * each

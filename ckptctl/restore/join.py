@@ -21,7 +21,7 @@ from ckptctl.restore.keys import (
     in_order,
     most_together,
 )
-from ckptctl.restore.rowmap import Runs
+from ckptctl.restore.rowmap import Runs, row_order
 from ckptctl.restore.unique import Unique
 from ckptctl.running import Report, ignore
 from ckptctl.tables import BUCKETS, EvSet
@@ -168,7 +168,9 @@ class FullKeys:
                     wanted = Wanted(_NONE)  # before there is another
                     wanted, wanted_of = Wanted(own), bucket_first
                 hits, rows = wanted.find(keys, wrong)
-            hits, rows = _by_row(hits, rows, len(keys))
+            if not (rows[1:] > rows[:-1]).all():
+                order = row_order(rows)
+                hits, rows = hits[order], rows[order]
             try:
                 if self._unique is not None:
                     check_keys(self._data, self._ev, keys)
@@ -214,18 +216,6 @@ def _match_once(
     twice = table.fill(keys[legal])
     hits, rows = table.find(wanted)
     return hits, legal[rows], twice
-
-
-def _by_row(numbers: np.ndarray, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers, and their rows below `most`, all different, by row."""
-    if (rows[1:] > rows[:-1]).all():
-        return numbers, rows
-    # By 16 bits at a time: a quarter of the time of sorting.
-    digits = rows.astype(np.uint32).view(np.uint16).reshape(-1, 2)
-    order = np.argsort(digits[:, 0], kind="stable")
-    if most > 1 << 16:
-        order = order[np.argsort(digits[:, 1][order], kind="stable")]
-    return numbers[order], rows[order]
 
 
 def _spans(

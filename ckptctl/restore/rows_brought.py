@@ -9,13 +9,16 @@ import numpy as np
 
 from ckptctl import knobs
 from ckptctl.bundle import BundleData, Entry
+from ckptctl.restore.rowmap import row_order
 
 __all__ = ["FileRows", "RowTaker", "records", "view_bytes"]
 
-#: Pieces of rows that are gathered at a time where many increments bring them.
+#: Pieces of rows that are gathered at a time where many tensors bring them.
 _AHEAD = 3
 #: How many times as many rows may be read for that, in one go.
 _MOST_BESIDE = 3
+#: Pieces of rows that are gathered at a time where they lie further apart than that.
+_FAR = 8
 
 
 def view_bytes(array: np.ndarray) -> memoryview:
@@ -73,33 +76,43 @@ class FileRows:
         if self._tensor_of is None:
             self._take(0, self._row_of[first:last], out, at)
             return
-        for begin in range(first, last, self.most):
-            end = min(begin + self.most, last)
-            records(out)[at[begin - first : end - first]] = self.gather(begin, end)
-
-    @property
-    def most(self) -> int:
-        """The most rows that are gathered at a time."""
-        return max(1, min(_AHEAD * knobs.PIECE_BYTES // self._row_bytes, knobs.JOIN_KEYS))
+        while len(at):
+            found = self.gather(last - len(at), last)
+            records(out)[at[: len(found)]] = found
+            at = at[len(found) :]
 
     def gather(self, first: int, last: int) -> np.ndarray:
-        """Return the rows [first, last) of many tensors as records, with one read a tensor."""
-        assert self._tensor_of is not None
-        which, rows = self._tensor_of[first:last], self._row_of[first:last].astype(np.intp)
-        order = np.argsort(which, kind="stable")
-        which, rows = which[order], rows[order]
-        starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
-        numbers = which[starts].tolist()
+        """Return the rows from `first` on as records, as many of [first, last) as are worth it.
+
+        With one read a tensor where they lie together. Where they are few of those between the
+        lowest and the highest, as in a bucket with many keys, all that lies between is read, in
+        windows, for as many as may be held.
+        """
+        pieces = 1 if self._tensor_of is None else _AHEAD
+        found = self._together(first, min(last, first + self._fit(pieces, knobs.JOIN_KEYS)))
+        if found is None:
+            found = self._apart(first, min(last, first + self._fit(_FAR, 2 * knobs.JOIN_KEYS)))
+        return found
+
+    def _fit(self, pieces: int, most: int) -> int:
+        return max(1, min(pieces * knobs.PIECE_BYTES // self._row_bytes, most))
+
+    def _together(self, first: int, last: int) -> np.ndarray | None:
+        """Return [first, last), or None where they lie too far apart for one read a tensor."""
+        if self._tensor_of is None:
+            rows = self._row_of[first:last]
+            low, high = int(rows.min()), int(rows.max())
+            if high - low >= _MOST_BESIDE * len(rows):
+                return None
+            places = rows.astype(np.intp)
+            places -= low
+            return self._read(0, low, high + 1).take(places, mode="clip")
+        order, rows, starts, numbers = self._by_tensor(first, last)
         lowest = np.minimum.reduceat(rows, starts)
         spans = np.maximum.reduceat(rows, starts) + 1 - lowest
         ends = np.cumsum(spans)
-        if ends[-1] > _MOST_BESIDE * len(rows):  # a few here and there
-            found = np.empty((len(rows), self._row_bytes), np.uint8)
-            for number, own, at in zip(
-                numbers, np.split(rows, starts[1:]), np.split(order, starts[1:]), strict=True
-            ):
-                self._take(number, own, found, at)
-            return records(found)
+        if ends[-1] > _MOST_BESIDE * len(rows):
+            return None
         together = np.empty((int(ends[-1]), self._row_bytes), np.uint8)
         reads = zip(numbers, lowest.tolist(), (ends - spans).tolist(), ends.tolist(), strict=True)
         for number, row, begin, end in reads:
@@ -108,6 +121,28 @@ class FileRows:
         places[order] = rows + np.repeat(ends - spans - lowest, np.diff(starts, append=len(rows)))
         return records(together).take(places, mode="clip")
 
+    def _apart(self, first: int, last: int) -> np.ndarray:
+        found = np.empty((last - first, self._row_bytes), np.uint8)
+        if self._tensor_of is None:
+            self._take(0, self._row_of[first:last], found, np.arange(last - first))
+        else:
+            order, rows, starts, numbers = self._by_tensor(first, last)
+            parts = np.split(rows, starts[1:]), np.split(order, starts[1:])
+            for number, own, at in zip(numbers, *parts, strict=True):
+                self._take(number, own, found, at)
+        return records(found)
+
+    def _by_tensor(
+        self, first: int, last: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+        """Return the order of [first, last) by tensor, the rows, where each begins, and which."""
+        assert self._tensor_of is not None
+        which, rows = self._tensor_of[first:last], self._row_of[first:last].astype(np.intp)
+        order = np.argsort(which, kind="stable")
+        which = which[order]
+        starts = np.flatnonzero(np.concatenate([[True], which[1:] != which[:-1]]))
+        return order, rows[order], starts, which[starts].tolist()
+
     def cut(self, chosen: slice | np.ndarray) -> FileRows:
         """Return some rows alone, in the order given."""
         tensor_of = None if self._tensor_of is None else self._tensor_of[chosen]
@@ -115,7 +150,7 @@ class FileRows:
 
     def ahead(self, first: int, last: int) -> RowTaker:
         """Return the rows [first, last) for who takes them front to back."""
-        if self._tensor_of is None or not self._row_bytes or self.most < _AHEAD:
+        if not 0 < self._row_bytes <= knobs.PIECE_BYTES:
             return self
         return _Ahead(self, first, last)
 
@@ -128,7 +163,7 @@ class FileRows:
             places = np.subtract(rows, lowest, dtype=np.intp)
             records(out)[at] = piece.take(places, mode="clip")
             return
-        order = np.argsort(rows, kind="stable")
+        order = row_order(rows)
         rows, at = rows[order].astype(np.intp, copy=False), at[order]
         begin = 0
         while begin < len(rows):
@@ -153,9 +188,11 @@ class FileRows:
 
 
 class _Ahead:
-    """Rows of many tensors, read ahead: a piece of the result takes a few of each.
+    """Rows that are read ahead: a piece of the result takes a few of what one read brings.
 
-    One read a tensor and a piece would be a million of them for a thousand increments.
+    Those of a bucket lie side by side in an increment, in another order, and a piece is a part of a
+    bucket, or of two. And one read a tensor and a piece would be a million of them for a thousand
+    increments.
     """
 
     def __init__(self, source: FileRows, first: int, last: int) -> None:
@@ -170,8 +207,8 @@ class _Ahead:
         while first < last:
             if self._rows is None or first >= self._end:
                 self._rows = None  # before there are others
-                self._first, self._end = first, min(first + self._source.most, self._last)
-                self._rows = self._source.gather(self._first, self._end)
+                self._rows = self._source.gather(first, self._last)
+                self._first, self._end = first, first + len(self._rows)
             count = min(last, self._end) - first
             begin = first - self._first
             records(out)[places[:count]] = self._rows[begin : begin + count]

@@ -432,14 +432,6 @@ def test_a_table_of_more_keys_than_16_bits_number() -> None:
     assert len(table.find(keys)[0]) == 3000
 
 
-@pytest.mark.parametrize("most", [100, 100_000])
-def test_numbers_go_by_row(most: int) -> None:
-    rows = np.random.default_rng(3).choice(most, 90, replace=False)
-    numbers, ordered = join._by_row(np.arange(5, 95), rows, most)
-    assert ordered.tolist() == sorted(rows.tolist())
-    assert rows[numbers - 5].tolist() == ordered.tolist()
-
-
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(0, 9), st.integers(0, 9))
 def test_rows_stand_in_buckets_and_behind(counts: list[int], first: int, more: int) -> None:
     offsets = np.concatenate([[0], np.cumsum(counts), np.full(1000 - len(counts), sum(counts))])

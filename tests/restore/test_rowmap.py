@@ -16,7 +16,7 @@ from ckptctl.bundle.checksum import combine
 from ckptctl.errors import TensorChecksumError
 from ckptctl.restore import column as columns
 from ckptctl.restore.column import Column
-from ckptctl.restore.rowmap import RowMap, Runs
+from ckptctl.restore.rowmap import RowMap, Runs, row_order
 from ckptctl.restore.rows_brought import FileRows
 
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
@@ -169,20 +169,21 @@ def bundle(module_path: Path) -> BundleReader:
     size=st.sampled_from([1, 3, 5, 7, 10, 1 << 20]),
     start=st.integers(0, 15),
     many=st.sampled_from([0, 1, 64]),
+    sources=st.integers(1, 2),
 )
 def test_a_column_is_the_rows_of_its_map(
-    bundle: BundleReader, edit: dict[str, Any], size: int, start: int, many: int
+    bundle: BundleReader, edit: dict[str, Any], size: int, start: int, many: int, sources: int
 ) -> None:
     rowmap, taken = build(edit)
     name = f"w{edit['old'][0]}"
     numbers = len(edit["by"]) + len(edit["inserted"])
-    # Incoming row n: row (n * 7) % 50 of `in`, or (n * 11) % 30 of `in2` where n is odd.
-    which = np.arange(numbers) % 2
+    # Incoming row n: row (n * 7) % 50 of `in`, or, of two, (n * 11) % 30 of `in2` where n is odd.
+    which = np.arange(numbers) % sources
     row = np.where(which, np.arange(numbers) * 11 % 30, np.arange(numbers) * 7 % 50)
     tensors = [(bundle, tensor, bundle.entry(tensor)) for tensor in ("in", "in2")]
-    source = FileRows(tensors, which[taken], row[taken], 3)
+    source = FileRows(tensors, which[taken] if sources > 1 else None, row[taken], 3)
     old = bundle.read(name)
-    new = [bundle.read(("in", "in2")[n % 2])[row[n]] for n in range(numbers)]
+    new = [bundle.read(("in", "in2")[n % sources])[row[n]] for n in range(numbers)]
     expected = b"".join((old[n] if kind == "old" else new[n]).tobytes() for kind, n in naive(edit))
     saved, knobs.PIECE_BYTES = knobs.PIECE_BYTES, size
     known, columns._MANY_RUNS = columns._MANY_RUNS, many
@@ -234,3 +235,10 @@ def test_a_column_checks_every_row_that_it_had(
     finally:
         path.write_bytes(whole)
         knobs.PIECE_BYTES = saved
+
+
+@pytest.mark.parametrize("most", [100, 1 << 20, 1 << 40])
+@pytest.mark.parametrize("count", [0, 90])
+def test_rows_are_put_in_order(most: int, count: int) -> None:
+    rows = np.random.default_rng(3).integers(0, most, count)
+    assert rows[row_order(rows)].tolist() == sorted(rows.tolist())
