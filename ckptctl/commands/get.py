@@ -135,8 +135,7 @@ def command(
 
 def _show_rows(out: Output, table: str, found: Lookup, path: str | None, form: str) -> None:
     if form in ("csv", "npz", "parquet"):
-        if path is not None or not click.get_current_context().params["quiet"]:
-            _write(found, path, form)  # type: ignore[arg-type]
+        _write(found, path, form)  # type: ignore[arg-type]
     else:
         out.show(RowsView(found))
     out.warn(*found.notes)

@@ -91,7 +91,7 @@ def check_nested(
                     file=after.prefix,
                     tensor=where,
                     expected=f"every key of {before.prefix}",
-                    found=f"{missing} keys missing",
+                    found=f"missing: {missing}",
                     remedy=step_below(chains, after.step, LAST_OR_ALL),
                 )
             proven.add(pair)

@@ -38,7 +38,9 @@ def test_rows_for_programs(run, sharded: Path) -> None:
     assert np.array(words, "<f4").tobytes() == raw
     digits = [word.replace(".", "").lstrip("-0") for word in words]
     assert all(len(each) <= 9 for each in digits)  # as many as a float32 has
-    lines = run("get", "flt", "30317", "-C", sharded, "--format", "csv").stdout.splitlines()
+    csv = ("get", "flt", "30317", "-C", sharded, "--format", "csv")
+    lines = run(*csv).stdout.splitlines()
+    assert run(*csv, "-q").stdout.splitlines() == lines  # as with --json: asked for by its form
     line = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
     assert [line[f"value_{at}"] for at in range(len(words))] == words
 

@@ -78,7 +78,7 @@ def test_keys_are_compared_across_a_merge(tmp_path: Path) -> None:
     chain.merge(120)
     error = refused(chain, 140)
     assert error.message.startswith("incremental_model.ckpt-140 lacks keys of incremental")
-    assert (error.tensor, error.found) == ("emb", "2 keys missing")
+    assert (error.tensor, error.found) == ("emb", "missing: 2")
     assert findings(chain).count("CK024") == 1
     assert [each.nested for each in list_directory(str(chain.directory)).chains()] == [True, None]
     for how, out in (("last", "last-140"), ("all", "all-140")):

@@ -287,7 +287,7 @@ def test_keys_that_were_lost_are_refused(tmp_path: Path) -> None:
     error = refused(lost(tmp_path), UnprovenError, 30)
     assert error.exit_code == 12
     assert error.file.endswith("incremental_model.ckpt-30")
-    assert (error.tensor, error.found) == ("emb", "1 keys missing")  # of two members
+    assert (error.tensor, error.found) == ("emb", "missing: 1")  # of two members
     assert error.remedy.startswith("use a step below: 20 can be restored; or, knowing that rows")
     assert "--increments last" in error.remedy
     assert "--increments all" in error.remedy
@@ -384,7 +384,7 @@ def test_rows_alone_are_less_than_the_whole_variable(tmp_path: Path, parts: int)
     )
     error = refused(chain, UnprovenError, 30)
     assert error.exit_code == 12
-    assert (error.tensor, error.found) == ("v", f"{4 - parts} keys missing")
+    assert (error.tensor, error.found) == ("v", f"missing: {4 - parts}")
     chain.merge(30, tmp_path / "last-30", increments="last")
     chain.check(10, 30, prefix=tmp_path / "last-30")
     chain.merge(30, tmp_path / "all-30", increments="all")
@@ -414,7 +414,7 @@ def test_scopes_called_like_parts_are_compared_each_for_itself(tmp_path: Path) -
         increment(30, changes("part_0/emb", [0, *range(2, 9)]), changes("part_1/emb", range(9))),
     )
     error = refused(chain, UnprovenError, 30)
-    assert (error.tensor, error.found) == ("part_0/emb", "1 keys missing")
+    assert (error.tensor, error.found) == ("part_0/emb", "missing: 1")
 
 
 @pytest.mark.parametrize("keys", [1, 3, 1 << 20])
@@ -433,7 +433,7 @@ def test_lost_keys_are_counted_whatever_is_compared_together(
         increment(20, changes("emb", ours, parts=3, slots=())),
         increment(30, changes("emb", [k for k in ours if k not in lacking], parts=2, slots=())),
     )
-    assert refused(chain, UnprovenError, 30).found == "3 keys missing"
+    assert refused(chain, UnprovenError, 30).found == "missing: 3"
 
 
 def test_progress_of_the_nested_check_adds_up(
@@ -472,7 +472,7 @@ def test_a_lost_row_of_one_slot_is_enough(tmp_path: Path) -> None:
         increment(30, changes("emb", [1, 2], lacking={"Adagrad": [2]})),
     )
     error = refused(chain, UnprovenError, 30)
-    assert (error.tensor, error.found) == ("emb/Adagrad", "1 keys missing")
+    assert (error.tensor, error.found) == ("emb/Adagrad", "missing: 1")
 
 
 def test_a_lost_row_of_a_normal_variable_is_enough(tmp_path: Path) -> None:
@@ -482,7 +482,7 @@ def test_a_lost_row_of_a_normal_variable_is_enough(tmp_path: Path) -> None:
     w = {"w": floats(1, 2, 3, shape=(3, 1))}
     chain = build_chain(tmp_path, full(10, w), increment(20, rows(0, 2)), increment(30, rows(0, 1)))
     error = refused(chain, UnprovenError, 30)
-    assert (error.tensor, error.found) == ("w", "1 keys missing")
+    assert (error.tensor, error.found) == ("w", "missing: 1")
 
 
 def test_a_table_that_went_is_a_lost_recorder(tmp_path: Path) -> None:
