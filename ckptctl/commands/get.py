@@ -57,7 +57,8 @@ __all__ = ["command"]
     metavar="text|json|csv|npz|parquet",
     type=click.Choice(["text", "json", "csv", "npz", "parquet"]),
     default="text",
-    help="Form of the answer; --json is short for json. parquet needs ckptctl[parquet].",
+    help="Form of the answer; any but text comes with -q too. --json is short for json; "
+    "parquet needs ckptctl[parquet].",
 )
 @click.option(
     "-o",

@@ -16,9 +16,12 @@ __all__ = ["fit_memory", "most_rows"]
 _BASE_MEMORY = 48 << 20
 #: Bytes that an incoming key takes as long as the merge runs: two row numbers and a source.
 _KEPT_MEMORY = 10
-#: Pieces that a task holds: what it writes, what it read for that; and the most of what was read
-#: ahead, which is not more than so many times what increments bring.
-_PIECES, _PIECES_AHEAD, _AHEAD = 12, 14, 3
+#: Pieces that a task holds that looks at keys, and one that writes: what that is, and what it read
+#: for it.
+_LOOKING, _WRITING = 12, 4
+#: And the most of what the latter gathers of the rows of increments. Those are not more than there
+#: are, with what numbers them: so many times their bytes, beside the `_KEY_MEMORY` of before that.
+_GATHERED, _NUMBERED = 21, 3
 #: Bytes that a task holds for each set of an increment: its offsets, counts and buckets.
 _SOURCE_MEMORY = 48 << 10
 #: Bytes that an incoming key takes while its bucket is looked at, all arrays together.
@@ -113,8 +116,8 @@ def fit_memory(state: State, jobs: int, limit: int | None) -> tuple[int | None, 
     """Return the tasks at a time that fit into `limit` bytes, and what they take."""
     base = _BASE_MEMORY + _all_keys(state) * _KEPT_MEMORY
     sources = _most_sources(state)
-    each = _PIECES * knobs.PIECE_BYTES
-    each += min(_PIECES_AHEAD * knobs.PIECE_BYTES, _AHEAD * _most_brought(state))
+    gathered = min(_GATHERED * knobs.PIECE_BYTES, _NUMBERED * _most_brought(state))
+    each = max(_LOOKING * knobs.PIECE_BYTES, _WRITING * knobs.PIECE_BYTES + gathered)
     each += _most_looked(state) + sources * _SOURCE_MEMORY
     if limit is None:
         return None, base + jobs * each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -245,15 +246,15 @@ def _write_tasks(
         shards[place.shard].append((tensor, place))
     largest = sorted(range(len(shards)), key=lambda shard: -layout.sizes[shard])
     waiting = (_shard_tasks(state, shards[shard], surveys, target) for shard in largest)
-    running = list(islice(waiting, lanes))
+    running = deque(islice(waiting, lanes))
     while running:
-        for tasks in tuple(running):
-            for task in tasks:
-                yield task
-                break
-            else:
-                running.remove(tasks)
-                running.extend(islice(waiting, 1))
+        tasks = running.popleft()
+        task = next(tasks, None)
+        if task is None:
+            running.extend(islice(waiting, 1))
+        else:
+            yield task
+            running.append(tasks)
 
 
 def _shard_tasks(
@@ -279,7 +280,9 @@ def _shard_tasks(
     for (table, part, member), places in members.items():
         kept = surveys[table, part].kept[member]
         known = MemberState(state.part_job(table, part), member, kept)
-        yield "", OffsetsTask(known, tuple(each for each in places if each[0] in OFFSETS), target)
+        offsets = tuple(each for each in places if each[0] in OFFSETS)
+        if offsets:
+            yield "", OffsetsTask(known, offsets, target)
         for suffix, place in places:
             if suffix not in OFFSETS:
                 yield from range_tasks(known.column(suffix), target, place)

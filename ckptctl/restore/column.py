@@ -150,8 +150,8 @@ class Column:
     ) -> ColumnStream:
         """Return rows [start, stop) of the result front to back, in steps of the caller's.
 
-        With `ahead`, rows that many increments bring are gathered some MiB at a time, and
-        held: for who has few such streams at a time.
+        With `ahead`, rows that increments bring are gathered some MiB at a time, and held:
+        for who has few such streams at a time.
         """
         return ColumnStream(self, start, self.rows if stop is None else stop, ahead=ahead)
 

@@ -19,6 +19,8 @@ _AHEAD = 3
 _MOST_BESIDE = 3
 #: Pieces of rows that are gathered at a time where they lie further apart than that.
 _FAR = 8
+#: Gaps to a window above which what lies in one is not read along.
+_GAPS = 16
 
 
 def view_bytes(array: np.ndarray) -> memoryview:
@@ -165,10 +167,15 @@ class FileRows:
             return
         order = row_order(rows)
         rows, at = rows[order].astype(np.intp, copy=False), at[order]
+        # What lies between two buckets of a part may be rows of many others.
+        ends = np.append(np.flatnonzero(np.diff(rows) > max(1, window // _GAPS)) + 1, len(rows))
         begin = 0
         while begin < len(rows):
             lowest = int(rows[begin])
-            end = int(np.searchsorted(rows, lowest + window))
+            end = min(
+                int(np.searchsorted(rows, lowest + window)),
+                int(ends[np.searchsorted(ends, begin, side="right")]),
+            )
             piece = self._read(number, lowest, int(rows[end - 1]) + 1)
             records(out)[at[begin:end]] = piece[rows[begin:end] - lowest]
             begin = end

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptctl import knobs
+from ckptctl.bundle import BundleReader, BundleWriter
 from ckptctl.merge import estimate
 from ckptctl.restore import State, open_state, survey_part
 from ckptctl.restore.incoming import IncomingKeys, IncomingReader
+from ckptctl.restore.rows_brought import FileRows
 from tests.oracle.chain import Chain, build_chain, changes, full, increment, table
 from tests.oracle.images import Ev, Row
 from tests.restore.test_join import MEMORY
@@ -179,3 +183,29 @@ def test_keys_that_may_be_admitted_are_held(tmp_path: Path, parts: int) -> None:
     for state in states:
         state.close()
     assert beside - without >= 40 // parts * 3 * 8
+
+
+@pytest.mark.parametrize("width", [4, 24, 32, 64, 2000])
+@pytest.mark.parametrize("sources", [1, 2])
+def test_rows_that_are_gathered_take_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, sources: int
+) -> None:
+    """They lie as far apart as makes most of them: a quarter of all."""
+    monkeypatch.setattr(knobs, "PIECE_BYTES", 1 << 16)
+    monkeypatch.setattr(knobs, "JOIN_KEYS", 1 << 13)
+    count = min(8 * knobs.PIECE_BYTES // width, 2 * knobs.JOIN_KEYS)
+    with BundleWriter(str(tmp_path / "b")) as writer:
+        writer.add("rows", np.zeros((4 * count, width), np.uint8))
+    row_of = np.random.default_rng(1).permutation(4 * count)[:count].astype(np.uint32)
+    with BundleReader(str(tmp_path / "b")) as reader:
+        tensors = [(reader, "rows", reader.entry("rows"))] * sources
+        tensor_of = np.zeros(count, np.uint8) if sources > 1 else None
+        rows = FileRows(tensors, tensor_of, row_of, width)
+        tracemalloc.start()
+        try:
+            assert len(rows.gather(0, count)) == count
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak <= estimate._GATHERED * knobs.PIECE_BYTES
+    assert sources == 1 or width != 32 or peak > 19 * knobs.PIECE_BYTES, "it may be less"

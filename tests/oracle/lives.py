@@ -143,7 +143,7 @@ class Lives(RuleBasedStateMachine):
         self.roots: dict[int, int] = {}
         self.known: dict[int, Rows] = {}
         self.old: dict[int, list[Rows]] = {}  # of a way that was left
-        self.seen: dict[int, object] = {}
+        self.seen: dict[tuple[int, str], object] = {}
         self.alive = True
         self.back: int | None = None  # where the run was set back to, or begun anew
         self.lost = False  # a shard is, for a while
@@ -573,6 +573,7 @@ class Lives(RuleBasedStateMachine):
             here = [self.known[step]] if step in self.known else []
             allowed = here if step in owed else [*here, *self.old.get(step, [])]
             assert rows in allowed, f"step {step} is {rows}, not {allowed}"
+            assert self._rows(chains, step, "all") == rows, f"step {step}, all increments"
         assert self.back in (None, chains.latest), f"set back to {self.back}, now {chains.latest}"
         if not self.lost:
             self._led_to()
@@ -585,13 +586,13 @@ class Lives(RuleBasedStateMachine):
     def _points(self) -> list[int]:
         return list(self._chains().restore_points)
 
-    def _rows(self, chains: Chains, step: int) -> Rows:
-        options = RestoreOptions()
+    def _rows(self, chains: Chains, step: int, increments: str = "auto") -> Rows:
+        options = RestoreOptions(increments=increments)
         target = state_at(chains, step, options)
         assert target.selection is not None
         files = [target.selection.base, *target.selection.increments]
         key = tuple(info.identity for item in files for info in (item.index, *item.shards))
-        known = self.seen.get(step)
+        known = self.seen.get((step, increments))
         if isinstance(known, tuple) and known[0] == key:
             return known[1]
         found: Rows = {}
@@ -599,7 +600,7 @@ class Lives(RuleBasedStateMachine):
             for part in walk(view.tables[0].members[0]):
                 for number, value in zip(part.keys.tolist(), part.columns["values"], strict=True):
                     found[number] = float(np.asarray(value)[0])
-        self.seen[step] = (key, found)
+        self.seen[step, increments] = (key, found)
         return found
 
     def _led_to(self) -> tuple[int, Rows]:
