@@ -37,11 +37,11 @@ class Between:
         """Return names of fulls between base and increment that are gone: check 3."""
         here = {full.name for full in self._scan.fulls}
         removed = [item for item in self._scan.removed if item.kind == "full"]
-        listed = self._scan.full_state.order
         harmless = {
             item.name
             for item in removed
-            if (item.merged or self._was_overtaken(item, increment)) and item.name not in listed
+            if (item.merged or self._was_overtaken(item, increment))
+            and not self._may_be_saved_anew(item, here | {each.name for each in removed})
         }
         counted = dict(self._scan.full_state.steps)
         counted.update((item.name, item.step) for item in removed)
@@ -65,6 +65,28 @@ class Between:
                 for step, at_ns in self._saves
             )
         )
+
+    def _may_be_saved_anew(self, gone: Removed, known: set[str]) -> bool:
+        """Return whether a full that we removed is listed, and not as a live Saver remembers it.
+
+        One that a trainer saves moves to the end of its list: where one of a lower step that is
+        here, or that we removed, stands behind it, the run was set back after its last save.
+        """
+        state = self._scan.full_state
+        place = state.places.get(gone.name)
+        if place is None:
+            return gone.name in state.order
+        return not any(
+            step < gone.step and state.places.get(name, -1) > place
+            for name, step in state.steps.items()
+            if name in known and name not in self._ours
+        )
+
+    @cached_property
+    def _ours(self) -> set[str]:
+        """Names of fulls that a merge may have made."""
+        merged = {item.name for item in self._scan.removed if item.merged}
+        return merged | {full.name for full in self._scan.fulls if full.may_be_ours}
 
     @cached_property
     def _saves(self) -> tuple[tuple[int, int], ...]:
@@ -129,9 +151,7 @@ class Between:
         for name in (base.name, *roots):  # none above what a merged one was made from, either
             if name in state.listed or (name == state.latest and meant):
                 return "listed", f"{state.path} lists {name}"
-        ours = {full.name for full in self._scan.fulls if full.may_be_ours}
-        ours |= {item.name for item in self._scan.removed if item.merged}
-        listed = [step for name, step in state.steps.items() if name not in ours]
+        listed = [step for name, step in state.steps.items() if name not in self._ours]
         oldest = next(iter(listed or state.steps.values()), None)
         if oldest is not None and base.step > oldest:
             return "above-oldest", f"{base.name} lies above the oldest listed full, {oldest}"

@@ -116,6 +116,42 @@ CASES = [
         id="what was removed had been given up before",
     ),
     pytest.param(
+        chains_of(
+            full(100),
+            full(120, at=400),
+            incr(165, at=500),
+            removed=[gone(160, at=160)],
+            fulls=[100, 160, 120],
+        ),
+        165,
+        ("F120", True, "listed"),
+        id="and is listed by a Saver that remembers it from before",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            full(120, at=400),
+            incr(165, at=500),
+            removed=[gone(160, at=160)],
+            fulls=[100, 120, 160],
+        ),
+        165,
+        ("F120", False, "full-gone"),
+        id="and is listed as if it had been saved anew since",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(120, 100, saved=400.0),
+            incr(165, at=500),
+            removed=[gone(160, at=160)],
+            fulls=[100, 160, 120],
+        ),
+        165,
+        ("M120", False, "full-gone"),
+        id="and is listed in front of a merged full alone, which we list where we like",
+    ),
+    pytest.param(
         chains_of(full(100), full(120), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", False, "full-gone"),
