@@ -152,6 +152,30 @@ CASES = [
         id="and is listed in front of a merged full alone, which we list where we like",
     ),
     pytest.param(
+        chains_of(
+            full(100),
+            merged(120, 100, saved=400.0),
+            incr(165, at=500),
+            removed=[gone(160, at=160), gone(110, at=300)],
+            fulls=[100, 160, 110, 120],
+        ),
+        165,
+        ("M120", True, "listed"),
+        id="and in front of a lower one that we removed too",
+    ),
+    pytest.param(
+        chains_of(
+            full(100),
+            merged(120, 100, saved=400.0),
+            incr(165, at=500),
+            removed=[gone(160, at=160)],
+            fulls=[100, 160, 110, 120],
+        ),
+        165,
+        ("M120", False, "full-gone"),
+        id="and in front of a lower one that somebody else removed",
+    ),
+    pytest.param(
         chains_of(full(100), full(120), incr(165, at=500), removed=[gone(160, at=160)]),
         165,
         ("F120", False, "full-gone"),
