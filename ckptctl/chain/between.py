@@ -41,7 +41,7 @@ class Between:
             item.name
             for item in removed
             if (item.merged or self._was_overtaken(item, increment))
-            and not self._may_be_saved_anew(item, here | {each.name for each in removed})
+            and not self._may_be_saved_anew(item)
         }
         counted = dict(self._scan.full_state.steps)
         counted.update((item.name, item.step) for item in removed)
@@ -66,7 +66,7 @@ class Between:
             )
         )
 
-    def _may_be_saved_anew(self, gone: Removed, known: set[str]) -> bool:
+    def _may_be_saved_anew(self, gone: Removed) -> bool:
         """Return whether a full that we removed is listed, and not as a live Saver remembers it.
 
         One that a trainer saves moves to the end of its list: where one of a lower step that is
@@ -79,8 +79,14 @@ class Between:
         return not any(
             step < gone.step and state.places.get(name, -1) > place
             for name, step in state.steps.items()
-            if name in known and name not in self._ours
+            if name in self._trainers
         )
+
+    @cached_property
+    def _trainers(self) -> set[str]:
+        """Names of fulls of the trainer's that are here, or that we removed."""
+        removed = {item.name for item in self._scan.removed if item.kind == "full"}
+        return (removed | {full.name for full in self._scan.fulls}) - self._ours
 
     @cached_property
     def _ours(self) -> set[str]:

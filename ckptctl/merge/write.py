@@ -263,6 +263,7 @@ def _shard_tasks(
     surveys: dict[tuple[int, int], Survey],
     target: PendingData,
 ) -> Iterator[tuple[Parts | str, Task[_Result]]]:
+    """Return what writes the tensors of one shard."""
     members: dict[tuple[int, int, int], list[tuple[str, Place]]] = {}
     small: list[tuple[CopyJob, Place]] = []
     large: list[tuple[CopyJob, Place]] = []

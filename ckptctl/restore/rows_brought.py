@@ -97,6 +97,7 @@ class FileRows:
         return found
 
     def _fit(self, pieces: int, most: int) -> int:
+        """Return how many rows so many pieces hold: at least one, at most `most`."""
         return max(1, min(pieces * knobs.PIECE_BYTES // self._row_bytes, most))
 
     def _together(self, first: int, last: int) -> np.ndarray | None:
@@ -124,6 +125,7 @@ class FileRows:
         return records(together).take(places, mode="clip")
 
     def _apart(self, first: int, last: int) -> np.ndarray:
+        """Return [first, last) by as many reads as it takes."""
         found = np.empty((last - first, self._row_bytes), np.uint8)
         if self._tensor_of is None:
             self._take(0, self._row_of[first:last], found, np.arange(last - first))
